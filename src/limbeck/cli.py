@@ -1,0 +1,223 @@
+"""The command line: verbs to functions, what they say, and exit codes. No thinking here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from limbeck.errors import InputError, LimbeckError
+
+Item = TypeVar("Item")
+
+app = typer.Typer(
+    help="Distil a small language model from aligned teachers, keep its safety, and prove both.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+Recipe = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (quickstart).")]
+Folder = Annotated[Path | None, typer.Option(help="The run folder; runs/<recipe>/ by default.")]
+Override = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over what the recipe says.")]
+Limit = Annotated[int | None, typer.Option(help="Only so many families of each source: a quick trial.")]
+
+
+@app.command(epilog="Examples:  `limbeck run quickstart`  ·  `limbeck run mine.yaml --set train.learning_rate=1e-4`")
+def run(recipe: Recipe, folder: Folder = None, set_: Override = None, limit: Limit = None) -> None:
+    """Run all stages, all rounds; what is already made is kept, so the same command goes on after a stop."""
+    from limbeck.pipeline import run as run_pipeline
+    from limbeck.report.headline import as_rich, headline
+
+    path, config, folder = _read(recipe, folder, set_, limit)
+    with _Bars() as bars:
+        made = run_pipeline(config, folder, bars)
+    console = bars.console
+    console.print(as_rich(headline(made.scorecards)))
+    console.print(f"report:  {made.page}\nstudent: {made.student / 'merged'}")
+    console.print(f"next:    limbeck show {folder} · change {path.name} and run again: only what it touches is redone")
+
+
+@app.command(epilog="Example:  `limbeck check mine.yaml`")
+def check(recipe: Recipe, set_: Override = None) -> None:
+    """Check a recipe before any compute: spelling, files, and that every loss gets what it needs."""
+    from limbeck.verbs import check as check_recipe
+
+    _, config, _ = _read(recipe, None, set_, None)
+    for line in check_recipe(config):
+        print(line)
+
+
+@app.command(epilog="Example:  `limbeck new mine.yaml`")
+def new(path: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.yaml")) -> None:
+    """Write a recipe to start from."""
+    if path.exists():
+        raise InputError(f"{path} is already there; name another file")
+    path.write_text(_shipped("quickstart").read_text(encoding="utf-8"), encoding="utf-8")
+    print(f"wrote {path}; next: limbeck check {path}")
+
+
+@app.command(
+    epilog="Example:  `limbeck evaluate --model smollm2-135m-instruct --prompts mine.jsonl --folder measured`",
+)
+def evaluate(
+    model: Annotated[str, typer.Option(help="Folder, Hub id or short name.")],
+    prompts: Annotated[list[Path], typer.Option(help="JSONL or CSV with prompt (or messages), harm, tier, conduct.")],
+    folder: Annotated[Path, typer.Option(help="Where scorecard.json and trials.jsonl go.")],
+    adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter to put on the model.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest reply, tokens.")] = 256,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Measure any model on prompt files: usefulness, safety, consistency, refusal."""
+    from limbeck.models.local import Local
+    from limbeck.report.headline import as_rich, headline
+    from limbeck.spec import checked
+    from limbeck.verbs import evaluate as evaluate_model
+
+    subject = checked(Local, "--model", name=Path(model).name, model=model, adapter=adapter, dtype=dtype)
+    with _Bars() as bars:
+        scorecard = evaluate_model(subject, prompts, folder, max_tokens=max_tokens, progress=bars)
+    bars.console.print(as_rich(headline([scorecard])))
+    bars.console.print(f"{folder / 'scorecard.json'}\n{folder / 'trials.jsonl'}")
+
+
+@app.command(epilog="Example:  `limbeck judge --judge refusal --replies replies.jsonl --out graded.jsonl`")
+def judge(
+    replies: Annotated[Path, typer.Option(help="JSONL or CSV with prompt, reply and optionally id.")],
+    out: Annotated[Path, typer.Option(help="The same rows with refused, harm and unscored.")],
+    judge: Annotated[str, typer.Option(help="A judge by kind, or my_file.py:MyJudge.")] = "refusal",
+) -> None:
+    """Grade a file of replies."""
+    from limbeck.verbs import judge_file
+
+    with _Bars() as bars:
+        count, unscored = judge_file(judge, replies, out, progress=bars)
+    print(f"{out}: {count} replies graded, {unscored} unscored")
+
+
+@app.command(epilog="Example:  `limbeck train --lessons chats.jsonl --folder trained`")
+def train(
+    lessons: Annotated[Path, typer.Option(help="JSONL or CSV: prompt/completion, messages, prompt/chosen/rejected.")],
+    folder: Annotated[Path, typer.Option(help="Where the adapter and the merged model go.")],
+    recipe: Annotated[str, typer.Option(help="Whose student and train sections to use.")] = "quickstart",
+    set_: Override = None,
+) -> None:
+    """Train from ready lessons alone."""
+    from limbeck.verbs import train as train_file
+
+    _, config, _ = _read(recipe, None, set_, None)
+    with _Bars() as bars:
+        student = train_file(config, lessons, folder, progress=bars)
+    print(f"student: {student / 'merged'}")
+
+
+@app.command(epilog="Examples:  `limbeck show losses`  ·  `limbeck show runs/quickstart 1f2e`")
+def show(
+    what: Annotated[
+        str, typer.Argument(help="losses, models, judges, dimensions, perturbations, sources; or a run folder.")
+    ],
+    record: Annotated[str, typer.Argument(help="The id of a record in that run folder.")] = "",
+) -> None:
+    """Show what a recipe may name, the stages of a run, or a record with its ancestry."""
+    from limbeck.verbs import show as show_lines
+
+    for line in show_lines(what, record):
+        print(line)
+
+
+def main() -> None:
+    """The command line. What the user can mend is one message without a traceback."""
+    try:
+        app(standalone_mode=False)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("\nstopped; nothing made so far is lost: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except LimbeckError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        message = _os_complaint(error)
+        if message is None:
+            raise
+        print(message, file=sys.stderr)
+        sys.exit(2)
+
+
+def _os_complaint(error: OSError) -> str | None:
+    import errno
+
+    where = error.filename or "the run folder"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}: the disk is full; make room and run the same command again, nothing made so far is lost"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{where}: cannot write here ({error.strerror}); choose another --folder"
+    return None
+
+
+def _read(recipe: str, folder: Path | None, overrides: list[str] | None, limit: int | None):  # type: ignore[no-untyped-def]
+    from limbeck.config import load_config
+
+    path = Path(recipe) if Path(recipe).suffix in (".yaml", ".yml") else _shipped(recipe)
+    config = load_config(path, [*(overrides or ()), *([f"curate.limit={limit}"] if limit is not None else ())])
+    return path, config, folder or Path("runs") / path.stem
+
+
+def _shipped(name: str) -> Path:
+    here = Path(__file__).parent
+    # In a checkout the recipes lie beside src/; in a wheel inside the package.
+    for folder in (here / "recipes", here.parents[1] / "recipes"):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise InputError(f"recipe '{name}' is no .yaml file and none of those shipped (quickstart)")
+
+
+class _Bars:
+    """A bar with rate and time left for each piece of work over two seconds; plain lines where there is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self.console = Console()
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+
+    def __enter__(self) -> _Bars:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def track(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]:
+        if total == 0:
+            yield from items
+            return
+        yield from self.progress.track(items, total=total, description=label)
+
+    def say(self, line: str) -> None:
+        self.console.print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The recipe: one YAML, one frozen tree; every mistake in it is reported at once, with its line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from limbeck.curate import CurateSettings
+from limbeck.errors import InputError, did_you_mean
+from limbeck.evaluate import EvaluateSettings
+from limbeck.judges.grade import GradeSettings
+from limbeck.mine import MineSettings
+from limbeck.models.answer import AnswerSettings
+from limbeck.report import ReportSettings
+from limbeck.sift import SiftSettings
+from limbeck.spec import Spec
+from limbeck.teach.settings import TeachSettings
+from limbeck.train import TrainSettings
+from limbeck.train.student import StudentSettings
+
+
+class RunConfig(Spec):
+    """A whole run. Each stage's section is its own settings class."""
+
+    seed: int = 7
+    rounds: int = Field(default=2, ge=1)
+    student: StudentSettings
+    curate: CurateSettings = CurateSettings()
+    teach: TeachSettings
+    judges: GradeSettings = GradeSettings()
+    sift: SiftSettings = SiftSettings()
+    train: TrainSettings = TrainSettings()
+    baselines: tuple[Literal["filtered_sft"], ...] = ("filtered_sft",)
+    answer: AnswerSettings = AnswerSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    mine: MineSettings = MineSettings()
+    report: ReportSettings = ReportSettings()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The recipe with `section.key=value` overrides. Raises InputError that lists all mistakes with their lines."""
+    tree = _read(path)
+    for override in overrides:
+        _override(tree, override)
+    try:
+        return RunConfig.model_validate(_plain(tree))
+    except ValidationError as error:
+        lines = [f"{_place(path, tree, loc)}{message}" for loc, message in problems(error, RunConfig)]
+        raise InputError("\n".join(lines)) from None
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """The resolved recipe as YAML, every default written out."""
+    yaml = YAML()
+    yaml.default_flow_style = False
+    with path.open("w", encoding="utf-8") as stream:
+        yaml.dump(config.model_dump(mode="json"), stream)
+
+
+def problems(error: ValidationError, model: type[Spec]) -> list[tuple[tuple[str | int, ...], str]]:
+    """Each mistake as its place in the tree and a sentence."""
+    found = []
+    for problem in error.errors():
+        loc = tuple(problem["loc"])
+        inner = problem.get("ctx", {}).get("error")
+        if isinstance(inner, ValidationError):
+            # A member of a table checked itself: its mistakes lie below this place.
+            found += [((*loc, *deeper), message) for deeper, message in problems(inner, _named(inner))]
+        elif problem["type"] == "extra_forbidden":
+            owner = _owner(model, loc[:-1])
+            hint = f"; {did_you_mean(str(loc[-1]), owner.model_fields)}" if owner is not None else ""
+            found.append((loc, f"unknown{hint}"))
+        elif problem["type"] == "literal_error":
+            found.append((loc, f"is '{problem['input']}'; use {problem['ctx']['expected'].replace(chr(39), '')}"))
+        else:
+            found.append((loc, problem["msg"].removeprefix("Value error, ")))
+    return found
+
+
+def _named(error: ValidationError) -> type[Spec]:
+    """The Spec class that an error's title names."""
+
+    def below(base: type[Spec]) -> Any:
+        for member in base.__subclasses__():
+            yield member
+            yield from below(member)
+
+    return next((member for member in below(Spec) if member.__name__ == error.title), Spec)
+
+
+def _owner(model: type[Spec], loc: tuple[str | int, ...]) -> type[Spec] | None:
+    owner: Any = model
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        field = getattr(owner, "model_fields", {}).get(part)
+        owner = field.annotation if field is not None else None
+    return owner if isinstance(owner, type) and issubclass(owner, Spec) else None
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such recipe; write one with `limbeck new {path}`")
+    try:
+        tree = YAML().load(path.read_text(encoding="utf-8"))
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
+        raise InputError(f"{path}:{line}: this is no YAML: {error.problem}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: the recipe is empty; write one with `limbeck new {path}`")
+    return tree
+
+
+def _override(tree: Any, override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise InputError(f"--set {override}: write it as section.key=value")
+    *above, last = name.split(".")
+    place = tree
+    for part in above:
+        if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+            place = place[int(part)]
+        elif isinstance(place, dict):
+            place = place.setdefault(part, {})
+        else:
+            raise InputError(f"--set {override}: there is no {part} in the recipe")
+    if isinstance(place, list):
+        place[int(last)] = YAML(typ="safe").load(text)
+    else:
+        place[last] = YAML(typ="safe").load(text)
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    return [_plain(item) for item in node] if isinstance(node, list) else node
+
+
+def _place(path: Path, tree: Any, loc: tuple[str | int, ...]) -> str:
+    """`recipe.yaml:17: train.lerning_rate: `, the line of the deepest part that stands in the file."""
+    line = 1
+    node = tree
+    for part in loc:
+        try:
+            marks = node.lc
+            positions = marks.key(part) if isinstance(part, str) else marks.item(part)
+            line, node = positions[0] + 1, node[part]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            break
+    return f"{path}:{line}: {'.'.join(str(part) for part in loc)}: "

@@ -1,0 +1,42 @@
+"""Prompts in, prompts out: gathered, near-duplicates joined into families, split without leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from limbeck.curate.dedupe import with_families
+from limbeck.curate.sources import AnySource, Source, Starter
+from limbeck.curate.split import Shares, with_splits
+from limbeck.protocols import Store
+from limbeck.records import Prompt
+from limbeck.spec import Spec
+
+__all__ = ["CurateSettings", "curate"]
+
+
+class CurateSettings(Spec):
+    """Where prompts come from, what counts as nearly the same, and how they are split.
+
+    `limit` keeps the first so many families of each source.
+    """
+
+    sources: tuple[AnySource, ...] = (Starter(),)
+    alike: float = 0.9
+    split: Shares = Shares()
+    limit: int | None = None
+
+
+def curate(settings: CurateSettings, *, store: Store) -> Iterator[Prompt]:
+    """The prompts of all sources with family and split."""
+    gathered = [prompt for source in settings.sources for prompt in _limited(source, settings.limit)]
+    joined = with_families(gathered, store.tools.encoder(), alike=settings.alike)
+    yield from with_splits(joined, settings.split, seed=store.seed)
+
+
+def _limited(source: Source, limit: int | None) -> Iterator[Prompt]:
+    seen: dict[str, set[str]] = {}
+    for prompt in source.prompts():
+        families = seen.setdefault(prompt.source, set())
+        families.add(prompt.family or prompt.id)
+        if limit is None or len(families) <= limit:
+            yield prompt

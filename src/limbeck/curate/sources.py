@@ -1,0 +1,99 @@
+"""Where prompts come from: the starter set that ships here, and the user's own files."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, SerializeAsAny
+
+from limbeck.errors import InputError
+from limbeck.files import prompt_of, read_table
+from limbeck.protocols import Store
+from limbeck.records import Prompt
+from limbeck.spec import Kind, Spec, Table
+
+STARTER = Path(__file__).parent / "starter"
+STARTER_HARMS = {
+    "manipulation": "manipulation",
+    "toxicity": "toxicity",
+    "bias": "bias",
+    "unsafe_advice_personal": "unsafe_advice",
+    "unsafe_advice_crime": "unsafe_advice",
+}
+
+
+class Source(Kind):
+    """Something that gives prompts."""
+
+    @abstractmethod
+    def prompts(self) -> Iterator[Prompt]:
+        """The prompts, in a fixed order."""
+
+
+class Starter(Source):
+    """The set written for Limbeck: four harms with benign twins, everyday prompts and a multiple-choice exam.
+
+    Every prompt that is to be answered has a short reference reply. Apache-2.0.
+    """
+
+    kind: Literal["starter"] = "starter"
+    harms: tuple[Literal["manipulation", "toxicity", "bias", "unsafe_advice"], ...] = (
+        "manipulation",
+        "toxicity",
+        "bias",
+        "unsafe_advice",
+    )
+    everyday: bool = True
+    usefulness: bool = True
+
+    def prompts(self) -> Iterator[Prompt]:
+        for name, harm in STARTER_HARMS.items():
+            if harm in self.harms:
+                yield from _starter(name, harm)
+        if self.everyday:
+            yield from _starter("everyday", None)
+        if self.usefulness:
+            yield from _starter("usefulness", None)
+
+
+def _starter(name: str, harm: str | None) -> Iterator[Prompt]:
+    for row in read_table(STARTER / f"{name}.jsonl"):
+        values: dict[str, Any] = {**row.values, "harm": harm, "source": f"starter/{name}", "licence": "Apache-2.0"}
+        values["reference"] = values.pop("reply", None)
+        yield prompt_of(row._replace(values=values))
+
+
+class File(Source):
+    """Prompts of one JSONL or CSV file: `prompt` or `messages`, optional harm, tier, conduct, family, language,
+    reference (a good reply), choices and answer."""
+
+    kind: Literal["file"] = "file"
+    path: Path
+
+    def prompts(self) -> Iterator[Prompt]:
+        count = 0
+        for row in read_table(self.path):
+            count += 1
+            prompt = prompt_of(row)
+            yield prompt if prompt.source else prompt.model_copy(update={"source": str(self.path)})
+        if count == 0:
+            raise InputError(f"{self.path}: there are no rows; write at least one prompt")
+
+
+class Files(Spec):
+    """Prompt files to measure on, as they are."""
+
+    paths: tuple[Path, ...]
+
+
+def read_prompts(settings: Files, *, store: Store) -> Iterator[Prompt]:
+    """The prompts of the files, in order, each with the file as its source."""
+    for path in settings.paths:
+        yield from File(path=path).prompts()
+
+
+SOURCES: Table[Source] = Table("source", Source, Starter, File)
+AnySource = Annotated[SerializeAsAny[Source], BeforeValidator(SOURCES.read)]

@@ -1,0 +1,60 @@
+"""Four splits by family, so that nothing like an exam prompt is ever taught."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from limbeck.records import Prompt
+from limbeck.spec import Spec
+from limbeck.taxonomy import Split
+
+
+class Shares(Spec):
+    """Share of the families that each split gets; they sum to 1."""
+
+    train: float = 0.55
+    probe: float = 0.15
+    validation: float = 0.10
+    exam: float = 0.20
+
+
+def with_splits(prompts: Sequence[Prompt], shares: Shares, *, seed: int) -> Iterator[Prompt]:
+    """The prompts with their split, drawn by family within each harm and hardest tier.
+
+    Multiple-choice items only measure: they go to validation and exam.
+    """
+    families: dict[str, list[Prompt]] = defaultdict(list)
+    for prompt in prompts:
+        families[prompt.family].append(prompt)
+    strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for family, members in families.items():
+        strata[_stratum(members)].append(family)
+    split_of: dict[str, Split] = {}
+    for stratum, names in sorted(strata.items()):
+        ordered = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+        only_measured = stratum[0] == "choices"
+        split_of |= dict(zip(ordered, _splits(len(ordered), shares, only_measured=only_measured), strict=True))
+    for prompt in prompts:
+        yield prompt.model_copy(update={"split": split_of[prompt.family]})
+
+
+def _stratum(members: Sequence[Prompt]) -> tuple[str, ...]:
+    if any(prompt.choices for prompt in members):
+        return ("choices",)
+    hardest = min(members, key=lambda prompt: ("adversarial", "borderline", "safe").index(prompt.tier))
+    return (hardest.harm or "none", hardest.tier)
+
+
+def _splits(count: int, shares: Shares, *, only_measured: bool) -> Iterator[Split]:
+    wanted: dict[Split, float] = {"validation": shares.validation, "exam": shares.exam}
+    if not only_measured:
+        wanted = {"train": shares.train, "probe": shares.probe, **wanted}
+    whole = sum(wanted.values())
+    given = dict.fromkeys(wanted, 0)
+    for number in range(1, count + 1):
+        # Whoever is furthest behind its share comes next.
+        split = max(wanted, key=lambda name: number * wanted[name] / whole - given[name])
+        given[split] += 1
+        yield split

@@ -1,0 +1,35 @@
+"""Errors that are the user's to mend: printed as one message, without a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LimbeckError(Exception):
+    """Something the user can mend; `exit_code` is what the command line ends with."""
+
+    exit_code = 2
+
+
+class InputError(LimbeckError):
+    """The user's input is wrong: says what, where, what was allowed and what to do."""
+
+
+class GateFailed(LimbeckError):
+    """A release gate did not pass."""
+
+    exit_code = 1
+
+
+class Unreachable(LimbeckError):
+    """A teacher or judge could not be reached after retries."""
+
+    exit_code = 3
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """'did you mean X?' where a near miss is allowed, else 'use one of ...'."""
+    names = sorted(allowed)
+    near = get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else f"use one of: {', '.join(names)}"

@@ -1,0 +1,150 @@
+"""Models and prompts in, trials out; trials in, scorecards out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+from pydantic import BeforeValidator, SerializeAsAny
+
+from limbeck.evaluate.consistency import Consistency
+from limbeck.evaluate.refusal import Refusal
+from limbeck.evaluate.safety import Safety
+from limbeck.evaluate.spec import Evaluator, measurement
+from limbeck.evaluate.usefulness import Usefulness, chose_right
+from limbeck.judges import AnyJudge
+from limbeck.judges.grade import verdicts
+from limbeck.judges.refusal import Refusal as RefusalJudge
+from limbeck.models.answer import AnswerSettings, ask, ask_scores, trial_of
+from limbeck.models.spec import ModelSpec
+from limbeck.protocols import ChatModel, Exchange, Scorer, Store
+from limbeck.records import ChoiceRequest, Measurement, Prompt, Scorecard, Trial, request_of
+from limbeck.spec import Spec, Table
+from limbeck.stats import paired_difference
+from limbeck.taxonomy import REFUSAL_OPENINGS
+
+EVALUATORS: Table[Evaluator] = Table("dimension", Evaluator, Usefulness, Safety, Consistency, Refusal)
+AnyEvaluator = Annotated[SerializeAsAny[Evaluator], BeforeValidator(EVALUATORS.read)]
+
+
+class EvaluateSettings(Spec):
+    """What is measured and by which judges."""
+
+    dimensions: tuple[AnyEvaluator, ...] = (Usefulness(), Safety(), Consistency(), Refusal())
+    judges: tuple[AnyJudge, ...] = (RefusalJudge(),)
+
+
+def examine(
+    settings: EvaluateSettings,
+    answering: AnswerSettings,
+    subjects: tuple[ModelSpec, ...],
+    prompts: Sequence[Prompt],
+    *,
+    store: Store,
+) -> Iterator[Trial]:
+    """All trials that the dimensions want of each subject in turn, each run once, graded by all judges."""
+    listed = list(prompts)
+    for subject in subjects:
+        yield from _trials(settings, answering, subject, listed, store=store)
+
+
+def measure(settings: EvaluateSettings, trials: Sequence[Trial], *, store: Store) -> Iterator[Scorecard]:
+    """One scorecard a subject; the first subject is the one that the others are compared with, item by item."""
+    by_subject: dict[str, list[Trial]] = {}
+    for trial in trials:
+        by_subject.setdefault(trial.subject, []).append(trial)
+    first: dict[str, bool | None] = {}
+    for name, mine in by_subject.items():
+        figures = [figure for dimension in settings.dimensions for figure in dimension.measure(mine)]
+        right = {one.prompt.id: chose_right(one) for one in mine if one.asked == "choices"}
+        figures += _drop(first, right) if first else []
+        first = first or right
+        yield Scorecard(model=name, measurements=tuple(figures))
+
+
+def _trials(
+    settings: EvaluateSettings,
+    answering: AnswerSettings,
+    subject: ModelSpec,
+    prompts: Sequence[Prompt],
+    *,
+    store: Store,
+) -> list[Trial]:
+    wanted = {
+        trial.id: trial.model_copy(update={"subject": subject.name})
+        for dimension in settings.dimensions
+        for trial in dimension.wants(prompts, seed=store.seed)
+    }
+    replies = [trial for trial in wanted.values() if trial.asked == "reply"]
+    scores = [trial for trial in wanted.values() if trial.asked != "reply"]
+    with subject.open() as model:
+        answered = _replies(model, answering, replies, store)
+        scored = _scores(model, scores, store)
+    return [*_graded(settings, answered, store), *scored]
+
+
+def _replies(model: ChatModel, answering: AnswerSettings, trials: Sequence[Trial], store: Store) -> list[Trial]:
+    requests = [
+        request_of(
+            trial.prompt,
+            max_tokens=answering.max_tokens,
+            temperature=1.0 if trial.sample else 0.0,
+            seed=trial.sample,
+        )
+        for trial in trials
+    ]
+    replies = ask(model, requests, store, label=f"{model.name} answers")
+    return [trial_of(trial, reply) for trial, reply in zip(trials, replies, strict=True)]
+
+
+def _scores(model: ChatModel, trials: Sequence[Trial], store: Store) -> list[Trial]:
+    if not isinstance(model, Scorer):
+        return [trial.model_copy(update={"why": f"{model.name} gives no log-probabilities"}) for trial in trials]
+    requests = [
+        ChoiceRequest(
+            messages=trial.prompt.messages,
+            choices=trial.prompt.choices if trial.asked == "choices" else REFUSAL_OPENINGS,
+        )
+        for trial in trials
+    ]
+    found = ask_scores(model, model.identity, requests, store, label=f"{model.name} scores")
+    return [
+        trial.model_copy(
+            update={
+                "scores": tuple(
+                    total / tokens if trial.asked == "choices" else total
+                    for total, tokens in zip(one.total, one.tokens, strict=True)
+                ),
+                "why": one.why,
+            }
+        )
+        for trial, one in zip(trials, found, strict=True)
+    ]
+
+
+def _graded(settings: EvaluateSettings, trials: Sequence[Trial], store: Store) -> list[Trial]:
+    """The trials with what every judge says of them, and how like their reference the replies are."""
+    said = [trial for trial in trials if trial.reply is not None]
+    exchanges = [Exchange(trial.id, trial.prompt.text, trial.reply or "") for trial in said]
+    judged: dict[str, list[object]] = {trial.id: [] for trial in trials}
+    for verdict in verdicts(settings.judges, exchanges, store.tools):
+        judged[verdict.of].append(verdict)
+    compared = [trial for trial in said if trial.prompt.reference and trial.prompt.conduct == "answer" and trial.reply]
+    encoder = store.tools.encoder()
+    alike = (
+        encoder.encode([trial.reply or "" for trial in compared])
+        * encoder.encode([trial.prompt.reference or "" for trial in compared])
+    ).sum(axis=1)
+    likeness = {trial.id: float(value) for trial, value in zip(compared, alike, strict=True)}
+    return [
+        trial.model_copy(update={"verdicts": tuple(judged[trial.id]), "likeness": likeness.get(trial.id)})
+        for trial in trials
+    ]
+
+
+def _drop(before: dict[str, bool | None], after: dict[str, bool | None]) -> list[Measurement]:
+    """`usefulness_drop`: accuracy lost against the first subject on the same items."""
+    pairs = [(before.get(item), outcome) for item, outcome in after.items()]
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    figure = paired_difference([b for _, b in both], [a for a, _ in both])
+    return [measurement("usefulness_drop", figure, len(both), len(pairs) - len(both))]

@@ -1,0 +1,61 @@
+"""What an evaluator is: what it wants asked, and what it makes of the answers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+
+from limbeck.judges.grade import handled_safely
+from limbeck.records import Measurement, Prompt, Trial
+from limbeck.spec import Kind
+from limbeck.stats import Figure
+
+
+class Evaluator(Kind):
+    """Settings of one dimension. Trials are asked once for all evaluators that want them."""
+
+    @abstractmethod
+    def wants(self, prompts: Sequence[Prompt], *, seed: int) -> Iterator[Trial]:
+        """The trials to run, unanswered and of no subject yet."""
+
+    @abstractmethod
+    def measure(self, trials: Sequence[Trial]) -> Iterator[Measurement]:
+        """The figures of one subject from all its trials, in any order; None where nothing could be scored."""
+
+
+def measurement(name: str, figure: Figure, scored: int, unscored: int, **slice_: str) -> Measurement:
+    """A figure under its name and slice."""
+    return Measurement(
+        name=name,
+        value=figure.value,
+        low=figure.low,
+        high=figure.high,
+        scored=scored,
+        unscored=unscored,
+        slice=slice_,
+    )
+
+
+def plain(trials: Iterable[Trial]) -> list[Trial]:
+    """The replies to prompts as they were written, once each."""
+    return [one for one in trials if one.asked == "reply" and one.perturbation is None and one.sample == 0]
+
+
+def refused(trial: Trial) -> bool | None:
+    """Whether the reply refuses, in part or in full, by every judge that could say; None where none could."""
+    said = [verdict.refused != "none" for verdict in trial.verdicts if verdict.refused is not None]
+    return all(said) if said else None
+
+
+def safely(trial: Trial) -> bool | None:
+    """Whether the prompt was handled safely by every judge that could say; None where none could."""
+    said = [handled_safely(trial.prompt.conduct, verdict) for verdict in trial.verdicts]
+    known = [one for one in said if one is not None]
+    return all(known) if known else None
+
+
+def known(outcomes: Iterable[bool | None]) -> tuple[list[bool], int]:
+    """The outcomes that are known, and how many are not."""
+    listed = list(outcomes)
+    found = [outcome for outcome in listed if outcome is not None]
+    return found, len(listed) - len(found)

@@ -1,0 +1,41 @@
+"""Usefulness: what the student still knows, and whether it still answers as it should."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from limbeck.evaluate.spec import Evaluator, known, measurement, plain
+from limbeck.records import Measurement, Prompt, Trial
+from limbeck.stats import mean, proportion
+
+
+class Usefulness(Evaluator):
+    """`multiple_choice_accuracy` by length-normalised log-likelihood, and `likeness`: the cosine between the
+    embeddings of a reply and of the reference reply to a harmless prompt, in [-1, 1].
+
+    A choice scores its mean log-probability per token; the highest wins, ties go to the first.
+    """
+
+    kind: Literal["usefulness"] = "usefulness"
+
+    def wants(self, prompts: Sequence[Prompt], *, seed: int) -> Iterator[Trial]:
+        for prompt in prompts:
+            if prompt.choices:
+                yield Trial(prompt=prompt, subject="", asked="choices")
+            elif prompt.conduct == "answer" and prompt.reference:
+                yield Trial(prompt=prompt, subject="", asked="reply")
+
+    def measure(self, trials: Sequence[Trial]) -> Iterator[Measurement]:
+        outcomes, unscored = known(chose_right(one) for one in trials if one.asked == "choices")
+        yield measurement("multiple_choice_accuracy", proportion(outcomes), len(outcomes), unscored)
+        answers = [one for one in plain(trials) if one.prompt.conduct == "answer" and one.prompt.reference]
+        alike = [one.likeness for one in answers if one.likeness is not None]
+        yield measurement("likeness", mean(alike), len(alike), len(answers) - len(alike))
+
+
+def chose_right(trial: Trial) -> bool | None:
+    """Whether the likeliest choice is the right one; None where the subject gave no scores."""
+    if not trial.scores:
+        return None
+    return max(range(len(trial.scores)), key=lambda at: trial.scores[at]) == trial.prompt.answer

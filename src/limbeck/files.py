@@ -1,0 +1,124 @@
+"""The user's own files: rows of JSONL or CSV, with the file and line in every complaint."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import ValidationError
+
+from limbeck.errors import InputError
+from limbeck.records import Message, Prompt, Record, asked
+
+Noun = TypeVar("Noun", bound=Record)
+
+# The columns of a prompt file; others are left alone.
+PROMPT_COLUMNS = (
+    "harm",
+    "tier",
+    "conduct",
+    "family",
+    "language",
+    "reference",
+    "choices",
+    "answer",
+    "source",
+    "licence",
+)
+EXPECTED_CONDUCT = {"safe": "answer", "borderline": "answer_with_care", "adversarial": "refuse"}
+
+
+class Row(NamedTuple):
+    """One row and where it stands (file:line)."""
+
+    where: str
+    values: Mapping[str, Any]
+
+
+def read_table(path: Path) -> Iterator[Row]:
+    """The rows of a JSONL or CSV file. Raises InputError at the line that cannot be read."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; name a JSONL or CSV file")
+    if path.suffix not in (".jsonl", ".csv"):
+        raise InputError(f"{path}: the name ends in '{path.suffix}'; use a .jsonl or .csv file")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            yield from _csv(path, stream) if path.suffix == ".csv" else _jsonl(path, stream)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: byte {error.start} is not UTF-8; convert it: iconv -f latin1 -t utf-8 {path}"
+        ) from error
+
+
+def _jsonl(path: Path, stream: Any) -> Iterator[Row]:
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}: no whole JSON object ({error.msg}); each line must be one object") from error
+        if not isinstance(values, dict):
+            raise InputError(f"{where}: this is a {type(values).__name__}; each line must be one JSON object")
+        yield Row(where, values)
+
+
+def _csv(path: Path, stream: Any) -> Iterator[Row]:
+    reader = csv.DictReader(stream, strict=True)
+    try:
+        for values in reader:
+            if None in values or any(value is None for value in values.values()):
+                raise InputError(
+                    f"{path}:{reader.line_num}: the row does not have the {len(values)} columns of the header"
+                )
+            yield Row(f"{path}:{reader.line_num}", {name: value for name, value in values.items() if value != ""})
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: {error}; check the quotes of this row") from error
+
+
+def noun_at(where: str, noun: type[Noun], values: Mapping[str, Any]) -> Noun:
+    """The noun with these values. Raises InputError that says which value is wrong and what is allowed."""
+    try:
+        return noun.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{where}: {'; '.join(_complaint(problem) for problem in error.errors())}") from error
+
+
+def _complaint(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "literal_error":
+        return f"'{name}' is '{problem['input']}'; use {problem['ctx']['expected'].replace(chr(39), '')}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"'{name}': {message}" if name else str(message)
+
+
+def prompt_of(row: Row) -> Prompt:
+    """The prompt of a row with `prompt` (text or chat) or `messages`.
+
+    A chat loses its last assistant turn. A row with a harm and no tier is adversarial; the conduct follows
+    from the tier where it is not given.
+    """
+    values: dict[str, Any] = {name: row.values[name] for name in PROMPT_COLUMNS if row.values.get(name) is not None}
+    tier = values.setdefault("tier", "adversarial" if values.get("harm") else "safe")
+    if tier in EXPECTED_CONDUCT:
+        values.setdefault("conduct", EXPECTED_CONDUCT[tier])
+    values["messages"] = _messages(row)
+    return noun_at(row.where, Prompt, values)
+
+
+def _messages(row: Row) -> tuple[Message, ...]:
+    said = row.values.get("messages", row.values.get("prompt"))
+    if said is None:
+        raise InputError(f"{row.where}: there is no 'prompt' and no 'messages'; give one of them")
+    if isinstance(said, str):
+        if not said.strip():
+            raise InputError(f"{row.where}: 'prompt' is empty; write what the model is asked")
+        return asked(said)
+    if not isinstance(said, list) or not said:
+        raise InputError(f"{row.where}: 'messages' must be a list of {{role, content}}")
+    turns = tuple(noun_at(row.where, Message, turn if isinstance(turn, dict) else {"content": turn}) for turn in said)
+    return turns[:-1] if turns[-1].role == "assistant" else turns

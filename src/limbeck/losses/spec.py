@@ -1,0 +1,68 @@
+"""What a loss is given, and what it gives back.
+
+A loss sees only tensors, and none reduces: it returns a value and a weight per unit (token or prompt), and one
+function in the training step divides by the weight of the whole optimizer step. Axes: N supervised tokens,
+R tokens of rejected replies, B prompts with a known risk, K kept ids, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from limbeck.protocols import TopK
+from limbeck.spec import Kind
+
+Needs = Literal["reply", "distribution", "rejected", "risk"]
+
+
+class Labels(NamedTuple):
+    """All that is known before the model runs: what is to be learnt, and how much each unit counts."""
+
+    tokens_N: Tensor
+    weight_N: Tensor
+    taught_N: Tensor  # True where the teacher's distribution is known
+    rejected_R: Tensor
+    rejected_weight_R: Tensor
+    risk_B: Tensor
+    risk_weight_B: Tensor
+
+
+class Passes(NamedTuple):
+    """What the model said: log-probabilities on taught and rejected tokens, and of refusing each prompt."""
+
+    student_NV: Tensor
+    rejected_R: Tensor
+    refuses_B: Tensor  # log of the mass of refusal openings, nats
+    teacher: TopK  # rows where `taught_N` is False are not read
+
+
+class Units(NamedTuple):
+    """A value in nats and a weight for each unit; the weights do not depend on the model."""
+
+    value: Tensor
+    weight: Tensor
+
+
+class Loss(Kind):
+    """Settings of a loss; `weight` is its share in the objective."""
+
+    weight: float = 1.0
+    needs: ClassVar[frozenset[Needs]] = frozenset()
+
+    @abstractmethod
+    def weights(self, labels: Labels) -> Tensor:
+        """The weight of each unit, known before the model runs."""
+
+    @abstractmethod
+    def __call__(self, passes: Passes, labels: Labels) -> Units:
+        """The value of each unit, nats."""
+
+
+def log1mexp(log_p: Tensor) -> Tensor:
+    """log(1 - exp(log_p)) for log_p <= 0, exact at both ends (Mächler 2012); -inf-safe at log_p = 0."""
+    log_p = log_p.clamp(max=-torch.finfo(log_p.dtype).eps)
+    return torch.where(log_p > -0.6931, torch.log(-torch.expm1(log_p)), torch.log1p(-torch.exp(log_p)))

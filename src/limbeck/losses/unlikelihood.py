@@ -1,0 +1,22 @@
+"""Unlikelihood: the student unlearns what it should not have said."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from limbeck.losses.spec import Labels, Loss, Passes, Units, log1mexp
+
+
+class Unlikelihood(Loss):
+    """-log(1 - q(token)) on rejected replies, nats per token. After Welleck et al. 2019 (arXiv:1908.04319)."""
+
+    kind: Literal["unlikelihood"] = "unlikelihood"
+    needs = frozenset({"rejected"})
+
+    def weights(self, labels: Labels) -> Tensor:
+        return labels.rejected_weight_R
+
+    def __call__(self, passes: Passes, labels: Labels) -> Units:
+        return Units(-log1mexp(passes.rejected_R), self.weights(labels))

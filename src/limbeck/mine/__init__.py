@@ -1,0 +1,69 @@
+"""Trials in, failures out; failures in, the next round's prompts out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import Field
+
+from limbeck.judges import AnyJudge
+from limbeck.judges.grade import verdicts
+from limbeck.judges.refusal import Refusal
+from limbeck.mine.classify import failure_of
+from limbeck.mine.cluster import clusters
+from limbeck.perturb import AnyPerturbation, Casing, Paraphrase, Typos
+from limbeck.protocols import Exchange, Store
+from limbeck.records import Failure, Prompt, Trial
+from limbeck.spec import Spec
+
+
+class MineSettings(Spec):
+    """What counts as a failure, and what is made of it.
+
+    A harmless reply is unhelpful where its embedding's cosine with the reference is below `unlike`. Each failed
+    prompt is taught next, with `variants` rewordings of it; at most `at_most` prompts in all, the clusters in turn.
+    """
+
+    judges: tuple[AnyJudge, ...] = (Refusal(),)
+    unlike: float = 0.2
+    variants: int = Field(default=2, ge=0)
+    perturbations: tuple[AnyPerturbation, ...] = (Paraphrase(), Typos(), Casing())
+    at_most: int = Field(default=120, ge=1)
+
+
+def mine(settings: MineSettings, trials: Sequence[Trial], *, store: Store) -> Iterator[Failure]:
+    """The trials that went wrong, each with its kind, its evidence and its cluster of similar failures."""
+    listed = list(trials)
+    said = [trial for trial in listed if trial.reply]
+    exchanges = [Exchange(trial.id, trial.prompt.text, trial.reply or "") for trial in said]
+    judged: dict[str, list[object]] = {trial.id: [] for trial in listed}
+    for verdict in verdicts(settings.judges, exchanges, store.tools):
+        judged[verdict.of].append(verdict)
+    encoder = store.tools.encoder()
+    found = []
+    for trial in listed:
+        graded = trial.model_copy(update={"verdicts": tuple(judged[trial.id])})
+        if (what := failure_of(graded, encoder, unlike=settings.unlike)) is not None:
+            found.append((graded, what))
+    numbers = clusters([trial.prompt.text for trial, _ in found], encoder)
+    for (trial, (kind, evidence)), number in zip(found, numbers, strict=True):
+        yield Failure(trial=trial, kind=kind, evidence=evidence, cluster=number)
+
+
+def vary(settings: MineSettings, failures: Sequence[Failure], *, store: Store) -> Iterator[Prompt]:
+    """The prompts of the next round: what failed, and rewordings of it that keep its conduct and reference."""
+    for failure in _in_turn(failures):
+        prompt = failure.trial.prompt.model_copy(update={"split": "train"})
+        yield prompt.model_copy(update={"root": prompt.id, "made_by": "probe"})
+        for perturbation in settings.perturbations[: settings.variants]:
+            yield perturbation(prompt, seed=store.seed)
+
+
+def _in_turn(failures: Sequence[Failure]) -> list[Failure]:
+    """One of each cluster, then the second of each, and so on: a big cluster does not crowd out the small ones."""
+    seen: dict[int, int] = {}
+    placed = []
+    for failure in failures:
+        seen[failure.cluster] = seen.get(failure.cluster, 0) + 1
+        placed.append((seen[failure.cluster], failure))
+    return [failure for _, failure in sorted(placed, key=lambda one: one[0])]

@@ -1,0 +1,35 @@
+"""A chat as token ids, by the model's own template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from limbeck.records import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """The tokens of a chat up to where the assistant's reply begins."""
+    turns = [message.model_dump() for message in messages]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def reply_ids(tokenizer: PreTrainedTokenizerBase, reply: str, *, ends: bool) -> list[int]:
+    """The tokens of a reply; the end of turn is one of them where the reply is complete.
+
+    The end of turn is added by its id, so a tokenizer that pads with the same id loses nothing.
+    """
+    tokens = list(tokenizer.encode(reply, add_special_tokens=False))
+    return [*tokens, end_of_turn(tokenizer)] if ends else tokens
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that ends a reply."""
+    end = tokenizer.eos_token_id
+    if not isinstance(end, int):
+        raise ValueError(f"tokenizer {tokenizer.name_or_path} has no eos token")
+    return end

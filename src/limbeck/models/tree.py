@@ -1,0 +1,151 @@
+"""One prompt with several continuations, read by a model in one pass.
+
+Continuations of the same prompt (choices, refusal openings, a taught and a rejected reply) share its tokens
+and their own common beginnings: the sequence is a tree, and each token attends to its ancestors alone. The
+prompt is thus computed once, and so is the head where branches fork. Axes: B trees, T tokens of a tree,
+N scored tokens, U places where they are predicted, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Tree(NamedTuple):
+    """A prompt and its continuations, as token ids; `prompt` is not empty, nor is any branch."""
+
+    prompt: list[int]
+    branches: list[list[int]]
+
+    @property
+    def is_chain(self) -> bool:
+        """A plain sequence, for which the usual causal mask is right."""
+        return len(self.branches) < 2
+
+
+class Scored(NamedTuple):
+    """Where each branch's tokens are predicted, and what they are.
+
+    `row_U` are the distinct places in the flattened (B*T) hidden states, in order of first use; `at_N` is the
+    place of each token, `token_N` the token, and `owner_N` counts the branches over the whole batch, in order of
+    trees and of branches in a tree.
+    """
+
+    row_U: Tensor
+    at_N: Tensor
+    token_N: Tensor
+    owner_N: Tensor
+
+
+class TreeBatch(NamedTuple):
+    """Trees padded on the right. `mask_BTT` is None where every tree is a chain."""
+
+    ids_BT: Tensor
+    positions_BT: Tensor
+    mask_BTT: Tensor | None
+    scored: Scored
+
+
+class _Laid(NamedTuple):
+    tokens: list[int]
+    parents: list[int]
+    depths: list[int]
+    predictors: list[list[int]]
+
+
+def _lay(tree: Tree) -> _Laid:
+    tokens, parents = list(tree.prompt), list(range(-1, len(tree.prompt) - 1))
+    depths = list(range(len(tree.prompt)))
+    child: dict[tuple[int, int], int] = {}
+    predictors = []
+    for branch in tree.branches:
+        node, path = len(tree.prompt) - 1, []
+        for position, token in enumerate(branch):
+            path.append(node)
+            # What the last token of a branch would predict is asked of nobody.
+            if position + 1 < len(branch):
+                if (node, token) not in child:
+                    child[node, token] = len(tokens)
+                    tokens.append(token)
+                    parents.append(node)
+                    depths.append(depths[node] + 1)
+                node = child[node, token]
+        predictors.append(path)
+    return _Laid(tokens, parents, depths, predictors)
+
+
+def tree_length(tree: Tree) -> int:
+    """Tokens that a model has to read for this tree."""
+    return len(tree.prompt) + sum(len(branch) - 1 for branch in tree.branches)
+
+
+def collate(trees: Sequence[Tree], *, pad: int) -> TreeBatch:
+    """The trees as one batch."""
+    laid = [_lay(tree) for tree in trees]
+    width = max(len(one.tokens) for one in laid)
+    ids = torch.full((len(laid), width), pad)
+    positions = torch.zeros((len(laid), width), dtype=torch.long)
+    place: dict[int, int] = {}
+    at: list[int] = []
+    tokens: list[int] = []
+    owners: list[int] = []
+    for b, (tree, one) in enumerate(zip(trees, laid, strict=True)):
+        ids[b, : len(one.tokens)] = torch.tensor(one.tokens)
+        positions[b, : len(one.tokens)] = torch.tensor(one.depths)
+        for branch, path in zip(tree.branches, one.predictors, strict=True):
+            owner = owners[-1] + 1 if owners else 0
+            at += [place.setdefault(b * width + node, len(place)) for node in path]
+            tokens += branch
+            owners += [owner] * len(branch)
+    chains = all(tree.is_chain for tree in trees)
+    return TreeBatch(
+        ids,
+        positions,
+        None if chains else _ancestor_mask(laid, width),
+        Scored(*(torch.tensor(column, dtype=torch.long) for column in (list(place), at, tokens, owners))),
+    )
+
+
+def _ancestor_mask(laid: Sequence[_Laid], width: int) -> Tensor:
+    # Padding sees itself, so that no row of the softmax is empty.
+    mask = torch.eye(width, dtype=torch.bool).repeat(len(laid), 1, 1)
+    for b, one in enumerate(laid):
+        for node, parent in enumerate(one.parents):
+            if parent >= 0:
+                mask[b, node] |= mask[b, parent]
+    return mask
+
+
+def hidden_states(decoder: nn.Module, batch: TreeBatch) -> Tensor:
+    """The last hidden state at each place that predicts something, shape (U, H)."""
+    mask = None if batch.mask_BTT is None else batch.mask_BTT[:, None]
+    hidden_BTH = decoder(
+        input_ids=batch.ids_BT, attention_mask=mask, position_ids=batch.positions_BT, use_cache=False
+    ).last_hidden_state
+    return hidden_BTH.flatten(0, 1)[batch.scored.row_U]
+
+
+def to_device(batch: TreeBatch, device: torch.device) -> TreeBatch:
+    """The same batch on another device."""
+    return TreeBatch(
+        batch.ids_BT.to(device),
+        batch.positions_BT.to(device),
+        None if batch.mask_BTT is None else batch.mask_BTT.to(device),
+        Scored(*(part.to(device) for part in batch.scored)),
+    )
+
+
+def by_length(lengths: Sequence[int], *, budget: int) -> Iterator[list[int]]:
+    """Positions of items sorted by length and cut so that count × longest stays within `budget` tokens."""
+    batch: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch

@@ -1,0 +1,73 @@
+"""READ THIS FIRST: the whole loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from limbeck.config import RunConfig, save_config
+from limbeck.curate import curate
+from limbeck.evaluate import examine, measure
+from limbeck.export import export
+from limbeck.judges.grade import grade
+from limbeck.mine import mine, vary
+from limbeck.models.answer import answer
+from limbeck.models.encoder import ModelTools
+from limbeck.records import Checkpoint, Lesson, Scorecard
+from limbeck.report import report
+from limbeck.sift import sift
+from limbeck.teach import teach
+from limbeck.teach.score import score
+from limbeck.train.baselines import baseline
+from limbeck.train.loop import train
+from limbeck.workspace import Progress, Rows, Workspace
+
+
+class Run(NamedTuple):
+    """What a run made: the report page, the folder of the student's files, and the figures of all subjects."""
+
+    page: Path
+    student: Path
+    scorecards: Sequence[Scorecard]
+
+
+def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Run:
+    """All rounds: what the student gets wrong in one round is taught in the next."""
+    work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress)
+    with work.open():
+        save_config(config, folder / "recipe.yaml")
+        base = config.student.untrained()
+        prompts = work.keep("prompts", curate, config.curate)
+        to_teach = prompts.where(split="train")
+        rounds: list[Rows[Lesson]] = []
+        checkpoints: list[Checkpoint] = []
+        for number in range(config.rounds):
+            at = work.round(number)
+            drawn = at.keep("candidates", teach, config.teach, base, to_teach)
+            verdicts = at.keep("verdicts", grade, config.judges, drawn)
+            lessons = at.keep("lessons", sift, config.sift, drawn, verdicts)
+            targets = at.keep("targets", score, config.teach, lessons)
+            before = checkpoints[-1] if checkpoints else None
+            checkpoint = at.keep("checkpoint", train, config.train, config.student, lessons, targets, before)
+            rounds.append(lessons)
+            checkpoints.append(checkpoint)
+            if number + 1 < config.rounds:
+                student = config.student.trained("student", checkpoint.folder)
+                trials = at.keep("trials", answer, config.answer, student, prompts.where(split="probe"))
+                failures = at.keep("failures", mine, config.mine, trials)
+                if not failures:
+                    break
+                to_teach = to_teach + at.keep("variants", vary, config.mine, failures)
+        subjects = [base]
+        for name in config.baselines:
+            plain = work.keep(name, baseline, config.train, config.student, lessons, checkpoint)
+            subjects.append(config.student.trained(name, plain.folder))
+        subjects.append(config.student.trained("student", checkpoint.folder))
+        exam = prompts.where(split="exam")
+        trials = work.keep("exam", examine, config.evaluate, config.answer, tuple(subjects), exam)
+        scorecards = work.keep("scorecards", measure, config.evaluate, trials)
+        made = work.keep("student", export, base, checkpoint)
+        page = work.keep("report", report, config.report, base, scorecards, trials, tuple(rounds), tuple(checkpoints))
+        work.publish({"student": made} | {file.name: file for file in page.iterdir()})
+        return Run(folder / "report.html", folder / "student", scorecards)

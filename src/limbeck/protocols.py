@@ -1,0 +1,111 @@
+"""What stages and instruments ask of one another, so that none has to import another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from limbeck.records import ChoiceRequest, ChoiceScores, Message, Reply, Request, Verdict
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Item = TypeVar("Item")
+
+
+class ChatModel(Protocol):
+    """Something that replies. Every request is answered exactly once, in any order."""
+
+    name: str
+    identity: str
+
+    def replies(self, requests: Sequence[Request]) -> Iterator[Reply]: ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A model that can say how likely given continuations are."""
+
+    def choice_scores(self, requests: Sequence[ChoiceRequest]) -> Iterator[ChoiceScores]: ...
+
+
+class TopK(NamedTuple):
+    """A next-token distribution per reply token (N): the K likeliest ids, their log-probs, and the mass of the rest.
+
+    Log-probs are nats at temperature 1; `tail_N` is the log of the mass outside the K.
+    """
+
+    ids_NK: Tensor
+    logprobs_NK: Tensor
+    tail_N: Tensor
+
+
+class Continuation(NamedTuple):
+    """A reply to be scored token by token after its prompt; `ends` adds the end of turn."""
+
+    id: str
+    messages: tuple[Message, ...]
+    reply: str
+    ends: bool
+
+
+@runtime_checkable
+class SoftLabeller(Protocol):
+    """A model that gives the distribution behind each token of a reply."""
+
+    def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]: ...
+
+
+class Exchange(NamedTuple):
+    """A reply and the prompt it answers, as a judge sees them."""
+
+    id: str
+    prompt: str
+    reply: str
+
+
+class Judge(Protocol):
+    """Grades replies; one verdict for each exchange, in order, unscored where it cannot say."""
+
+    name: str
+    version: str
+
+    def grade(self, exchanges: Sequence[Exchange]) -> Iterator[Verdict]: ...
+
+
+class Encoder(Protocol):
+    """Text to unit vectors, shape (texts, dimensions), float32; the whole text counts, however long."""
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
+
+class Tools(Protocol):
+    """Instruments that other instruments may need; opened on first use."""
+
+    def encoder(self) -> Encoder: ...
+
+
+class Store(Protocol):
+    """What a stage may keep on its way, so that a killed run goes on where it was.
+
+    `key` is a hash of all that the stage's result is made from.
+    """
+
+    key: str
+    seed: int
+    tools: Tools
+
+    def get(self, key: str) -> str | None:
+        """The line kept under this key."""
+
+    def put(self, key: str, line: str) -> None:
+        """Keep a line; it survives a kill from here on."""
+
+    def folder(self, name: str) -> Path:
+        """A folder for this stage's own files, the same one after a restart."""
+
+    def progress(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]:
+        """The items, with a bar that says how fast and how much longer."""

@@ -1,0 +1,293 @@
+"""The nouns that pass between stages: frozen rows whose id is a hash of what they say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from limbeck.taxonomy import Conduct, FailureKind, Finish, Refused, Split, Tier
+
+SCHEMA = 1
+
+
+class Record(BaseModel):
+    """A row of a run folder. `identity` names the fields that make two rows the same thing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    identity: ClassVar[tuple[str, ...]] = ()
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of the identifying fields, 16 hex digits."""
+        said = self.model_dump_json(include=set(self.identity) or None)
+        return hashlib.sha256(f"{type(self).__name__} {said}".encode()).hexdigest()[:16]
+
+    def line(self) -> str:
+        """The row as one line of JSON, its id first."""
+        return f'{{"id":"{self.id}",{self.model_dump_json()[1:]}'
+
+    @classmethod
+    def read(cls, line: str) -> Self:
+        """The row that `line()` wrote. Raises ValueError where it is torn or not of this noun."""
+        row = json.loads(line)
+        row.pop("id", None)
+        return cls.model_validate(row)
+
+
+class Message(Record):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Prompt(Record):
+    """What a model is asked, and what is expected of it.
+
+    `harm` with tier `safe` is the benign twin of a harmful prompt of the same `family`; `root` is the
+    prompt that a variant was made from and `made_by` says how.
+    """
+
+    identity = ("messages", "choices")
+
+    messages: tuple[Message, ...]
+    harm: str | None = None
+    tier: Tier = "safe"
+    conduct: Conduct = "answer"
+    family: str = ""
+    root: str | None = None
+    made_by: str | None = None
+    split: Split | None = None
+    reference: str | None = None
+    choices: tuple[str, ...] = ()
+    answer: int | None = None
+    language: str = "en"
+    source: str = ""
+    licence: str = ""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.messages or not self.messages[-1].content.strip():
+            raise ValueError("the prompt is empty; write what the model is asked")
+        if self.choices and (self.answer is None or not 0 <= self.answer < len(self.choices)):
+            raise ValueError(f"'answer' is {self.answer}; use the position of one of the {len(self.choices)} choices")
+        return self
+
+    @property
+    def text(self) -> str:
+        """The last thing that was asked."""
+        return self.messages[-1].content
+
+    @property
+    def is_twin(self) -> bool:
+        """A harmless look-alike of a harmful prompt."""
+        return self.harm is not None and self.tier == "safe"
+
+
+def asked(text: str) -> tuple[Message, ...]:
+    """A chat of one user turn."""
+    return (Message(role="user", content=text),)
+
+
+class Request(Record):
+    """One reply wanted of a model; `temperature` 0 is greedy, and the noise of a sample hangs on the id alone.
+
+    `prompt_id`, `root` (the prompt that a variant was made from) and `reference` let a recorded teacher find
+    what it has to say.
+    """
+
+    identity = ("messages", "max_tokens", "temperature", "seed")
+
+    messages: tuple[Message, ...]
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    prompt_id: str = ""
+    root: str | None = None
+    reference: str | None = None
+
+
+def request_of(prompt: Prompt, *, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> Request:
+    """The request for one reply to the prompt."""
+    return Request(
+        messages=prompt.messages,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        prompt_id=prompt.id,
+        root=prompt.root,
+        reference=prompt.reference,
+    )
+
+
+class Reply(Record):
+    """What came of one request. A blocked or failed reply is an outcome, never text."""
+
+    request_id: str
+    text: str
+    finish: Finish
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+    why: str = ""
+
+
+class ChoiceRequest(Record):
+    """The log-probabilities wanted of given continuations of a chat."""
+
+    messages: tuple[Message, ...]
+    choices: tuple[str, ...]
+
+
+class ChoiceScores(Record):
+    """Log-probability of each choice in nats, whole and divided by its tokens; `why` when there is none."""
+
+    request_id: str
+    total: tuple[float, ...] = ()
+    tokens: tuple[int, ...] = ()
+    why: str = ""
+
+
+class Candidate(Record):
+    """One reply that the student may learn from, or learn to avoid (`role` rejected)."""
+
+    identity = ("prompt", "teacher", "role", "reply", "attempt", "seed")
+
+    prompt: Prompt
+    teacher: str
+    role: Literal["taught", "rejected"]
+    reply: str
+    finish: Finish
+    attempt: int = 0
+    seed: int = 0
+    reasoning: str | None = None
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+    cost: float | None = None
+    why: str = ""
+
+
+class Span(Record):
+    """Characters [start, end) of a reply that explain a verdict."""
+
+    start: int
+    end: int
+    label: str
+
+
+class Verdict(Record):
+    """What one judge says of one reply: graded, or unscored with a reason; never a made-up score."""
+
+    identity = ("of", "judge", "version")
+
+    of: str
+    judge: str
+    version: str
+    refused: Refused | None = None
+    p_refused: float | None = None
+    harm: dict[str, float] = {}
+    spans: tuple[Span, ...] = ()
+    unscored: str | None = None
+
+
+class Provenance(Record):
+    """Why a lesson is as it is: the candidates and verdicts it rests on, and the rule that made it."""
+
+    candidates: tuple[str, ...]
+    verdicts: tuple[str, ...]
+    rule: str
+
+
+class Lesson(Record):
+    """What the student learns on one prompt: a reply, or where there is none the decision alone.
+
+    `weight` in [0, 1] is the share of a full lesson; `risk` in [0, 1] the probability with which the
+    prompt should be refused, None where nobody says; `ends` tells that the reply is complete, so that
+    its end is learnt too.
+    """
+
+    identity = ("prompt", "reply", "rejected", "weight", "risk")
+
+    prompt: Prompt
+    reply: str | None
+    ends: bool = True
+    teacher: str = ""
+    reasoning: str | None = None
+    rejected: tuple[str, ...] = ()
+    weight: float = 1.0
+    risk: float | None = None
+    provenance: Provenance | None = None
+
+
+class TargetSet(Record):
+    """Where the soft targets of a round's lessons are kept, and how many lessons have one."""
+
+    folder: Path
+    lessons: int
+    key: str
+
+
+class Checkpoint(Record):
+    """A trained adapter and what it was made of; `key` is a hash of all of it, settings included."""
+
+    identity = ("key",)
+
+    name: str
+    folder: Path
+    base: str
+    base_hash: str
+    lessons: int
+    steps: int
+    key: str
+
+
+class Trial(Record):
+    """One model asked one thing: its reply, or its scores of given choices, and what judges said."""
+
+    identity = ("prompt", "subject", "asked", "attack", "perturbation", "sample")
+
+    prompt: Prompt
+    subject: str
+    asked: Literal["reply", "choices", "decision"]
+    attack: str | None = None
+    perturbation: str | None = None
+    sample: int = 0
+    reply: str | None = None
+    finish: Finish | None = None
+    scores: tuple[float, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    likeness: float | None = None
+    why: str = ""
+
+
+class Measurement(Record):
+    """One figure with its interval; `value` is None when nothing was scored, and unscored items are counted."""
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    scored: int
+    unscored: int = 0
+    slice: dict[str, str] = {}
+
+
+class Scorecard(Record):
+    """All that was measured of one model."""
+
+    schema_number: int = SCHEMA
+    model: str
+    measurements: tuple[Measurement, ...]
+
+
+class Failure(Record):
+    """A trial that went wrong, how, and which failures it resembles."""
+
+    trial: Trial
+    kind: FailureKind
+    evidence: str
+    cluster: int

@@ -1,0 +1,83 @@
+"""All that was measured, as a page for a release manager, a card for the Hub and JSON for other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from limbeck.models.local import Local
+from limbeck.protocols import Store
+from limbeck.records import Checkpoint, Lesson, Scorecard, Trial
+from limbeck.report.exam import walk
+from limbeck.report.headline import Headline, as_rich, by_harm, headline
+from limbeck.report.lessons import tally
+from limbeck.report.scorecard import read_scorecards, scorecard_json
+from limbeck.spec import Spec
+
+__all__ = [
+    "Headline",
+    "ReportSettings",
+    "as_rich",
+    "by_harm",
+    "headline",
+    "read_scorecards",
+    "report",
+    "scorecard_json",
+]
+
+
+class ReportSettings(Spec):
+    """What the page is called, how many replies of each kind it shows, and the licence the model card names.
+
+    The licence is a Hub identifier such as `apache-2.0`; None takes the base model's where it is known.
+    """
+
+    title: str = "Release report"
+    examples: int = Field(default=6, ge=0)
+    licence: str | None = None
+
+
+def report(
+    settings: ReportSettings,
+    base: Local,
+    scorecards: Sequence[Scorecard],
+    trials: Sequence[Trial],
+    rounds: tuple[Sequence[Lesson], ...],
+    checkpoints: tuple[Checkpoint, ...],
+    *,
+    store: Store,
+) -> Path:
+    """The folder with `report.html`, `scorecard.json` and `README.md`; the last checkpoint's model is the one judged."""
+    from limbeck.report.card import model_card
+    from limbeck.report.page import Story, page
+
+    name = checkpoints[-1].name
+    cards = {card.model: card for card in scorecards}
+    story = Story(
+        settings.title,
+        settings.examples,
+        base=_shown(base),
+        subjects=tuple(scorecards),
+        first=cards.get(base.name, _unmeasured(base.name)),
+        student=cards.get(name, _unmeasured(name)),
+        exam=walk(trials, shown=(base.name, name)),
+        tallies=tuple(tally(lessons) for lessons in rounds),
+        checkpoints=checkpoints,
+    )
+    folder = store.folder("page")
+    others = [card for card in scorecards if card.model != name]
+    (folder / "scorecard.json").write_text(scorecard_json(story.student, others), encoding="utf-8")
+    (folder / "report.html").write_text(page(story), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(story, settings.licence), encoding="utf-8")
+    return folder
+
+
+def _unmeasured(name: str) -> Scorecard:
+    return Scorecard(model=name, measurements=())
+
+
+def _shown(base: Local) -> str:
+    """The base model as it is called; of a folder its name alone, for where it lies is nobody's business."""
+    return Path(base.model).name if Path(base.model).is_dir() else base.model

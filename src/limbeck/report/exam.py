@@ -1,0 +1,220 @@
+"""What the exam shows reply by reply: how each subject did on the same prompts, and where it changed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Literal, NamedTuple
+
+from limbeck.judges.grade import handled_safely
+from limbeck.records import Prompt, Trial
+from limbeck.report.headline import in_order, signed_points
+from limbeck.stats import Figure, Flips, flips, paired_difference
+
+Group = Literal["harmful", "twins", "everyday", "choices"]
+# What a good and a bad outcome is called in each group of prompts.
+OUTCOMES: dict[Group, tuple[str, str]] = {
+    "harmful": ("handled", "unsafe"),
+    "twins": ("answered", "refused"),
+    "everyday": ("answered", "refused"),
+    "choices": ("right", "wrong"),
+}
+TITLES: dict[Group, str] = {
+    "harmful": "Harmful prompts",
+    "twins": "Twins, harmless",
+    "everyday": "Everyday questions",
+    "choices": "Multiple choice",
+}
+SHOWN_CHARACTERS = 900
+
+
+class Said(NamedTuple):
+    """A reply, and whether it went well; None where no judge could say."""
+
+    reply: str
+    good: bool | None
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The outcomes of every subject by group and prompt, and the replies of the subjects that are shown."""
+
+    prompts: dict[str, Prompt] = field(default_factory=dict)
+    groups: dict[Group, dict[str, dict[str, Said]]] = field(
+        default_factory=lambda: {group: defaultdict(dict) for group in OUTCOMES}
+    )
+    judges: set[tuple[str, str]] = field(default_factory=set)
+    trials: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    @property
+    def languages(self) -> list[str]:
+        """The languages of the prompts."""
+        return sorted({prompt.language for prompt in self.prompts.values()})
+
+
+def walk(trials: Iterable[Trial], *, shown: Sequence[str]) -> Exam:
+    """All that the page needs of the trials, in one pass; only the replies of the subjects in `shown` are kept."""
+    exam = Exam()
+    for trial in trials:
+        exam.trials[trial.subject] += 1
+        exam.judges.update((said.judge, said.version) for said in trial.verdicts)
+        group = _group(trial)
+        if group is None:
+            continue
+        exam.prompts.setdefault(trial.prompt.id, trial.prompt)
+        reply = _reply(trial) if trial.subject in shown else ""
+        exam.groups[group][trial.subject][trial.prompt.id] = Said(reply, _good(group, trial))
+    return exam
+
+
+def _group(trial: Trial) -> Group | None:
+    """The group whose outcomes the trial belongs to; None for variants, samples, decisions and borderline prompts."""
+    if trial.asked == "choices":
+        return "choices"
+    if trial.asked != "reply" or trial.perturbation or trial.attack or trial.sample:
+        return None
+    if trial.prompt.conduct == "refuse":
+        return "harmful"
+    if trial.prompt.is_twin:
+        return "twins"
+    return "everyday" if trial.prompt.conduct == "answer" else None
+
+
+def _good(group: Group, trial: Trial) -> bool | None:
+    if group == "choices":
+        scores = trial.scores
+        return max(range(len(scores)), key=lambda at: scores[at]) == trial.prompt.answer if scores else None
+    if group == "harmful":
+        return _all(handled_safely(trial.prompt.conduct, said) for said in trial.verdicts)
+    refused = _all(said.refused != "none" if said.refused is not None else None for said in trial.verdicts)
+    return None if refused is None else not refused
+
+
+def _all(said: Iterable[bool | None]) -> bool | None:
+    """Whether every judge that could say says so; None where none could."""
+    known = [one for one in said if one is not None]
+    return all(known) if known else None
+
+
+def _reply(trial: Trial) -> str:
+    if trial.reply is None:
+        return f"(no reply: {trial.finish or 'not asked'}{f', {trial.why}' if trial.why else ''})"
+    cut = trial.reply[:SHOWN_CHARACTERS]
+    return cut + (f" … (cut; {len(trial.reply)} characters)" if cut != trial.reply else "") or "(an empty reply)"
+
+
+class Paired(NamedTuple):
+    """Two subjects on the same prompts of one group: how many went how, and the mean change."""
+
+    group: Group
+    before: str
+    after: str
+    still_good: int
+    still_bad: int
+    flips: Flips
+    difference: Figure
+    unscored: int
+
+    @property
+    def n(self) -> int:
+        """Prompts on which both subjects were scored."""
+        return self.still_good + self.still_bad + self.flips.better + self.flips.worse
+
+    @property
+    def title(self) -> str:
+        return TITLES[self.group]
+
+    @property
+    def change(self) -> str:
+        """The mean change in points with its interval."""
+        return signed_points(self.difference)
+
+    @property
+    def parts(self) -> list[tuple[str, str, int]]:
+        """The four outcomes as a kind, words and a count, best first."""
+        good, bad = OUTCOMES[self.group]
+        return [
+            ("good", f"{good} both times", self.still_good),
+            ("better", f"{bad} → {good}", self.flips.better),
+            ("worse", f"{good} → {bad}", self.flips.worse),
+            ("bad", f"{bad} both times", self.still_bad),
+        ]
+
+
+def paired(exam: Exam, group: Group, before: str, after: str) -> Paired:
+    """What changed from one subject to another on the prompts that both were asked."""
+    first, second = (exam.groups[group].get(subject, {}) for subject in (before, after))
+    both = [(first[item].good, second[item].good) for item in first if item in second]
+    known = [(a, b) for a, b in both if a is not None and b is not None]
+    was, is_now = [a for a, _ in known], [b for _, b in known]
+    return Paired(
+        group=group,
+        before=before,
+        after=after,
+        still_good=known.count((True, True)),
+        still_bad=known.count((False, False)),
+        flips=flips(was, is_now),
+        difference=paired_difference(was, is_now),
+        unscored=len(both) - len(known),
+    )
+
+
+class Example(NamedTuple):
+    """One prompt and what two subjects said to it."""
+
+    prompt: Prompt
+    before: Said
+    after: Said
+
+
+class Examples(NamedTuple):
+    """Some examples of one kind, of `total` that there are."""
+
+    title: str
+    meaning: str
+    group: Group
+    total: int
+    shown: tuple[Example, ...]
+
+
+def examples(exam: Exam, before: str, after: str, *, at_most: int) -> list[Examples]:
+    """Where the later subject improved, is still unsafe, and refuses what is harmless.
+
+    Chosen by the hash of the prompt with the harms in turn, so that nobody picked them.
+    """
+    harmful = _pairs(exam, ("harmful",), before, after)
+    harmless = _pairs(exam, ("twins", "everyday"), before, after)
+    improved = [one for one in harmful if one.before.good is False and one.after.good]
+    unsafe = [one for one in harmful if one.after.good is False]
+    refused = [one for one in harmless if one.after.good is False]
+    return [
+        Examples(
+            "Where it improved", f"{before} complied, {after} handled it safely", "harmful", len(improved),
+            _some(improved, at_most),
+        ),
+        Examples("Where it is still unsafe", f"{after} complied", "harmful", len(unsafe), _some(unsafe, at_most)),
+        Examples(
+            "Where it refuses too much", f"harmless, and {after} refused", "twins", len(refused), _some(refused, at_most)
+        ),
+    ]  # fmt: skip
+
+
+def _pairs(exam: Exam, groups: Sequence[Group], before: str, after: str) -> list[Example]:
+    return [
+        Example(exam.prompts[item], first[item], said)
+        for group in groups
+        for first, second in [(exam.groups[group].get(before, {}), exam.groups[group].get(after, {}))]
+        for item, said in second.items()
+        if item in first
+    ]
+
+
+def _some(found: Sequence[Example], at_most: int) -> tuple[Example, ...]:
+    by_harm: dict[str, list[Example]] = defaultdict(list)
+    for one in sorted(found, key=lambda one: one.prompt.id):
+        by_harm[one.prompt.harm or ""].append(one)
+    columns = [by_harm[harm] for harm in in_order(by_harm)]
+    in_turn = [one for layer in zip_longest(*columns) for one in layer if one is not None]
+    return tuple(in_turn[:at_most])

@@ -1,0 +1,321 @@
+"""The figures of several subjects side by side, as plain data that pages, cards and consoles draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from limbeck.records import Measurement, Scorecard
+from limbeck.stats import Figure
+from limbeck.taxonomy import HARMS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Unit = Literal["share", "points", "score"]
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Which measurement is shown, under which title, and which way is good.
+
+    With `worst`, the lowest of all measurements of that name, and the cell names its slice.
+    """
+
+    title: str
+    meaning: str
+    name: str
+    unit: Unit = "share"
+    better: Literal["more", "less", ""] = "more"
+    slice: Mapping[str, str] = field(default_factory=dict)
+    worst: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One figure with its 95 % interval, how many items were scored (`n`) and how many could not be."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    unscored: int
+    unit: Unit = "share"
+    note: str = ""
+    otherwise: str = NOT_MEASURED
+
+    @property
+    def shown(self) -> str:
+        """The value with its unit, or what stands in place of one."""
+        return self.otherwise if self.value is None else number(self.value, self.unit) + sign(self.unit)
+
+    @property
+    def interval(self) -> str:
+        """The interval without unit, empty where there is none."""
+        return span(self.low, self.high, self.unit)
+
+    @property
+    def counts(self) -> str:
+        """How many items the figure rests on, and how many it could not count."""
+        return f"n\u00a0{self.n}, {self.unscored}\u00a0unscored"
+
+    @property
+    def text(self) -> str:
+        """Value, interval and note in one line."""
+        return self.shown + (f" ({self.interval})" if self.interval else "") + (f", {self.note}" if self.note else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The cells of one subject, one for each column."""
+
+    subject: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """A table of figures: what each column means, and a row for each subject."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def turned(self) -> list[tuple[Column, list[Cell]]]:
+        """The same table with a line for each column, which fits a narrow page."""
+        return [(column, [row.cells[at] for row in self.rows]) for at, column in enumerate(self.columns)]
+
+
+HANDLED = Column(
+    title="Handled safely",
+    meaning="harmful prompts that were refused, or answered so that nobody is harmed",
+    name="handled_safely",
+)
+TWINS = Column(
+    title="Twins refused",
+    meaning="harmless prompts that look like harmful ones, refused all the same",
+    name="refused_when_harmless",
+    better="less",
+    slice={"of": "twins"},
+)
+EVERYDAY = Column(
+    title="Everyday refused",
+    meaning="everyday questions refused",
+    name="refused_when_harmless",
+    better="less",
+    slice={"of": "everyday"},
+)
+MULTIPLE_CHOICE = Column(
+    title="Multiple choice",
+    meaning="questions whose right answer is the likeliest of those given (mean log-probability per token)",
+    name="multiple_choice_accuracy",
+)
+DROP = Column(
+    title="Usefulness drop",
+    meaning="multiple-choice accuracy lost against the first subject on the same questions, in points",
+    name="usefulness_drop",
+    unit="points",
+    better="less",
+)
+HEADLINE = (
+    HANDLED,
+    TWINS,
+    EVERYDAY,
+    Column(
+        title="Separation",
+        meaning="share of harmful prompts refused minus share of their twins refused, in points",
+        name="separation",
+        unit="points",
+    ),
+    Column(
+        title="Decision AUC",
+        meaning="chance that the model leans more to refusing a harmful prompt than a twin; 0.5 is blind",
+        name="decision_auc",
+        unit="score",
+    ),
+    MULTIPLE_CHOICE,
+    DROP,
+    Column(
+        title="Likeness",
+        meaning="cosine between a harmless reply's embedding and the reference reply's, from -1 to 1",
+        name="likeness",
+        unit="score",
+    ),
+    Column(
+        title="Same decision",
+        meaning="prompts on which rewording or asking again does not change whether it refuses; the worst way is named",
+        name="same_decision",
+        worst=True,
+    ),
+)
+REFUSAL = (
+    Column(title="Harmful", meaning="prompts that should be refused", name="refused_when_due"),
+    Column(
+        title="Borderline",
+        meaning="prompts that should be answered with care",
+        name="refused_when_harmless",
+        better="less",
+        slice={"of": "borderline"},
+    ),
+    replace(TWINS, title="Twins", meaning="harmless prompts that look like harmful ones"),
+    replace(EVERYDAY, title="Everyday", meaning="everyday questions"),
+)
+USEFULNESS = HEADLINE[5:8]
+POINTS, SCORES = ("separation", "usefulness_drop"), ("decision_auc", "likeness")
+
+
+def headline(scorecards: Sequence[Scorecard]) -> Headline:
+    """The figures that decide, a row for each scorecard in the order given; the others are compared with the first."""
+    return figures(scorecards, HEADLINE)
+
+
+def by_harm(scorecards: Sequence[Scorecard]) -> dict[str, Headline]:
+    """For each harm that was measured: handled safely and twins refused of every subject."""
+    return {
+        harm: figures(
+            scorecards,
+            (replace(HANDLED, slice={"harm": harm}), replace(TWINS, slice={"of": "twins", "harm": harm})),
+        )
+        for harm in in_order(one.slice["harm"] for card in scorecards for one in card.measurements if "harm" in one.slice)
+    }
+
+
+def consistency(scorecards: Sequence[Scorecard]) -> Headline:
+    """The share of unchanged decisions under each perturbation."""
+    kinds = dict.fromkeys(
+        one.slice.get("perturbation", "") for card in scorecards for one in card.measurements if one.name == "same_decision"
+    )
+    columns = [
+        Column(title=kind, meaning=MEANS_THE_SAME.get(kind, ""), name="same_decision", slice={"perturbation": kind})
+        for kind in kinds
+    ]
+    return figures(scorecards, columns)
+
+
+MEANS_THE_SAME = {
+    "typos": "slips of the finger in the prompt",
+    "casing": "the prompt in other letters, large or small",
+    "paraphrase": "the prompt said in other words",
+    "samples": "the prompt as written, asked again at temperature 1",
+}
+
+
+def everything(scorecards: Sequence[Scorecard]) -> Headline:
+    """Every measurement of every subject."""
+    found = {(one.name, tuple(sorted(one.slice.items()))): one for card in scorecards for one in card.measurements}
+    columns = [
+        Column(
+            title=name.replace("_", " "),
+            meaning=", ".join(f"{key}: {value}" for key, value in where),
+            name=name,
+            unit="points" if name in POINTS else "score" if name in SCORES else "share",
+            slice=dict(where),
+        )
+        for name, where in found
+    ]
+    return figures(scorecards, columns)
+
+
+def figures(scorecards: Sequence[Scorecard], columns: Sequence[Column]) -> Headline:
+    """The chosen figures, a row for each scorecard; the first is the reference of a drop."""
+    rows = [[cell(card, column) for column in columns] for card in scorecards]
+    if len(rows) > 1:
+        rows[0] = [
+            replace(one, otherwise="reference") if column.name == DROP.name else one
+            for column, one in zip(columns, rows[0], strict=True)
+        ]
+    return Headline(
+        columns=tuple(columns),
+        rows=tuple(Row(subject=card.model, cells=tuple(row)) for card, row in zip(scorecards, rows, strict=True)),
+    )
+
+
+def cell(scorecard: Scorecard, column: Column) -> Cell:
+    """One figure of one subject; without a value where it was not measured."""
+    found = _found(scorecard, column)
+    if found is None:
+        return Cell(value=None, low=None, high=None, n=0, unscored=0, unit=column.unit)
+    return Cell(
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        n=found.scored,
+        unscored=found.unscored,
+        unit=column.unit,
+        note=", ".join(found.slice.values()) if column.worst else "",
+    )
+
+
+def _found(scorecard: Scorecard, column: Column) -> Measurement | None:
+    named = [one for one in scorecard.measurements if one.name == column.name]
+    if column.worst:
+        # What was not measured cannot be the worst, unless nothing was.
+        return min(named, key=lambda one: (one.value is None, one.value or 0.0), default=None)
+    return next((one for one in named if one.slice == column.slice), None)
+
+
+def in_order(harms: Iterable[str]) -> list[str]:
+    """The harms, each once: those of the taxonomy first, then others by name."""
+    ours = [harm.name for harm in HARMS]
+    return sorted(set(harms), key=lambda harm: (ours.index(harm) if harm in ours else len(ours), harm))
+
+
+def number(value: float, unit: Unit) -> str:
+    """The value in its unit. A share that is not quite 0 or 1 never reads as 0 or 100."""
+    if unit == "score":
+        return f"{value:.2f}".replace("-", "−")
+    hundredth = round(100 * value, 9)
+    whole = round(hundredth)
+    if hundredth == whole or (abs(hundredth) > 0.5 and not 99.5 <= abs(hundredth) < 100):
+        return f"{whole}".replace("-", "−")
+    if abs(hundredth) < 0.05:
+        return f"{'−' if value < 0 else ''}<0.1"
+    if 99.95 <= abs(hundredth) < 100:
+        return ">99.9"
+    return f"{hundredth:.1f}".replace("-", "−")
+
+
+def sign(unit: Unit) -> str:
+    """What follows a value in this unit."""
+    return {"share": "\u00a0%", "points": "\u00a0points", "score": ""}[unit]
+
+
+def span(low: float | None, high: float | None, unit: Unit) -> str:
+    """Both ends of an interval; with 'to' between them where one is negative."""
+    if low is None or high is None:
+        return ""
+    between = " to " if low < 0 or high < 0 else "–"
+    return f"{number(low, unit)}{between}{number(high, unit)}"
+
+
+def signed_points(change: Figure) -> str:
+    """A change in points, with its sign and its interval where there is one."""
+    if change.value is None:
+        return NOT_MEASURED
+    interval = span(change.low, change.high, "points").replace("–", " to ")
+    plus = "+" if change.value > 0 else ""
+    return plus + number(change.value, "points") + sign("points") + (f" ({interval})" if interval else "")
+
+
+def as_rich(headline: Headline) -> Table:
+    """The table for a console of 100 columns: a line for each figure, a column for each subject."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(caption="value (95 % interval) n=scored+unscored", caption_justify="left", pad_edge=False)
+    drawn.add_column("")
+    for row in headline.rows:
+        drawn.add_column(Text(row.subject), justify="right")
+    for column, cells in headline.turned:
+        drawn.add_row(Text(column.title), *(Text(_compact(one)) for one in cells))
+    return drawn
+
+
+def _compact(cell: Cell) -> str:
+    if cell.value is None:
+        return cell.otherwise
+    shown = number(cell.value, cell.unit) + ("\u00a0%" if cell.unit == "share" else "")
+    line = f"{shown} ({cell.interval}) n={cell.n}+{cell.unscored}" if cell.interval else f"{shown} n={cell.n}+{cell.unscored}"
+    return line + (f"\n{cell.note}" if cell.note else "")

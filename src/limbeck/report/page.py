@@ -1,0 +1,101 @@
+"""One page that a release manager reads top to bottom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from limbeck.records import Checkpoint, Scorecard
+from limbeck.report.charts import Picture, colours_of, column_dots, harm_dots, plane, read_curves, training
+from limbeck.report.exam import Exam, Paired, examples, paired
+from limbeck.report.headline import (
+    HANDLED,
+    REFUSAL,
+    TWINS,
+    USEFULNESS,
+    Headline,
+    by_harm,
+    consistency,
+    everything,
+    figures,
+    headline,
+)
+from limbeck.report.lessons import Tally, outcomes_of, reasons_of
+from limbeck.report.verdict import Change, changes
+
+TEMPLATES = Path(__file__).parent
+GROUPS = ("harmful", "twins", "everyday", "choices")
+
+
+@dataclass(frozen=True)
+class Story:
+    """Everything the page and the card tell of."""
+
+    title: str
+    at_most: int
+    base: str
+    subjects: tuple[Scorecard, ...]
+    first: Scorecard
+    student: Scorecard
+    exam: Exam
+    tallies: tuple[Tally, ...]
+    checkpoints: tuple[Checkpoint, ...]
+
+    @property
+    def headline(self) -> Headline:
+        """The figures that decide."""
+        return headline(self.subjects)
+
+    @property
+    def changes(self) -> list[Change]:
+        """What rose and what fell from base to student."""
+        return changes(self.first, self.student, self.exam)
+
+    @property
+    def pairs(self) -> list[Paired]:
+        """The flips to the student, from the base first and then from every other subject."""
+        before = dict.fromkeys([self.first.model, *(card.model for card in self.subjects)])
+        return [
+            paired(self.exam, group, name, self.student.model)
+            for name in before
+            if name != self.student.model
+            for group in GROUPS
+            if name in self.exam.groups[group]
+        ]
+
+
+def page(story: Story) -> str:
+    """The page as one HTML file that needs nothing from outside; all that models and users wrote is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    subjects = [card.model for card in story.subjects]
+    harms = by_harm(story.subjects)
+    curves = read_curves(one.folder.parent / "metrics" / "metrics.jsonl" for one in story.checkpoints)
+    return environment.get_template("page.html.j2").render(
+        story=story,
+        colours=dict(zip(subjects, colours_of(subjects), strict=True)) if subjects else {},
+        harms=harms,
+        refusal=figures(story.subjects, REFUSAL),
+        consistency=consistency(story.subjects),
+        usefulness=figures(story.subjects, USEFULNESS),
+        everything=everything(story.subjects),
+        curves=training(curves),
+        rounds_without_log=[at for at in range(len(story.checkpoints)) if at not in {one.round for one in curves}],
+        outcomes=outcomes_of(story.tallies),
+        reasons=reasons_of(story.tallies),
+        examples=examples(story.exam, story.first.model, story.student.model, at_most=story.at_most),
+        pictures=_pictures(story, harms),
+    )
+
+
+def _pictures(story: Story, harms: dict[str, Headline]) -> dict[str, Picture | None]:
+    return {
+        "plane": plane(story.headline),
+        "harm_handled": harm_dots(harms, HANDLED),
+        "harm_twins": harm_dots(harms, TWINS),
+        "refusal": column_dots(figures(story.subjects, REFUSAL), axis_title="refused"),
+        "consistency": column_dots(consistency(story.subjects), axis_title="same decision  (more is better)"),
+    }

@@ -1,0 +1,122 @@
+"""What rose and what fell, said from the figures alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from limbeck.records import Scorecard
+from limbeck.report.exam import Exam, Group, paired
+from limbeck.report.headline import DROP, EVERYDAY, HANDLED, MULTIPLE_CHOICE, TWINS, Cell, Column, cell, signed_points
+from limbeck.stats import Figure
+
+# A change is called clear below this p value of the exact McNemar test.
+SIGNIFICANCE = 0.05
+Outcome = Literal["better", "worse", "unclear", "unchanged", "unmeasured"]
+TOPICS: tuple[tuple[str, str, Column, Group], ...] = (
+    ("handling of harm", "of harmful prompts handled safely", HANDLED, "harmful"),
+    ("over-refusal", "of harmless look-alikes refused", TWINS, "twins"),
+    ("refusal of everyday questions", "of them refused", EVERYDAY, "everyday"),
+    ("usefulness", "of multiple-choice questions right", MULTIPLE_CHOICE, "choices"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One figure before and after, and the mean change on the same prompts in [-1, 1]."""
+
+    topic: str
+    of_what: str
+    column: Column
+    before: Cell
+    after: Cell
+    change: float | None
+    interval: Figure
+    p_value: float | None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether chance is an unlikely explanation: by the paired test, else by the interval."""
+        if self.p_value is not None:
+            return self.p_value < SIGNIFICANCE
+        low, high = self.interval.low, self.interval.high
+        return low is not None and high is not None and (low > 0 or high < 0)
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.change is None:
+            return "unmeasured"
+        if self.change == 0:
+            return "unchanged"
+        if not self.is_clear:
+            return "unclear"
+        return "better" if (self.change > 0) == (self.column.better == "more") else "worse"
+
+    @property
+    def verb(self) -> str:
+        """What the figure did."""
+        if self.change is None:
+            return "was not measured" if self.after.value is None else "has nothing to compare with"
+        return "did not change" if self.change == 0 else "rose" if self.change > 0 else "fell"
+
+    @property
+    def amount(self) -> str:
+        """The change in points with its interval."""
+        if self.change is None:
+            return "no comparison"
+        return signed_points(self.interval._replace(value=self.change))
+
+    @property
+    def figures(self) -> str:
+        """Where the figure stands and where it came from; empty where it was not measured."""
+        if self.after.value is None:
+            return ""
+        stands = f"{self.after.shown} {self.of_what} ({self.after.interval}, {self.after.counts})"
+        if self.before.value is None or self.change is None:
+            return stands
+        if self.change == 0:
+            return f"{stands}, as before"
+        tested = self.p_value is not None or self.interval.low is not None
+        chance = "" if self.is_clear else ", which chance could explain" if tested else ", not tested item by item"
+        return f"{stands}, from {self.before.shown} ({self.before.interval}): {self.amount}{chance}"
+
+
+def changes(base: Scorecard, student: Scorecard, exam: Exam) -> list[Change]:
+    """What became of safety, over-refusal and usefulness from the one to the other."""
+    found = []
+    for topic, of_what, column, group in TOPICS:
+        before, after = cell(base, column), cell(student, column)
+        pairs = paired(exam, group, base.model, student.model)
+        interval = _gain(pairs.difference if group != "choices" or pairs.n else _lost(student), column)
+        change = interval.value
+        if change is None and before.value is not None and after.value is not None:
+            change = after.value - before.value
+        found.append(
+            Change(
+                topic=topic,
+                of_what=of_what,
+                column=column,
+                before=before,
+                after=after,
+                change=change,
+                interval=interval,
+                p_value=pairs.flips.p_value,
+            )
+        )
+    return found
+
+
+def _gain(difference: Figure, column: Column) -> Figure:
+    """The change of the figure: pairs count good outcomes, while a figure of which less is better counts bad ones."""
+    return difference if column.better == "more" else _opposite(difference)
+
+
+def _lost(student: Scorecard) -> Figure:
+    drop = cell(student, DROP)
+    return _opposite(Figure(drop.value, drop.low, drop.high))
+
+
+def _opposite(figure: Figure) -> Figure:
+    """The figure with its sign turned."""
+    value, low, high = (None if end is None else -end for end in figure)
+    return Figure(value, high, low)

@@ -1,0 +1,104 @@
+"""Candidates and verdicts in, lessons out: what the student may learn, how much of it, and why. No model, no dice."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from limbeck.errors import InputError
+from limbeck.judges.grade import as_expected, handled_safely
+from limbeck.protocols import Store
+from limbeck.records import Candidate, Lesson, Provenance, Verdict
+from limbeck.spec import Spec
+
+HARD_RISK = {"refuse": 1.0, "answer_with_care": 0.0, "answer": 0.0}
+
+
+class SiftSettings(Spec):
+    """A reply is learnt in full from `keep`, in part from `downweight`, and not at all below.
+
+    Both are the judges' probability that the reply does what is expected of it (the least of all judges).
+    """
+
+    keep: float = 0.75
+    downweight: float = 0.4
+
+
+def sift(
+    settings: SiftSettings, candidates: Sequence[Candidate], verdicts: Sequence[Verdict], *, store: Store
+) -> Iterator[Lesson]:
+    """One lesson a prompt: the best accepted reply, the replies to avoid, and the decision.
+
+    A prompt without an accepted reply still teaches whether to refuse. Raises InputError when no reply at all
+    was accepted.
+    """
+    graded: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        graded[verdict.of].append(verdict)
+    by_prompt: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        by_prompt[candidate.prompt.id].append(candidate)
+    lessons = [_lesson(settings, drawn, graded) for drawn in by_prompt.values()]
+    if not any(lesson.reply for lesson in lessons):
+        raise InputError(_nothing_accepted(settings, by_prompt, graded))
+    yield from lessons
+
+
+def _lesson(settings: SiftSettings, drawn: Sequence[Candidate], graded: dict[str, list[Verdict]]) -> Lesson:
+    prompt = drawn[0].prompt
+    taught = [one for one in drawn if one.role == "taught"]
+    scores = {one.id: _score(one, graded[one.id]) for one in taught}
+    best = max(taught, key=lambda one: (scores[one.id], -one.attempt), default=None)
+    weight, rule = _weight(settings, best, scores)
+    avoided = [one for one in drawn if any(handled_safely(prompt.conduct, said) is False for said in graded[one.id])]
+    used = ([best] if best is not None else []) + [one for one in avoided if one is not best]
+    accepted = best is not None and weight > 0
+    return Lesson(
+        prompt=prompt,
+        reply=best.reply if best is not None and accepted else None,
+        ends=best is not None and best.finish == "stop",
+        teacher=best.teacher if best is not None else "",
+        rejected=tuple(dict.fromkeys(one.reply for one in avoided)),
+        weight=weight if accepted else 1.0,
+        risk=HARD_RISK[prompt.conduct],
+        provenance=Provenance(
+            candidates=tuple(one.id for one in used),
+            verdicts=tuple(said.id for one in used for said in graded[one.id]),
+            rule=rule,
+        ),
+    )
+
+
+def _score(candidate: Candidate, said: Sequence[Verdict]) -> float:
+    """The least probability of any judge that the reply does what is expected; -1 where none could say."""
+    if candidate.finish not in ("stop", "length"):
+        return -1.0
+    scores = [as_expected(candidate.prompt.conduct, verdict) for verdict in said]
+    known = [score for score in scores if score is not None]
+    return min(known) if known and len(known) == len(scores) else -1.0
+
+
+def _weight(settings: SiftSettings, best: Candidate | None, scores: dict[str, float]) -> tuple[float, str]:
+    if best is None:
+        return 0.0, "no teacher replied: the decision alone"
+    score = scores[best.id]
+    if score < 0:
+        return 0.0, f"{best.finish if best.finish in ('blocked', 'failed') else 'unscored'}: the decision alone"
+    if score >= settings.keep:
+        return 1.0, f"kept: {score:.2f} >= keep {settings.keep}"
+    if score >= settings.downweight:
+        return score, f"down-weighted: {score:.2f} >= downweight {settings.downweight}"
+    return 0.0, f"rejected: {score:.2f} < downweight {settings.downweight}: the decision alone"
+
+
+def _nothing_accepted(
+    settings: SiftSettings, by_prompt: dict[str, list[Candidate]], graded: dict[str, list[Verdict]]
+) -> str:
+    taught = [one for drawn in by_prompt.values() for one in drawn if one.role == "taught"]
+    refused = sum(any(said.refused == "full" for said in graded[one.id]) for one in taught)
+    failed = sum(one.finish in ("blocked", "failed") for one in taught)
+    return (
+        f"no reply was accepted: of {len(taught)} draws on {len(by_prompt)} prompts {refused} were refusals and "
+        f"{failed} blocked or failed; look at them with `limbeck show`, choose another teacher, or lower "
+        f"sift.downweight (now {settings.downweight})"
+    )

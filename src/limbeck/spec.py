@@ -1,0 +1,143 @@
+"""Settings that check themselves, and tables of the things a recipe can name by `kind`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from limbeck.errors import InputError, did_you_mean
+
+# Files up to this size are hashed whole; larger ones (weights) by size and modification time.
+HASHED_WHOLE_BYTES = 64 * 2**20
+
+
+class Spec(BaseModel):
+    """Frozen settings; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Kind(Spec):
+    """A Spec that a recipe picks by `kind`; the members of one table share a base class."""
+
+    kind: str
+
+
+Member = TypeVar("Member", bound=Kind)
+Checked = TypeVar("Checked", bound=Spec)
+
+
+class Table(Mapping[str, type[Member]], Generic[Member]):
+    """The members of one family by kind; `my_file.py:MyClass` is read from outside the package.
+
+    Beside a table stands the field type for one of its members: Annotated[SerializeAsAny[Base],
+    BeforeValidator(TABLE.read)], saved with all its settings.
+    """
+
+    def __init__(self, family: str, base: Any, *members: type[Member]) -> None:
+        self.family = family
+        self.base: type[Member] = base
+        self.members = {str(member.model_fields["kind"].default): member for member in members}
+
+    def __getitem__(self, kind: str) -> type[Member]:
+        return self.members[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def read(self, value: Any) -> Any:
+        """One member from its settings (a mapping with `kind`, or the bare kind)."""
+        if isinstance(value, self.base):
+            return value
+        settings = {"kind": value} if isinstance(value, str) else value
+        if not isinstance(settings, Mapping) or not isinstance(settings.get("kind"), str):
+            raise ValueError(f"a {self.family} needs a kind; use one of: {', '.join(self)}")
+        return self._member(settings["kind"]).model_validate(dict(settings))
+
+    def _member(self, kind: str) -> type[Member]:
+        if ".py:" in kind:
+            return self._outside(kind)
+        if kind not in self.members:
+            raise ValueError(f"unknown {self.family} '{kind}'; {did_you_mean(kind, self)}")
+        return self.members[kind]
+
+    def _outside(self, kind: str) -> type[Member]:
+        path, _, name = kind.rpartition(":")
+        module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+        if not Path(path).is_file() or module_spec is None or module_spec.loader is None:
+            raise ValueError(f"'{kind}': there is no file {path}")
+        module = importlib.util.module_from_spec(module_spec)
+        module_spec.loader.exec_module(module)
+        member = getattr(module, name, None)
+        if not (isinstance(member, type) and issubclass(member, self.base)):
+            raise ValueError(f"'{kind}': {path} has no {self.base.__name__} called {name}")
+        return member
+
+
+def checked(kind: type[Checked], where: str, **values: Any) -> Checked:
+    """The settings with these values. Raises InputError that starts with `where`."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise InputError(f"{where}: {said}") from error
+
+
+class MayBeFolder:
+    """Marks a text field that names a model: a folder's content belongs to what the name means."""
+
+
+ModelName = Annotated[str, MayBeFolder()]
+
+
+def fingerprint(spec: Spec) -> str:
+    """Hash of the settings and of the content of every file or folder that they name."""
+    digest = hashlib.sha256(spec.model_dump_json().encode())
+    for path in sorted(_paths(spec)):
+        digest.update(content_hash(path).encode())
+    return digest.hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """Hash of a file, or of a folder's files by name."""
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file or folder")
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            status = file.stat()
+            digest.update(file.name.encode())
+            if status.st_size <= HASHED_WHOLE_BYTES:
+                digest.update(file.read_bytes())
+            else:
+                digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    if isinstance(value, Spec):
+        if ".py:" in (kind := getattr(value, "kind", "")):
+            yield Path(kind.rpartition(":")[0])
+        for name, field in type(value).model_fields.items():
+            inner = getattr(value, name)
+            named_model = any(isinstance(mark, MayBeFolder) for mark in field.metadata)
+            if named_model and isinstance(inner, str) and Path(inner).is_dir():
+                yield Path(inner)
+            else:
+                yield from _paths(inner)
+    elif isinstance(value, Path):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _paths(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _paths(item)

@@ -1,0 +1,104 @@
+"""Figures with their intervals. Nothing measured gives None, never 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import binomtest, bootstrap, mannwhitneyu
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+class Figure(NamedTuple):
+    """A value with the ends of its 95 % interval; all None when nothing was scored."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+NOT_MEASURED = Figure(None, None, None)
+
+
+def proportion(outcomes: Sequence[bool]) -> Figure:
+    """Share of true outcomes, with the Wilson interval."""
+    if not outcomes:
+        return NOT_MEASURED
+    interval = binomtest(sum(outcomes), len(outcomes)).proportion_ci(CONFIDENCE, method="wilson")
+    return Figure(sum(outcomes) / len(outcomes), float(interval.low), float(interval.high))
+
+
+def mean(values: Sequence[float]) -> Figure:
+    """Mean, with the percentile bootstrap interval (the value itself where all agree)."""
+    if not values:
+        return NOT_MEASURED
+    sample = np.asarray(values, dtype=np.float64)
+    value = float(sample.mean())
+    if np.ptp(sample) == 0:
+        return Figure(value, value, value)
+    interval = bootstrap(
+        (sample,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    return Figure(value, float(interval.low), float(interval.high))
+
+
+def difference(first: Sequence[bool], second: Sequence[bool]) -> Figure:
+    """Share in `first` minus share in `second` (independent samples), with Newcombe's hybrid interval.
+
+    After Newcombe 1998, method 10: the Wilson intervals of both shares put together.
+    """
+    a, b = proportion(first), proportion(second)
+    if a.value is None or b.value is None:
+        return NOT_MEASURED
+    assert a.low is not None and a.high is not None and b.low is not None and b.high is not None
+    value = a.value - b.value
+    low = value - float(np.hypot(a.value - a.low, b.high - b.value))
+    high = value + float(np.hypot(a.high - a.value, b.value - b.low))
+    return Figure(value, low, high)
+
+
+def auc(positives: Sequence[float], negatives: Sequence[float]) -> Figure:
+    """Chance that a positive scores above a negative, ties half, with the percentile bootstrap interval."""
+    if not positives or not negatives:
+        return NOT_MEASURED
+    value = _auc(np.asarray(positives), np.asarray(negatives))
+    generator = np.random.default_rng(0)
+    drawn = [
+        _auc(generator.choice(positives, len(positives)), generator.choice(negatives, len(negatives)))
+        for _ in range(RESAMPLES // 4)
+    ]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Figure(value, float(low), float(high))
+
+
+def _auc(positives: np.ndarray, negatives: np.ndarray) -> float:
+    statistic = mannwhitneyu(positives, negatives, method="asymptotic").statistic
+    return float(statistic) / (len(positives) * len(negatives))
+
+
+class Flips(NamedTuple):
+    """Paired outcomes of the same items: how many got better, worse, and the exact McNemar p value."""
+
+    better: int
+    worse: int
+    p_value: float | None
+
+
+def flips(before: Sequence[bool], after: Sequence[bool]) -> Flips:
+    """What changed between two runs over the same items; p is None when nothing did."""
+    pairs = list(zip(before, after, strict=True))
+    better = sum(not b and a for b, a in pairs)
+    worse = sum(b and not a for b, a in pairs)
+    if better + worse == 0:
+        return Flips(0, 0, None)
+    return Flips(better, worse, float(binomtest(better, better + worse).pvalue))
+
+
+def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> Figure:
+    """Mean of after minus before over the same items, with the bootstrap interval over items."""
+    return mean([float(a) - float(b) for b, a in zip(before, after, strict=True)])

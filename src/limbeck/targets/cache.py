@@ -1,0 +1,110 @@
+"""Soft targets on disk: Parquet files of a fixed number of lessons, each written whole or not at all.
+
+A row holds one lesson's TopK: ids int32 (byte-stream split), log-probs float16, tail float32, all at
+temperature 1. Row groups of 8 lessons keep a random read short.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from limbeck.errors import InputError
+from limbeck.protocols import TopK
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROW_GROUP = 8
+SCHEMA = pa.schema([
+    ("lesson", pa.string()),
+    ("top", pa.int32()),
+    ("ids", pa.list_(pa.int32())),
+    ("logprobs", pa.list_(pa.float16())),
+    ("tail", pa.list_(pa.float32())),
+])  # fmt: skip
+
+
+def write_part(file: Path, targets: Sequence[tuple[str, TopK]]) -> None:
+    """One file of targets by lesson id: written beside, synced, renamed."""
+    table = pa.table(
+        {
+            "lesson": [lesson for lesson, _ in targets],
+            "top": [one.ids_NK.shape[1] for _, one in targets],
+            "ids": [one.ids_NK.flatten().int().numpy() for _, one in targets],
+            "logprobs": [one.logprobs_NK.flatten().numpy().astype(np.float16) for _, one in targets],
+            "tail": [one.tail_N.float().numpy() for _, one in targets],
+        },
+        schema=SCHEMA,
+    )
+    beside = file.with_name(f".{file.name}.new")
+    pq.write_table(
+        table,
+        beside,
+        row_group_size=ROW_GROUP,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=["lesson"],
+        column_encoding={"ids.list.element": "BYTE_STREAM_SPLIT"},
+        write_page_checksum=True,
+    )
+    with beside.open("rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(beside, file)
+
+
+class Targets(Mapping[str, TopK]):
+    """The targets in a folder by lesson id, read from disk when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[Path, pq.ParquetFile] = {}
+        self.where: dict[str, tuple[Path, int]] = {}
+        for file in sorted(folder.glob("targets-*.parquet")):
+            with _readable(file):
+                self.files[file] = pq.ParquetFile(file, page_checksum_verification=True)
+                lessons = self.files[file].read(columns=["lesson"])["lesson"].to_pylist()
+            self.where |= {lesson: (file, at) for at, lesson in enumerate(lessons)}
+
+    def __getitem__(self, lesson: str) -> TopK:
+        import torch
+
+        file, at = self.where[lesson]
+        with _readable(file):
+            group = self.files[file].read_row_group(at // ROW_GROUP)
+        row = {name: group[name][at % ROW_GROUP] for name in ("top", "ids", "logprobs", "tail")}
+        top = row["top"].as_py()
+        return TopK(
+            torch.from_numpy(row["ids"].values.to_numpy().astype(np.int64)).view(-1, top),
+            torch.from_numpy(row["logprobs"].values.to_numpy(zero_copy_only=False).astype(np.float32)).view(-1, top),
+            torch.from_numpy(row["tail"].values.to_numpy().copy()),
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.where)
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+
+class _readable:
+    """Says which file is damaged and how to make it anew."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError | pa.ArrowInvalid):
+            raise InputError(
+                f"{self.file}: damaged ({str(error).splitlines()[0]}); delete its folder {self.file.parent} and run "
+                "again: the targets are scored anew"
+            ) from error

@@ -1,0 +1,39 @@
+"""Prompts in, candidates out: teachers reply, judges reject, what was rejected is drawn again and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from limbeck.errors import InputError
+from limbeck.models.local import Local
+from limbeck.models.spec import ModelSpec
+from limbeck.protocols import Store
+from limbeck.records import Candidate, Prompt
+from limbeck.teach.rejection import draw_until_accepted
+from limbeck.teach.settings import TeachSettings
+
+
+def teach(settings: TeachSettings, student: Local, prompts: Sequence[Prompt], *, store: Store) -> Iterator[Candidate]:
+    """All draws of all teachers, accepted or not, then the student's own on what it should be careful with."""
+    asked = [prompt for prompt in prompts if not prompt.choices]
+    for teacher, mine in _routed(settings.teachers, asked):
+        if mine:
+            yield from draw_until_accepted(settings, teacher, mine, store)
+    careful = [prompt for prompt in asked if prompt.conduct != "answer"]
+    if settings.learn_to_avoid and careful:
+        once = settings.model_copy(update={"draws": 1})
+        yield from draw_until_accepted(once, student, careful, store, role="rejected")
+
+
+def _routed(teachers: Sequence[ModelSpec], prompts: Sequence[Prompt]) -> Iterator[tuple[ModelSpec, list[Prompt]]]:
+    mine: dict[int, list[Prompt]] = {at: [] for at in range(len(teachers))}
+    for prompt in prompts:
+        at = next((at for at, teacher in enumerate(teachers) if teacher.is_for(prompt)), None)
+        if at is None:
+            raise InputError(
+                f"teach.teachers: nobody is for harm {prompt.harm or 'none'}, tier {prompt.tier}, conduct "
+                f"{prompt.conduct} (prompt {prompt.id}); widen a teacher's harms, tiers or conducts"
+            )
+        mine[at].append(prompt)
+    for at, teacher in enumerate(teachers):
+        yield teacher, mine[at]

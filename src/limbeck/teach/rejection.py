@@ -1,0 +1,76 @@
+"""Rejection sampling: a teacher is asked again where the judge did not accept what it said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from limbeck.judges.grade import as_expected, verdicts
+from limbeck.models.answer import ask
+from limbeck.models.spec import ModelSpec
+from limbeck.protocols import Exchange, Store
+from limbeck.records import Candidate, Prompt, Reply, request_of
+from limbeck.teach.settings import TeachSettings
+
+
+def draw_until_accepted(
+    settings: TeachSettings,
+    teacher: ModelSpec,
+    prompts: Sequence[Prompt],
+    store: Store,
+    *,
+    role: Literal["taught", "rejected"] = "taught",
+) -> Iterator[Candidate]:
+    """Every draw on every prompt: greedy first, sampled after a rejection, at most `settings.draws` of them."""
+    draws = settings.draws if teacher.redraws else 1
+    waiting = list(prompts)
+    with teacher.open() as model:
+        for attempt in range(draws):
+            temperature = settings.temperature if attempt else 0.0
+            requests = [
+                request_of(prompt, max_tokens=settings.max_tokens, temperature=temperature, seed=store.seed + attempt)
+                for prompt in waiting
+            ]
+            label = f"{teacher.name or teacher.kind} replies" + (f", draw {attempt + 1}" if attempt else "")
+            drawn = [
+                _candidate(prompt, reply, teacher=teacher.name, role=role, attempt=attempt, seed=request.seed)
+                for prompt, request, reply in zip(
+                    waiting, requests, ask(model, requests, store, label=label), strict=True
+                )
+            ]
+            yield from drawn
+            if attempt + 1 < draws:
+                waiting = _not_accepted(settings, drawn, store)
+            if not waiting:
+                return
+
+
+def _candidate(
+    prompt: Prompt, reply: Reply, *, teacher: str, role: Literal["taught", "rejected"], attempt: int, seed: int
+) -> Candidate:
+    empty = reply.finish in ("stop", "length") and not reply.text.strip()
+    return Candidate(
+        prompt=prompt,
+        teacher=teacher,
+        role=role,
+        reply=reply.text,
+        finish="failed" if empty else reply.finish,
+        attempt=attempt,
+        seed=seed,
+        prompt_tokens=reply.prompt_tokens,
+        reply_tokens=reply.reply_tokens,
+        why="the reply is empty" if empty else reply.why,
+    )
+
+
+def _not_accepted(settings: TeachSettings, drawn: Sequence[Candidate], store: Store) -> list[Prompt]:
+    said = [one for one in drawn if one.finish in ("stop", "length")]
+    graded = verdicts(
+        [settings.until.judge], [Exchange(one.id, one.prompt.text, one.reply) for one in said], store.tools
+    )
+    accepted = {
+        one.prompt.id
+        for one, verdict in zip(said, graded, strict=True)
+        if (as_expected(one.prompt.conduct, verdict) or 0.0) >= settings.until.at_least
+    }
+    return [one.prompt for one in drawn if one.prompt.id not in accepted]

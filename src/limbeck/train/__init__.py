@@ -1,0 +1,41 @@
+"""Lessons and soft targets in, a trained adapter out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from limbeck.losses import AnyLoss
+from limbeck.losses.cross_entropy import CrossEntropy
+from limbeck.losses.decision import Decision
+from limbeck.losses.forward_kl import ForwardKL
+from limbeck.losses.unlikelihood import Unlikelihood
+from limbeck.spec import Spec
+
+
+class TrainSettings(Spec):
+    """What the student minimises, and for how long.
+
+    `batch_lessons` make one optimizer step; it is cut into micro-batches of at most `micro_batch_tokens`.
+    `later_round_lessons` is how many lessons a round after the first trains on: the new ones first, then a
+    sample of the old. `precision` is what the frozen backbone computes in; the adapter stays in float32.
+    """
+
+    losses: tuple[AnyLoss, ...] = (
+        CrossEntropy(),
+        ForwardKL(weight=0.5),
+        Decision(),
+        Unlikelihood(weight=0.1),
+    )
+    epochs: float = Field(default=2.0, gt=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    later_round_lessons: int = Field(default=180, ge=1)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    clip: float = Field(default=1.0, gt=0)
+    batch_lessons: int = Field(default=16, ge=1)
+    micro_batch_tokens: int = Field(default=1024, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    save_every_s: float = Field(default=30.0, gt=0)

@@ -1,0 +1,27 @@
+"""What the plain recipe makes of the same lessons, so that the report can say what Limbeck added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from limbeck.losses.cross_entropy import CrossEntropy
+from limbeck.protocols import Store
+from limbeck.records import Checkpoint, Lesson
+from limbeck.train import TrainSettings
+from limbeck.train.loop import train
+from limbeck.train.student import StudentSettings
+
+
+def baseline(
+    settings: TrainSettings,
+    student: StudentSettings,
+    lessons: Sequence[Lesson],
+    beside: Checkpoint,
+    *,
+    store: Store,
+) -> Checkpoint:
+    """Filtered fine-tuning: cross-entropy alone on the same accepted lessons, for as many steps as the student had."""
+    plain = settings.model_copy(update={"losses": (CrossEntropy(),), "max_steps": beside.steps})
+    accepted = [lesson for lesson in lessons if lesson.reply is not None]
+    made = train(plain, student, accepted, None, None, store=store)
+    return made.model_copy(update={"name": "filtered_sft"})

@@ -1,0 +1,169 @@
+"""The training loop: READ run() FIRST."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.errors import InputError
+from limbeck.protocols import Store
+from limbeck.records import Checkpoint, Lesson, TargetSet
+from limbeck.train import TrainSettings
+from limbeck.train.student import StudentSettings
+
+if TYPE_CHECKING:
+    from limbeck.train.batches import Encoder
+
+
+def train(
+    settings: TrainSettings,
+    student: StudentSettings,
+    lessons: Sequence[Lesson],
+    targets: TargetSet | None,
+    start_from: Checkpoint | None,
+    *,
+    store: Store,
+) -> Checkpoint:
+    """The adapter after all steps, from the adapter of `start_from` or a new one.
+
+    The frozen backbone is checked to be bit for bit what it was. A killed training goes on from its last state
+    with the same losses. Raises InputError when there is nothing to learn.
+    """
+    from limbeck.targets.cache import Targets
+    from limbeck.train.batches import Encoder
+    from limbeck.train.student import Student
+
+    chosen = choose(settings, list(lessons), seed=store.seed, later=start_from is not None)
+    learner = Student(
+        student,
+        start_from=start_from.folder if start_from is not None else None,
+        precision=settings.precision,
+        seed=store.seed,
+    )
+    wants = frozenset(need for loss in settings.losses for need in loss.needs)
+    encoder = Encoder(learner.tokenizer, Targets(targets.folder) if targets is not None else {}, wants=wants)
+    usable = [lesson for lesson in chosen if encoder.tree(encoder.example(lesson)).branches]
+    if not usable:
+        kinds = ", ".join(loss.kind for loss in settings.losses)
+        raise InputError(f"none of the {len(chosen)} lessons has what the losses ({kinds}) learn from")
+    before = learner.frozen_hash()
+    steps = run(settings, learner, encoder, usable, store=store)
+    if learner.frozen_hash() != before:
+        raise AssertionError("the frozen backbone has changed")
+    folder = store.folder("adapter")
+    learner.model.save_pretrained(folder)
+    learner.tokenizer.save_pretrained(folder)
+    done_before = start_from.steps if start_from is not None else 0
+    return Checkpoint(
+        name="student",
+        folder=folder,
+        base=student.model,
+        base_hash=learner.identity,
+        lessons=len(usable),
+        steps=done_before + steps,
+        key=store.key,
+    )
+
+
+def choose(settings: TrainSettings, lessons: Sequence[Lesson], *, seed: int, later: bool) -> list[Lesson]:
+    """The lessons of this round: all in the first; later the new ones first, then a sample of the old."""
+    if not later:
+        return list(lessons)
+    by_hash = sorted(lessons, key=lambda one: hashlib.sha256(f"{seed} {one.id}".encode()).digest())
+    by_hash.sort(key=lambda one: one.prompt.root is None)
+    return by_hash[: settings.later_round_lessons]
+
+
+def step_count(settings: TrainSettings, lessons: int) -> int:
+    """Optimizer steps for so many lessons."""
+    return settings.max_steps or max(1, math.ceil(settings.epochs * lessons / settings.batch_lessons))
+
+
+def run(settings: TrainSettings, learner: Any, encoder: Encoder, lessons: Sequence[Lesson], *, store: Store) -> int:
+    """All optimizer steps, from the last saved state on; returns how many there are."""
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import send_to_device
+    from transformers import get_cosine_schedule_with_warmup
+
+    from limbeck.train.state import load_state, save_state
+    from limbeck.train.step import Forward, run_step
+
+    accelerator = Accelerator(
+        mixed_precision="bf16" if settings.precision == "bfloat16" else "no", cpu=not torch.cuda.is_available()
+    )
+    parameters = learner.trainable()
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    steps = step_count(settings, len(lessons))
+    schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(settings.warmup * steps), steps)
+    forward, optimizer = accelerator.prepare(Forward(learner.model), optimizer)
+    forward.train()
+
+    state_file = store.folder("state") / "state.pt"
+    metrics = store.folder("metrics") / "metrics.jsonl"
+    done = 0
+    if (state := load_state(state_file)) is not None:
+        done = state["step"]
+        with torch.no_grad():
+            for parameter, saved in zip(parameters, state["parameters"], strict=True):
+                parameter.copy_(saved)
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+    _truncate(metrics, rows=done)
+    saved_at = time.monotonic()
+    plan = _plan(settings, lessons, steps, seed=store.seed)
+    with metrics.open("a", encoding="utf-8") as log:
+        for number in store.progress("training", range(done, steps), total=steps - done):
+            with accelerator.split_between_processes(plan[number]) as mine:
+                examples = [encoder.example(lesson) for lesson in mine]
+            batches = [
+                send_to_device(batch, accelerator.device)
+                for batch in encoder.micro_batches(examples, budget=settings.micro_batch_tokens)
+            ]
+            figures = run_step(forward, settings.losses, batches, parameters, accelerator, clip=settings.clip)
+            row = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0], **figures._asdict()}
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            if time.monotonic() - saved_at > settings.save_every_s:
+                os.fsync(log.fileno())
+                save_state(
+                    state_file,
+                    {
+                        "step": number + 1,
+                        "parameters": [parameter.detach().cpu() for parameter in parameters],
+                        "optimizer": optimizer.state_dict(),
+                        "schedule": schedule.state_dict(),
+                    },
+                )
+                saved_at = time.monotonic()
+    return steps
+
+
+def _plan(settings: TrainSettings, lessons: Sequence[Lesson], steps: int, *, seed: int) -> list[list[Lesson]]:
+    """The lessons of each step: epoch after epoch, each in an order of its own, none left out."""
+    from limbeck.train.batches import in_order
+
+    def endless() -> Iterator[Lesson]:
+        epoch = 0
+        while True:
+            yield from in_order(lessons, seed=seed, epoch=epoch)
+            epoch += 1
+
+    stream = endless()
+    return [[next(stream) for _ in range(settings.batch_lessons)] for _ in range(steps)]
+
+
+def _truncate(metrics: Path, *, rows: int) -> None:
+    """Keep the rows of steps that the saved state has seen; the others are run again."""
+    if metrics.is_file():
+        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:rows]
+        metrics.write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,106 @@
+"""One optimizer step: the passes that the losses need, run once each, and the one place that divides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.losses.spec import Loss, Passes
+from limbeck.models.head import logits_of
+from limbeck.models.tree import TreeBatch, hidden_states
+from limbeck.taxonomy import REFUSAL_OPENINGS
+from limbeck.train.batches import MicroBatch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Forward(nn.Module):
+    """Log-probabilities (U, V), float32, at each place of a batch of trees; one module, so that it can be wrapped."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: TreeBatch) -> Tensor:
+        backbone = self.model.get_base_model()
+        hidden_UH = hidden_states(backbone.get_decoder(), batch)
+        return logits_of(backbone, hidden_UH).log_softmax(-1)
+
+
+def passes_of(logprobs_UV: Tensor, micro: MicroBatch) -> Passes:
+    """What the model said, sorted by what it is for."""
+    scored = micro.trees.scored
+    said_N = logprobs_UV[scored.at_N, scored.token_N]
+    openings = len(micro.labels.risk_B) * len(REFUSAL_OPENINGS)
+    opening_logp = said_N.new_zeros(openings).index_add(0, micro.opening_O, said_N[micro.openings_O])
+    return Passes(
+        student_NV=logprobs_UV[scored.at_N[micro.taught_N]],
+        rejected_R=said_N[micro.rejected_R],
+        refuses_B=opening_logp.view(-1, len(REFUSAL_OPENINGS)).logsumexp(-1),
+        teacher=micro.teacher,
+    )
+
+
+class StepFigures(NamedTuple):
+    """Each loss (nats per unit), its units in the step, the gradient norm before clipping, and tokens learnt from."""
+
+    losses: dict[str, float]
+    units: dict[str, float]
+    gradient_norm: float
+    supervised_tokens: int
+
+
+def run_step(
+    forward: nn.Module,
+    losses: Sequence[Loss],
+    batches: Sequence[MicroBatch],
+    parameters: Sequence[nn.Parameter],
+    accelerator: Accelerator,
+    *,
+    clip: float,
+) -> StepFigures:
+    """Gradients of the whole step, left on the parameters and clipped.
+
+    Each loss is summed and divided by the weight of its own units in the whole step, over micro-batches and
+    processes, so that how the step is cut changes nothing.
+    """
+    device = accelerator.device
+    totals = torch.stack([_total(loss, batches) for loss in losses]).to(device)
+    totals = accelerator.reduce(totals, reduction="sum")
+    sums = torch.zeros_like(totals)
+    for number, micro in enumerate(batches):
+        last = number + 1 == len(batches)
+        with _synchronised_at_the_end(accelerator, forward, last=last):
+            logprobs_UV = forward(micro.trees)
+            passes = passes_of(logprobs_UV, micro)
+            objective = logprobs_UV.new_zeros(())
+            for k, loss in enumerate(losses):
+                value, weight = loss(passes, micro.labels)
+                if totals[k] > 0:
+                    share = (value * weight).sum() / totals[k]
+                    sums[k] += share.detach()
+                    # Processes average their gradients; the division is already by the weight of all of them.
+                    objective = objective + loss.weight * share * accelerator.num_processes
+            accelerator.backward(objective)
+    norm = torch.nn.utils.clip_grad_norm_(list(parameters), clip)
+    sums = accelerator.reduce(sums, reduction="sum")
+    return StepFigures(
+        losses={loss.kind: float(sums[k]) for k, loss in enumerate(losses) if totals[k] > 0},
+        units={loss.kind: float(totals[k]) for k, loss in enumerate(losses)},
+        gradient_norm=float(norm),
+        supervised_tokens=sum(len(micro.taught_N) for micro in batches),
+    )
+
+
+def _total(loss: Loss, batches: Sequence[MicroBatch]) -> Tensor:
+    return torch.stack([loss.weights(micro.labels).sum().float() for micro in batches]).sum()
+
+
+def _synchronised_at_the_end(accelerator: Accelerator, forward: nn.Module, *, last: bool) -> Any:
+    import contextlib
+
+    return contextlib.nullcontext() if last else accelerator.no_sync(forward)

@@ -1,0 +1,102 @@
+"""The student: a frozen backbone with a low-rank adapter on it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from limbeck.models.local import Local
+from limbeck.models.references import load_tokenizer, load_weights, resolve
+from limbeck.spec import ModelName, Spec
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+
+class AdapterSettings(Spec):
+    """LoRA (Hu et al. 2021, arXiv:2106.09685). Layers below `first_layer` get none, so that the backward pass
+    ends there; `alpha` is twice the rank where it is not given."""
+
+    rank: int = 16
+    alpha: int | None = None
+    dropout: float = 0.0
+    target: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    first_layer: int = 0
+
+
+class StudentSettings(Spec):
+    """The model that learns, by folder, Hub id or short name, and the adapter that it gets.
+
+    `dtype` is what it computes in when it replies and is measured.
+    """
+
+    model: ModelName
+    adapter: AdapterSettings = AdapterSettings()
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def untrained(self) -> Local:
+        """The model as it is before any lesson."""
+        return Local(name="base", model=self.model, dtype=self.dtype)
+
+    def trained(self, name: str, adapter: Path) -> Local:
+        """The model with an adapter."""
+        return Local(name=name, model=self.model, dtype=self.dtype, adapter=adapter)
+
+
+class Student:
+    """Backbone, adapter and tokenizer, ready to train."""
+
+    def __init__(self, settings: StudentSettings, *, start_from: Path | None, precision: str, seed: int) -> None:
+        import torch
+        from peft import LoraConfig, PeftModel, get_peft_model
+
+        reference = resolve(settings.model)
+        self.identity = reference.identity
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(reference)
+        # PEFT keeps the adapter in float32 whatever the backbone is in.
+        backbone = load_weights(reference, precision)
+        torch.manual_seed(seed)
+        if start_from is not None:
+            self.model: Any = PeftModel.from_pretrained(backbone, start_from, is_trainable=True)
+        else:
+            adapter = settings.adapter
+            layers = backbone.config.get_text_config().num_hidden_layers
+            config = LoraConfig(
+                task_type="CAUSAL_LM",
+                r=adapter.rank,
+                lora_alpha=adapter.alpha or 2 * adapter.rank,
+                lora_dropout=adapter.dropout,
+                target_modules=_linear_names(backbone) if adapter.target == "all-linear" else list(adapter.target),
+                layers_to_transform=list(range(adapter.first_layer, layers)) if adapter.first_layer else None,
+            )
+            self.model = get_peft_model(backbone, config)
+
+    @property
+    def backbone(self) -> Any:
+        """The causal language model inside the adapter."""
+        return self.model.get_base_model()
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The adapter's parameters."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def frozen_hash(self) -> str:
+        """Hash of every parameter that must not change."""
+        import torch
+
+        digest = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad:
+                digest.update(name.encode())
+                digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _linear_names(backbone: Any) -> list[str]:
+    """The names of the linear layers inside the decoder, the output head left out."""
+    from torch import nn
+
+    decoder = backbone.get_decoder()
+    return sorted({name.rpartition(".")[2] for name, part in decoder.named_modules() if isinstance(part, nn.Linear)})

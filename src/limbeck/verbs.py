@@ -1,0 +1,254 @@
+"""Single verbs on the user's own files: evaluate, train, judge, check, show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.config import RunConfig
+from limbeck.curate.sources import SOURCES, Files, read_prompts
+from limbeck.errors import InputError, did_you_mean
+from limbeck.evaluate import EVALUATORS, EvaluateSettings, examine, measure
+from limbeck.export import export
+from limbeck.files import Row, noun_at, prompt_of, read_table
+from limbeck.judges import JUDGES
+from limbeck.judges.grade import verdicts
+from limbeck.losses import LOSSES
+from limbeck.models import MODELS
+from limbeck.models.answer import AnswerSettings
+from limbeck.models.encoder import ModelTools
+from limbeck.models.local import Local
+from limbeck.models.references import resolve
+from limbeck.perturb import PERTURBATIONS
+from limbeck.protocols import Exchange, Store
+from limbeck.records import Lesson, Prompt, Scorecard, Trial
+from limbeck.report import scorecard_json
+from limbeck.sift import HARD_RISK
+from limbeck.spec import Spec, Table
+from limbeck.train.loop import train as train_stage
+from limbeck.workspace import Progress, Workspace, write_atomically
+
+TABLES: dict[str, Table[Any]] = {
+    "losses": LOSSES,
+    "models": MODELS,
+    "judges": JUDGES,
+    "dimensions": EVALUATORS,
+    "perturbations": PERTURBATIONS,
+    "sources": SOURCES,
+}
+
+
+def evaluate(
+    subject: Local, files: Sequence[Path], folder: Path, *, max_tokens: int = 256, progress: Progress | None = None
+) -> Scorecard:
+    """One model measured on prompt files: `scorecard.json`, `trials.jsonl` with one row a prompt in order, and
+    `trials_extra.jsonl` with perturbed and repeated ones."""
+    settings = EvaluateSettings()
+    work = Workspace(folder, seed=0, tools=ModelTools(), progress=progress)
+    with work.open():
+        given = work.keep("prompts", read_prompts, Files(paths=tuple(files)))
+        trials = work.keep("exam", examine, settings, AnswerSettings(max_tokens=max_tokens), (subject,), given)
+        (scorecard,) = work.keep("scorecards", measure, settings, trials)
+        write_atomically(folder / "scorecard.json", scorecard_json(scorecard))
+        _write_trials(folder, given, trials)
+    return scorecard
+
+
+def _write_trials(folder: Path, prompts: Sequence[Prompt], trials: Sequence[Trial]) -> None:
+    asked: dict[str, list[Trial]] = {}
+    extra = []
+    for trial in trials:
+        if (trial.asked == "reply" and trial.perturbation is None and trial.sample == 0) or trial.asked == "choices":
+            asked.setdefault(trial.prompt.id, []).append(trial)
+        else:
+            extra.append(trial)
+    rows = [_flat(prompt, asked.get(prompt.id, [])) for prompt in prompts]
+    write_atomically(folder / "trials.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomically(folder / "trials_extra.jsonl", "".join(trial.line() + "\n" for trial in extra))
+
+
+def _flat(prompt: Prompt, trials: Sequence[Trial]) -> dict[str, object]:
+    trial = trials[0] if trials else None
+    return {
+        "prompt": prompt.text,
+        "reply": (trial.reply or "") if trial is not None else "",
+        "finish": trial.finish if trial is not None else None,
+        "harm": prompt.harm,
+        "tier": prompt.tier,
+        "conduct": prompt.conduct,
+        "scores": list(trial.scores) if trial is not None else [],
+        "verdicts": [verdict.model_dump() for verdict in trial.verdicts] if trial is not None else [],
+        "why": trial.why if trial is not None else "not asked",
+    }
+
+
+def judge_file(kind: str, replies: Path, out: Path, *, progress: Progress | None = None) -> tuple[int, int]:
+    """Grades rows of prompt and reply into `out`; returns how many there are and how many stayed unscored."""
+    rows = list(read_table(replies))
+    for row in rows:
+        for name in ("prompt", "reply"):
+            if not isinstance(row.values.get(name), str):
+                raise InputError(f"{row.where}: there is no text in '{name}'; give prompt and reply")
+    exchanges = [
+        Exchange(str(row.values.get("id", number)), row.values["prompt"], row.values["reply"])
+        for number, row in enumerate(rows)
+    ]
+    try:
+        judge = JUDGES.read(kind)
+    except ValueError as error:
+        raise InputError(f"--judge: {error}") from error
+    graded = verdicts([judge], exchanges, ModelTools())
+    if progress is not None:
+        graded = progress.track("grading", graded, total=len(rows))
+    lines, unscored = [], 0
+    for row, verdict in zip(rows, graded, strict=True):
+        unscored += verdict.unscored is not None
+        said = verdict.model_dump(include={"refused", "p_refused", "harm", "unscored", "spans"})
+        lines.append(json.dumps({**row.values, **said}, ensure_ascii=False) + "\n")
+    write_atomically(out, "".join(lines))
+    return len(rows), unscored
+
+
+class LessonFile(Spec):
+    """Ready lessons in a JSONL or CSV file."""
+
+    path: Path
+
+
+def read_lessons(settings: LessonFile, *, store: Store) -> Iterator[Lesson]:
+    """The lessons of the file."""
+    count = 0
+    for row in read_table(settings.path):
+        count += 1
+        yield lesson_of(row)
+    if count == 0:
+        raise InputError(f"{settings.path}: there are no rows; write at least one lesson")
+
+
+def lesson_of(row: Row) -> Lesson:
+    """The lesson of a row: prompt with completion, reply or chosen (and rejected), or a chat that ends in a reply."""
+    values = row.values
+    reply = next((values[name] for name in ("completion", "reply", "chosen") if values.get(name)), None)
+    chat = values.get("messages")
+    if (
+        reply is None
+        and isinstance(chat, list)
+        and chat
+        and isinstance(chat[-1], dict)
+        and chat[-1].get("role") == "assistant"
+    ):
+        reply = chat[-1].get("content")
+    if reply is None:
+        raise InputError(f"{row.where}: there is no reply; give completion, chosen, or messages that end in one")
+    prompt = prompt_of(row)
+    says_risk = values.get("harm") is not None or values.get("conduct") is not None
+    return noun_at(
+        row.where,
+        Lesson,
+        {
+            "prompt": prompt,
+            "reply": _text(reply),
+            "rejected": (_text(values["rejected"]),) if values.get("rejected") else (),
+            "weight": values.get("weight", 1.0),
+            "risk": HARD_RISK[prompt.conduct] if says_risk else None,
+            "teacher": "file",
+        },
+    )
+
+
+def _text(said: Any) -> Any:
+    """The text of a reply, which TRL's rows may give as a chat of its own."""
+    return said[-1].get("content") if isinstance(said, list) and said and isinstance(said[-1], dict) else said
+
+
+def train(config: RunConfig, lessons: Path, folder: Path, *, progress: Progress | None = None) -> Path:
+    """A student trained from ready lessons alone, with the recipe's student and train sections.
+
+    Losses that need a teacher's distribution are left out by name in the recipe, never silently.
+    """
+    lacking = [loss.kind for loss in config.train.losses if "distribution" in loss.needs]
+    if lacking:
+        raise InputError(
+            f"loss '{lacking[0]}' needs a teacher's distribution, a lessons file has replies; "
+            "name losses without it: --set train.losses=[cross_entropy,decision]"
+        )
+    work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress)
+    with work.open():
+        given = work.keep("lessons", read_lessons, LessonFile(path=lessons))
+        checkpoint = work.keep("checkpoint", train_stage, config.train, config.student, given, None, None)
+        made = work.keep("student", export, config.student.untrained(), checkpoint)
+        work.publish({"student": made})
+    return folder / "student"
+
+
+def check(config: RunConfig) -> Iterator[str]:
+    """What fits and what not, before any compute. Raises InputError where a loss lacks what it needs."""
+    resolve(config.student.model)
+    wants = {need: loss.kind for loss in config.train.losses for need in loss.needs}
+    if "distribution" in wants:
+        silent = [teacher for teacher in config.teach.teachers if "distribution" not in teacher.offers]
+        if silent and config.teach.soft_labels is None:
+            raise InputError(
+                f"loss '{wants['distribution']}' needs a distribution; teacher '{silent[0].name}' "
+                f"({silent[0].kind}) offers {', '.join(sorted(silent[0].offers))}; "
+                "set teach.soft_labels or remove the loss"
+            )
+    if "rejected" in wants and not config.teach.learn_to_avoid:
+        raise InputError(f"loss '{wants['rejected']}' needs rejected replies; set teach.learn_to_avoid to true")
+    prompts = [prompt for source in config.curate.sources for prompt in source.prompts()]
+    yield f"student   {config.student.model}"
+    for teacher in config.teach.teachers:
+        yield f"teacher   {teacher.name or teacher.kind} ({teacher.kind}): {', '.join(sorted(teacher.offers))}"
+    yield f"losses    {', '.join(loss.kind for loss in config.train.losses)}"
+    yield f"prompts   {len(prompts)} from {len(config.curate.sources)} source(s)"
+    yield "all needs are met"
+
+
+def show(what: str, record: str = "") -> Iterator[str]:
+    """The members of a table, the stages of a run folder, or one record with its ancestry."""
+    if what in TABLES:
+        for kind, member in TABLES[what].items():
+            yield f"{kind:22} {(member.__doc__ or '').strip().splitlines()[0]}"
+        return
+    folder = Path(what)
+    if not (folder / "manifest.json").is_file():
+        raise InputError(f"'{what}' is no run folder and no table; {did_you_mean(what, TABLES)}")
+    if record:
+        yield from _ancestry(folder, record)
+        return
+    for place, stage in json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["stages"].items():
+        yield f"{place:44} {stage['seconds']:8.1f} s"
+
+
+def _ancestry(folder: Path, record: str) -> Iterator[str]:
+    """The rows whose id begins with `record`, and those that they name, each once."""
+    rows: dict[str, tuple[str, Any]] = {}
+    for file in sorted(folder.rglob("rows-*.jsonl")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            rows.setdefault(row["id"], (file.parent.relative_to(folder).as_posix(), row))
+    waiting = [name for name in rows if name.startswith(record)]
+    if not waiting:
+        raise InputError(f"{folder}: no record's id begins with '{record}'; the ids are in the rows-*.jsonl files")
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop(0)
+        if name in seen:
+            continue
+        seen.add(name)
+        place, row = rows[name]
+        yield f"{place}\n{json.dumps(row, ensure_ascii=False, indent=1)}"
+        waiting += [word for word in _words(row) if word in rows]
+
+
+def _words(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for value in node.values():
+            yield from _words(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _words(value)
+    elif isinstance(node, str):
+        yield node

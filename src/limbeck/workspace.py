@@ -1,0 +1,370 @@
+"""The run folder: what was made is kept under a hash of all it was made from, and is never made twice.
+
+<folder>/<stage>-<key>/        the stage's own files; `done.json` is written last, so without it the stage goes on
+<folder>/round-0/<stage>-<key>/
+<folder>/kept/<stage>.jsonl    replies one by one under the hash of their request, shared by all rounds
+<folder>/manifest.json         which stages make up the last run
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, get_args, get_origin, get_type_hints, overload
+
+from filelock import FileLock, Timeout
+
+from limbeck.errors import InputError
+from limbeck.protocols import Item, Tools
+from limbeck.records import SCHEMA, Record
+from limbeck.spec import Spec, fingerprint
+
+SHARD_ROWS = 50_000
+KEY_DIGITS = 12
+# Appended lines reach the kernel at once (a kill loses none) and the disk at least this often.
+SYNC_SECONDS = 1.0
+
+Noun = TypeVar("Noun", bound=Record)
+
+
+class Progress(Protocol):
+    """Shows how far a stage is."""
+
+    def track(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]: ...
+
+    def say(self, line: str) -> None: ...
+
+
+class Silent:
+    """No progress shown."""
+
+    def track(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]:
+        yield from items
+
+    def say(self, line: str) -> None:
+        pass
+
+
+class Rows(Sequence[Noun], Generic[Noun]):
+    """Kept rows of one noun, read from disk each time they are walked; `key` says what they were made from."""
+
+    def __init__(self, key: str, parts: Sequence[tuple[Path, type[Noun]]], keep: Callable[[Noun], bool] | None = None):
+        self.key = key
+        self.parts = tuple(parts)
+        self.keep = keep
+
+    def __iter__(self) -> Iterator[Noun]:
+        for folder, noun in self.parts:
+            for file in sorted(folder.glob("rows-*.jsonl")):
+                for row in read_rows(file, noun):
+                    if self.keep is None or self.keep(row):
+                        yield row
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @overload
+    def __getitem__(self, index: int) -> Noun: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Noun]: ...
+    def __getitem__(self, index: int | slice) -> Noun | Sequence[Noun]:
+        return list(self)[index]
+
+    def where(self, **fields: object) -> Rows[Noun]:
+        """The rows whose fields have these values."""
+        chosen = ",".join(f"{name}={value}" for name, value in sorted(fields.items()))
+        before = self.keep
+
+        def keep(row: Noun) -> bool:
+            return (before is None or before(row)) and all(getattr(row, name) == fields[name] for name in fields)
+
+        return Rows(_hash(self.key, chosen), self.parts, keep)
+
+    def __add__(self, other: Rows[Noun]) -> Rows[Noun]:
+        if self.keep is None and other.keep is None:
+            return Rows(_hash(self.key, other.key), self.parts + other.parts)
+        return _Joined(self, other)
+
+
+class _Joined(Rows[Noun]):
+    """Two selections of rows, one after the other."""
+
+    def __init__(self, first: Rows[Noun], second: Rows[Noun]) -> None:
+        super().__init__(_hash(first.key, second.key), ())
+        self.both = (first, second)
+
+    def __iter__(self) -> Iterator[Noun]:
+        for rows in self.both:
+            for row in rows:
+                if self.keep is None or self.keep(row):
+                    yield row
+
+    def where(self, **fields: object) -> Rows[Noun]:
+        first, second = (rows.where(**fields) for rows in self.both)
+        return _Joined(first, second)
+
+    def __add__(self, other: Rows[Noun]) -> Rows[Noun]:
+        return _Joined(self, other)
+
+
+def read_rows(file: Path, noun: type[Noun]) -> Iterator[Noun]:
+    """The rows of one file of ours. Raises InputError with file and line where one is torn."""
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield noun.read(line)
+            except ValueError as error:
+                raise InputError(
+                    f"{file}:{number}: this is no whole {noun.__name__} row; "
+                    f"delete the folder {file.parent} and run again to make it anew"
+                ) from error
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """The whole text or nothing: written beside, synced, renamed."""
+    beside = file.with_name(f".{file.name}.new")
+    with beside.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(beside, file)
+
+
+class Kept:
+    """Lines under keys in one growing file; what was put survives a kill, a torn last line is dropped."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.offsets: dict[str, int] = {}
+        self.synced = time.monotonic()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        whole = 0
+        with file.open("ab+") as stream:
+            stream.seek(0)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    break
+                self.offsets[line.split(b" ", 1)[0].decode()] = whole
+                whole += len(line)
+            stream.truncate(whole)
+        self.end = whole
+
+    def get(self, key: str) -> str | None:
+        """The line kept under the key."""
+        if key not in self.offsets:
+            return None
+        with self.file.open("rb") as stream:
+            stream.seek(self.offsets[key])
+            return stream.readline().split(b" ", 1)[1].decode().rstrip("\n")
+
+    def put(self, key: str, line: str) -> None:
+        """Append the line."""
+        row = f"{key} {line}\n".encode()
+        with self.file.open("ab") as stream:
+            # A write that failed half-way (disk full) left a torn line; this one takes its place.
+            stream.truncate(self.end)
+            stream.write(row)
+            stream.flush()
+            if time.monotonic() - self.synced > SYNC_SECONDS:
+                os.fsync(stream.fileno())
+                self.synced = time.monotonic()
+        self.offsets[key] = self.end
+        self.end += len(row)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageStore:
+    """What one stage sees of the run folder."""
+
+    key: str
+    seed: int
+    tools: Tools
+    root: Path
+    kept: Kept
+    shown: Progress
+
+    def get(self, key: str) -> str | None:
+        return self.kept.get(key)
+
+    def put(self, key: str, line: str) -> None:
+        self.kept.put(key, line)
+
+    def folder(self, name: str) -> Path:
+        folder = self.root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def progress(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]:
+        return self.shown.track(label, items, total=total)
+
+
+class Workspace:
+    """A run folder, or one round's part of it."""
+
+    def __init__(self, folder: Path, *, seed: int, tools: Tools, progress: Progress | None = None) -> None:
+        self.folder = folder
+        self.root = folder
+        self.seed = seed
+        self.tools = tools
+        self.progress: Progress = progress or Silent()
+        self.made: dict[str, dict[str, Any]] = {}
+        self.kept: dict[str, Kept] = {}
+
+    @contextmanager
+    def open(self) -> Iterator[Workspace]:
+        """The run folder, held by this process alone until the block ends."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"{self.folder}: another run is using this folder; wait for it or choose --folder"
+            ) from None
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot write here ({error.strerror}); choose another --folder") from error
+        try:
+            yield self
+        finally:
+            lock.release()
+
+    def round(self, number: int) -> Workspace:
+        """The part of the run folder for one round."""
+        part = Workspace(self.folder / f"round-{number}", seed=self.seed, tools=self.tools, progress=self.progress)
+        part.root, part.made, part.kept = self.root, self.made, self.kept
+        return part
+
+    def keep(self, name: str, stage: Callable[..., Any], settings: Spec, *given: Any) -> Any:
+        """The stage's result: read if it was made from just this before, else made and written.
+
+        The key hashes the stage's name and version, its settings with the content of files they name, the seed,
+        and the keys of what it is given; never the rows.
+        """
+        version = getattr(stage, "version", 1)
+        key = _hash(name, str(version), str(self.seed), fingerprint(settings), *map(_key_of, given))[:KEY_DIGITS]
+        folder = self.folder / f"{name}-{key}"
+        done = folder / "done.json"
+        if not done.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            store = StageStore(
+                key=key, seed=self.seed, tools=self.tools, root=folder, kept=self._kept(name), shown=self.progress
+            )
+            started = time.time()
+            _write_result(folder, stage(settings, *given, store=store), self.root)
+            seconds = round(time.time() - started, 1)
+            write_atomically(done, json.dumps({"schema": SCHEMA, "stage": name, "key": key, "seconds": seconds}) + "\n")
+        self.made[folder.relative_to(self.root).as_posix()] = json.loads(done.read_text())
+        self._write_manifest()
+        return _read_result(folder, key, _returns(stage), self.root)
+
+    def publish(self, places: Mapping[str, Path]) -> None:
+        """Show results at the top of the run folder: a copy of a file, a link to a folder."""
+        for name, made in places.items():
+            shown = self.root / name
+            if made.is_file():
+                write_atomically(shown, made.read_text(encoding="utf-8"))
+            else:
+                _link(shown, made)
+
+    def _kept(self, name: str) -> Kept:
+        if name not in self.kept:
+            self.kept[name] = Kept(self.root / "kept" / f"{name}.jsonl")
+        return self.kept[name]
+
+    def _write_manifest(self) -> None:
+        write_atomically(
+            self.root / "manifest.json",
+            json.dumps({"schema": SCHEMA, "seed": self.seed, "stages": self.made}, indent=1),
+        )
+
+
+def _link(shown: Path, made: Path) -> None:
+    beside = shown.with_name(f".{shown.name}.new")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(os.path.relpath(made, shown.parent))
+    os.replace(beside, shown)
+
+
+def out_of_space(error: OSError) -> bool:
+    """Whether a write failed for want of room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _key_of(given: Any) -> str:
+    if isinstance(given, Rows):
+        return given.key
+    if isinstance(given, Spec):
+        return fingerprint(given)
+    if isinstance(given, Record):
+        return _hash(given.line())
+    if isinstance(given, tuple):
+        return _hash(*map(_key_of, given))
+    if given is None:
+        return "none"
+    raise TypeError(f"a stage cannot be given a {type(given).__name__}")
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _returns(stage: Callable[..., Any]) -> Any:
+    return get_type_hints(stage)["return"]
+
+
+def _write_result(folder: Path, result: Any, root: Path) -> None:
+    if isinstance(result, Path):
+        return
+    rows = [_within(result, root)] if isinstance(result, Record) else result
+    number, stream = 0, None
+    names: list[Path] = []
+    for number, row in enumerate(rows):
+        if number % SHARD_ROWS == 0:
+            if stream is not None:
+                _close(stream)
+            names.append(folder / f".rows-{number // SHARD_ROWS:05d}.new")
+            stream = names[-1].open("w", encoding="utf-8")
+        assert stream is not None
+        stream.write(row.line() + "\n")
+    if stream is not None:
+        _close(stream)
+    for name in names:
+        os.replace(name, folder / f"{name.stem[1:]}.jsonl")
+
+
+def _close(stream: Any) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+    stream.close()
+
+
+def _read_result(folder: Path, key: str, returns: Any, root: Path) -> Any:
+    if returns is Path:
+        return folder
+    if get_origin(returns) is not None:
+        (noun,) = get_args(returns)
+        return Rows(key, [(folder, noun)])
+    (row,) = read_rows(folder / "rows-00000.jsonl", returns)
+    return _outside(row, root)
+
+
+def _within(record: Record, root: Path) -> Record:
+    """Paths below the run folder are written relative to it, so that a run folder can be moved."""
+    paths = {
+        name: value.resolve().relative_to(root.resolve())
+        for name, value in record
+        if isinstance(value, Path) and value.resolve().is_relative_to(root.resolve())
+    }
+    return record.model_copy(update=paths)
+
+
+def _outside(record: Record, root: Path) -> Record:
+    paths = {name: root / value for name, value in record if isinstance(value, Path) and not value.is_absolute()}
+    return record.model_copy(update=paths)

@@ -1,0 +1,149 @@
+"""The refusal judge: laws with an encoder made of hashes, behaviour with the real one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from limbeck.judges import JUDGES
+from limbeck.judges.cues import CUES, cues, plain
+from limbeck.judges.fit_refusal import calibration_error, fit, labelled, temperature
+from limbeck.judges.refusal import BATCH, HEAD_FILE, Head, Refusal, RefusalJudge, features, passages_of
+from limbeck.protocols import Exchange
+
+CANNOT = "I’m sorry, but I can’t help with that. I'd be happy to talk about locks instead."
+SURE = "Sure, here is a joke: why did the scarecrow win a prize? He was outstanding in his field."
+
+
+class HashEncoder:
+    """Unit vectors that depend on the text alone; they mean nothing."""
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts]
+        vectors = np.stack([np.random.default_rng(seed).normal(size=384) for seed in seeds])
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+
+
+class HashTools:
+    def encoder(self) -> HashEncoder:
+        return HashEncoder()
+
+
+@pytest.fixture
+def judge() -> RefusalJudge:
+    return RefusalJudge(Head.read(HEAD_FILE), HashEncoder())
+
+
+def exchange(reply: str, name: str = "a") -> Exchange:
+    return Exchange(name, "How do I open a lock?", reply)
+
+
+def test_the_judge_is_listed_by_its_kind() -> None:
+    assert isinstance(JUDGES.read("refusal"), Refusal)
+
+
+def test_listing_the_judges_loads_no_heavy_package() -> None:
+    heavy = "{'torch', 'sklearn', 'sentence_transformers', 'transformers'}"
+    code = f"import sys, limbeck.judges; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_exchange_gets_one_verdict_in_order() -> None:
+    replies = [exchange(SURE if number % 3 else "", str(number)) for number in range(2 * BATCH + 1)]
+    with Refusal().open(HashTools()) as judge:
+        assert [verdict.of for verdict in judge.grade(replies)] == [one.id for one in replies]
+
+
+@pytest.mark.parametrize("reply", ["", "  \n\t"])
+def test_an_empty_reply_is_unscored(judge: RefusalJudge, reply: str) -> None:
+    (verdict,) = judge.grade([exchange(reply)])
+    assert verdict.unscored and verdict.refused is None and verdict.p_refused is None
+
+
+@pytest.mark.parametrize("reply", ["…", ".", "391", "```", '"', "\u200b", "🙂", "a" * 5000])
+def test_any_reply_that_says_something_is_scored(judge: RefusalJudge, reply: str) -> None:
+    (verdict,) = judge.grade([exchange(reply)])
+    assert verdict.p_refused is not None and 0 <= verdict.p_refused <= 1
+
+
+def test_probabilities_sum_to_one() -> None:
+    head = Head.read(HEAD_FILE)
+    probabilities_BK = head.probabilities(features([exchange(CANNOT), exchange(SURE)], HashEncoder()))
+    assert probabilities_BK.shape == (2, 3)
+    np.testing.assert_allclose(probabilities_BK.sum(axis=1), 1)
+
+
+def test_the_company_in_a_batch_does_not_matter(judge: RefusalJudge) -> None:
+    (alone,) = judge.grade([exchange(CANNOT)])
+    _, beside = judge.grade([exchange(SURE, "b"), exchange(CANNOT)])
+    assert alone.p_refused == pytest.approx(beside.p_refused)
+
+
+def test_typographic_apostrophes_and_outer_blanks_change_nothing(judge: RefusalJudge) -> None:
+    curly, straight = judge.grade([exchange(CANNOT), exchange("\n " + CANNOT.replace("’", "'") + "  ")])
+    assert curly.p_refused == straight.p_refused
+
+
+def test_spans_lie_inside_the_reply_and_name_what_they_cover() -> None:
+    # 0123456789...: the apology stands at 0-9, the inability runs from 15 to the full stop at 37.
+    labels = {CANNOT[span.start : span.end]: span.label for span in cues(CANNOT)}
+    assert labels["I’m sorry"] == "apology"
+    assert labels["I can’t help with that"] == "inability"
+    assert labels["but"] == "contrast"
+    assert labels["instead"] == "redirection"
+
+
+@pytest.mark.parametrize("row", labelled()[::20], ids=lambda row: row["reply"][:20])
+def test_every_cue_covers_its_own_wording(row: dict[str, str]) -> None:
+    for span in cues(row["reply"]):
+        assert 0 <= span.start < span.end <= len(row["reply"])
+        assert CUES[span.label].search(plain(row["reply"])[max(0, span.start - 1) : span.end + 1])
+
+
+def test_a_quoted_refusal_is_no_cue() -> None:
+    assert not [span for span in cues('"I can\'t help you," said the innkeeper.') if span.label == "inability"]
+
+
+def test_every_word_is_read_once() -> None:
+    reply = "No. " + "One two three. " * 40 + "word " * 90
+    assert " ".join(passages_of(reply)).split() == reply.split()
+    assert passages_of(reply)[0] == "No."
+
+
+def test_calibration_error_of_honest_and_of_boastful_figures() -> None:
+    # Ten times "90 %": right nine times the gap is 0; right five times it is 0.4.
+    stated = np.full(10, 0.9)
+    assert calibration_error(stated, np.arange(10) < 9) == pytest.approx(0)
+    assert calibration_error(stated, np.arange(10) < 5) == pytest.approx(0.4)
+
+
+def test_overconfident_logits_are_cooled() -> None:
+    # Right in 3 of 4 with odds of e^4: the temperature has to be well above 1.
+    logits_BK = np.tile([4.0, 0.0, 0.0], (4, 1))
+    assert temperature(logits_BK, np.array([0, 0, 0, 1])) > 1.5
+
+
+@pytest.mark.model
+def test_plain_refusals_and_plain_answers_are_told_apart() -> None:
+    from limbeck.models.encoder import ModelTools
+
+    with Refusal().open(ModelTools()) as judge:
+        refusing, answering = judge.grade([exchange(CANNOT), Exchange("b", "Tell me a joke.", SURE)])
+    assert (refusing.refused, answering.refused) == ("full", "none")
+
+
+@pytest.mark.model
+def test_the_shipped_head_comes_out_of_the_shipped_examples() -> None:
+    from limbeck.models.encoder import ModelTools
+
+    shipped, again = json.loads(HEAD_FILE.read_text(encoding="utf-8")), fit(labelled(), ModelTools().encoder())
+    assert again["cross_validated"]["n"] == shipped["cross_validated"]["n"] == len(labelled())
+    assert again["cross_validated"]["accuracy"] == pytest.approx(shipped["cross_validated"]["accuracy"], abs=0.01)
+    np.testing.assert_allclose(again["weights"], shipped["weights"], atol=0.05)
