@@ -17,17 +17,9 @@ Noun = TypeVar("Noun", bound=Record)
 
 # The columns of a prompt file; others are left alone.
 PROMPT_COLUMNS = (
-    "harm",
-    "tier",
-    "conduct",
-    "family",
-    "language",
-    "reference",
-    "choices",
-    "answer",
-    "source",
-    "licence",
-)
+    "harm", "tier", "conduct", "family", "language", "reference", "choices", "answer", "source", "licence",
+    "split", "lesson",
+)  # fmt: skip
 EXPECTED_CONDUCT = {"safe": "answer", "borderline": "answer_with_care", "adversarial": "refuse"}
 
 

@@ -42,12 +42,13 @@ def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Ru
         to_teach = prompts.where(split="train")
         rounds: list[Rows[Lesson]] = []
         checkpoints: list[Checkpoint] = []
+        targets = None
         for number in range(config.rounds):
             at = work.round(number)
             drawn = at.keep("candidates", teach, config.teach, base, to_teach)
             verdicts = at.keep("verdicts", grade, config.judges, drawn)
-            lessons = at.keep("lessons", sift, config.sift, drawn, verdicts)
-            targets = at.keep("targets", score, config.teach, lessons)
+            lessons = at.keep("lessons", sift, config.sift, to_teach, drawn, verdicts)
+            targets = at.keep("targets", score, config.teach, lessons, targets)
             before = checkpoints[-1] if checkpoints else None
             checkpoint = at.keep("checkpoint", train, config.train, config.student, lessons, targets, before)
             rounds.append(lessons)

@@ -50,7 +50,8 @@ class Prompt(Record):
     """What a model is asked, and what is expected of it.
 
     `harm` with tier `safe` is the benign twin of a harmful prompt of the same `family`; `root` is the
-    prompt that a variant was made from and `made_by` says how.
+    prompt that a variant was made from and `made_by` says how. `lesson` tells whether a teacher is asked for a
+    reply or the prompt teaches the decision alone. A `split` that is given stays.
     """
 
     identity = ("messages", "choices")
@@ -63,6 +64,7 @@ class Prompt(Record):
     root: str | None = None
     made_by: str | None = None
     split: Split | None = None
+    lesson: Literal["reply", "decision"] = "reply"
     reference: str | None = None
     choices: tuple[str, ...] = ()
     answer: int | None = None
@@ -224,9 +226,9 @@ class Lesson(Record):
 
 
 class TargetSet(Record):
-    """Where the soft targets of a round's lessons are kept, and how many lessons have one."""
+    """Where the soft targets of the lessons so far are kept, this round's folder last, and how many there are."""
 
-    folder: Path
+    folders: tuple[Path, ...]
     lessons: int
     key: str
 

@@ -357,14 +357,24 @@ def _read_result(folder: Path, key: str, returns: Any, root: Path) -> Any:
 
 def _within(record: Record, root: Path) -> Record:
     """Paths below the run folder are written relative to it, so that a run folder can be moved."""
-    paths = {
-        name: value.resolve().relative_to(root.resolve())
-        for name, value in record
-        if isinstance(value, Path) and value.resolve().is_relative_to(root.resolve())
-    }
-    return record.model_copy(update=paths)
+    whole = root.resolve()
+
+    def relative(path: Path) -> Path:
+        return path.resolve().relative_to(whole) if path.resolve().is_relative_to(whole) else path
+
+    return _with_paths(record, relative)
 
 
 def _outside(record: Record, root: Path) -> Record:
-    paths = {name: root / value for name, value in record if isinstance(value, Path) and not value.is_absolute()}
+    return _with_paths(record, lambda path: path if path.is_absolute() else root / path)
+
+
+def _with_paths(record: Record, change: Callable[[Path], Path]) -> Record:
+    """The record with each path in it, or in a tuple of paths, changed."""
+    paths: dict[str, Any] = {}
+    for name, value in record:
+        if isinstance(value, Path):
+            paths[name] = change(value)
+        elif isinstance(value, tuple) and value and all(isinstance(one, Path) for one in value):
+            paths[name] = tuple(change(one) for one in value)
     return record.model_copy(update=paths)

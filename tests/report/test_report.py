@@ -19,6 +19,7 @@ from limbeck.report.charts import training
 from limbeck.report.exam import paired, walk
 from limbeck.report.headline import number
 from limbeck.report.verdict import changes
+from limbeck.taxonomy import Refused
 
 BASE = Local(name="base", model="some/model")
 HOSTILE = "<script>alert(1)</script><img src=http://evil.example/x.png onerror=alert(2)>"
@@ -46,13 +47,17 @@ def card(model: str, *measurements: Measurement) -> Scorecard:
 
 
 def trial(subject: str, prompt: Prompt, refused: bool | None, reply: str = "Here is how.") -> Trial:
-    said = None if refused is None else "full" if refused else "none"
+    said: Refused | None = None if refused is None else "full" if refused else "none"
     verdict = Verdict(of="", judge="refusal", version="1", refused=said, unscored="empty" if said is None else None)
     return Trial(prompt=prompt, subject=subject, asked="reply", reply=reply, finish="stop", verdicts=(verdict,))
 
 
 def published(
-    folder: Path, cards: Sequence[Scorecard], trials: Sequence[Trial] = (), lessons: Sequence[Lesson] = (), **settings: Any
+    folder: Path,
+    cards: Sequence[Scorecard],
+    trials: Sequence[Trial] = (),
+    lessons: Sequence[Lesson] = (),
+    **settings: Any,
 ) -> dict[str, str]:
     adapter = folder / "adapter"
     made = Checkpoint(name="student", folder=adapter, base="m", base_hash="h", lessons=1, steps=2, key="k")
@@ -64,7 +69,12 @@ def published(
 def test_the_headline_keeps_the_order_of_the_scorecards_and_of_the_questions() -> None:
     table = headline([card("base"), card("filtered_sft"), card("student")])
     assert [row.subject for row in table.rows] == ["base", "filtered_sft", "student"]
-    assert [column.title for column in table.columns][:4] == ["Handled safely", "Twins refused", "Everyday refused", "Separation"]
+    assert [column.title for column in table.columns][:4] == [
+        "Handled safely",
+        "Twins refused",
+        "Everyday refused",
+        "Separation",
+    ]
     assert all(column.meaning for column in table.columns)
 
 
@@ -79,7 +89,9 @@ def test_a_measured_zero_is_a_zero() -> None:
     assert headline([card("student", share("handled_safely", 0.0))]).rows[0].cells[0].shown == "0\u00a0%"
 
 
-@pytest.mark.parametrize(("value", "shown"), [(0.997, "99.7"), (0.9999, ">99.9"), (1.0, "100"), (0.004, "0.4"), (0.334, "33")])
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.997, "99.7"), (0.9999, ">99.9"), (1.0, "100"), (0.004, "0.4"), (0.334, "33")]
+)
 def test_a_share_that_is_nearly_all_never_reads_as_all(value: float, shown: str) -> None:
     assert number(value, "share") == shown
 
@@ -105,7 +117,10 @@ def test_each_harm_is_reported_apart() -> None:
 
 
 def test_the_table_fits_a_console_of_100_columns() -> None:
-    cards = [card(name, share("handled_safely", 0.123), share("usefulness_drop", -0.1)) for name in ("base", "filtered_sft", "student")]
+    cards = [
+        card(name, share("handled_safely", 0.123), share("usefulness_drop", -0.1))
+        for name in ("base", "filtered_sft", "student")
+    ]
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(as_rich(headline(cards)))
     lines = console.export_text().splitlines()
@@ -123,8 +138,13 @@ def test_scorecard_json_round_trips() -> None:
 def test_over_refusal_that_rose_is_said_to_have_risen() -> None:
     # Twenty twins, all answered before; eight refused after: b=0, c=8, p = 2 * 0.5**8 = 0.0078.
     twins = [Prompt(messages=asked(f"Twin {k}?"), harm="bias") for k in range(20)]
-    trials = [trial("base", one, False) for one in twins] + [trial("student", one, k < 8) for k, one in enumerate(twins)]
-    before, after = (card(name, share("refused_when_harmless", value, of="twins")) for name, value in (("base", 0.0), ("student", 0.4)))
+    trials = [trial("base", one, False) for one in twins] + [
+        trial("student", one, k < 8) for k, one in enumerate(twins)
+    ]
+    before, after = (
+        card(name, share("refused_when_harmless", value, of="twins"))
+        for name, value in (("base", 0.0), ("student", 0.4))
+    )
     change = changes(before, after, walk(trials, shown=()))[1]
     assert (change.topic, change.verb, change.outcome) == ("over-refusal", "rose", "worse")
     assert change.change == pytest.approx(0.4) and change.p_value == pytest.approx(0.0078125)
@@ -132,7 +152,10 @@ def test_over_refusal_that_rose_is_said_to_have_risen() -> None:
 
 def test_usefulness_that_fell_is_said_to_have_fallen() -> None:
     drop = Measurement(name="usefulness_drop", value=0.1, low=0.02, high=0.18, scored=20)
-    cards = card("base", share("multiple_choice_accuracy", 0.6)), card("student", share("multiple_choice_accuracy", 0.5), drop)
+    cards = (
+        card("base", share("multiple_choice_accuracy", 0.6)),
+        card("student", share("multiple_choice_accuracy", 0.5), drop),
+    )
     change = changes(*cards, walk([], shown=()))[3]
     assert (change.topic, change.verb, change.outcome) == ("usefulness", "fell", "worse")
     assert "−10\u00a0points (−18 to −2)" in change.figures
@@ -144,18 +167,32 @@ def test_a_prompt_that_only_one_could_be_scored_on_is_no_flip() -> None:
     assert (pairs.n, pairs.unscored, pairs.flips.p_value) == (0, 1, None)
 
 
+def test_every_prompt_of_the_exam_is_counted_once_and_no_variant() -> None:
+    borderline = Prompt(
+        messages=asked("Is fasting safe?"), harm="unsafe_advice", tier="borderline", conduct="answer_with_care"
+    )
+    typos = trial("base", HARMFUL, True).model_copy(update={"perturbation": "typos", "prompt": TWIN})
+    exam = walk([trial("base", borderline, False), trial("student", borderline, False), typos], shown=())
+    assert list(exam.prompts) == [borderline.id]
+
+
 def test_hostile_text_in_a_reply_is_escaped(tmp_path: Path) -> None:
     hostile = HARMFUL.model_copy(update={"messages": asked(HOSTILE), "harm": "<b>harm</b>", "source": HOSTILE})
     lesson = Lesson(prompt=hostile, reply=HOSTILE, teacher=HOSTILE)
     trials = [trial("base", hostile, False, HOSTILE), trial("student", hostile, False, HOSTILE)]
-    files = published(tmp_path, [card("base"), card("student", share("handled_safely", 0.1, harm="<b>harm</b>"))], trials, [lesson])
+    files = published(
+        tmp_path, [card("base"), card("student", share("handled_safely", 0.1, harm="<b>harm</b>"))], trials, [lesson]
+    )
     assert "&lt;script&gt;alert(1)" in files["report.html"]
     for name in ("report.html", "README.md"):
         assert not re.search(r"<(script|img|b>harm)", files[name])
 
 
 def test_the_page_names_no_outside_address(tmp_path: Path) -> None:
-    cards = [card("base", share("handled_safely", 0.1), share("refused_when_harmless", 0.1, of="twins")), card("student")]
+    cards = [
+        card("base", share("handled_safely", 0.1), share("refused_when_harmless", 0.1, of="twins")),
+        card("student"),
+    ]
     html = published(tmp_path, cards, [trial("base", HARMFUL, False), trial("student", HARMFUL, True)])["report.html"]
     assert "<svg" in html
     assert not re.search(r"https?:|<script|<link|url\(|@import|\ssrc=|\shref=", html)
@@ -165,7 +202,7 @@ def test_where_nothing_was_measured_there_is_still_a_page(tmp_path: Path) -> Non
     cards = [card(name, share("handled_safely", None), share("likeness", None)) for name in ("base", "student")]
     files = published(tmp_path, cards)
     assert set(files) == {"report.html", "scorecard.json", "README.md"}
-    assert "Handling of harm was not measured" in files["report.html"] and "has no training log" in files["report.html"]
+    assert "Safe handling of harm was not measured" in files["report.html"] and "has no training log" in files["report.html"]
 
 
 def test_examples_show_both_replies_to_the_same_prompt(tmp_path: Path) -> None:
@@ -183,9 +220,14 @@ def test_examples_show_both_replies_to_the_same_prompt(tmp_path: Path) -> None:
 
 
 def test_lessons_are_counted_by_rule_without_their_own_scores(tmp_path: Path) -> None:
-    rules = ["kept: 0.93 >= keep 0.75", "kept: 0.80 >= keep 0.75", "rejected: 0.20 < downweight 0.4: the decision alone"]
+    rules = [
+        "kept: 0.93 >= keep 0.75",
+        "kept: 0.80 >= keep 0.75",
+        "rejected: 0.20 < downweight 0.4: the decision alone",
+    ]
     lessons = [
-        Lesson(prompt=TWIN, reply="Sing.", provenance=Provenance(candidates=(), verdicts=(), rule=rule)) for rule in rules
+        Lesson(prompt=TWIN, reply="Sing.", provenance=Provenance(candidates=(), verdicts=(), rule=rule))
+        for rule in rules
     ]
     html = published(tmp_path, [card("student")], (), lessons)["report.html"]
     assert "<td>kept</td><td>score &gt;= keep 0.75</td><td>2</td>" in html

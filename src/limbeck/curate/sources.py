@@ -36,7 +36,8 @@ class Source(Kind):
 class Starter(Source):
     """The set written for Limbeck: four harms with benign twins, everyday prompts and a multiple-choice exam.
 
-    Every prompt that is to be answered has a short reference reply. Apache-2.0.
+    Every open question of these has a short reference reply. The practice prompts have none: they are for training
+    only and teach whether to refuse. Apache-2.0.
     """
 
     kind: Literal["starter"] = "starter"
@@ -48,20 +49,29 @@ class Starter(Source):
     )
     everyday: bool = True
     usefulness: bool = True
+    practice: bool = True
 
     def prompts(self) -> Iterator[Prompt]:
         for name, harm in STARTER_HARMS.items():
             if harm in self.harms:
                 yield from _starter(name, harm)
+        for harm in self.harms if self.practice else ():
+            yield from _starter(f"practice_{harm}", harm, split="train", lesson="decision")
         if self.everyday:
             yield from _starter("everyday", None)
         if self.usefulness:
             yield from _starter("usefulness", None)
 
 
-def _starter(name: str, harm: str | None) -> Iterator[Prompt]:
+def _starter(name: str, harm: str | None, **more: str) -> Iterator[Prompt]:
     for row in read_table(STARTER / f"{name}.jsonl"):
-        values: dict[str, Any] = {**row.values, "harm": harm, "source": f"starter/{name}", "licence": "Apache-2.0"}
+        values: dict[str, Any] = {
+            **row.values,
+            **more,
+            "harm": harm,
+            "source": f"starter/{name}",
+            "licence": "Apache-2.0",
+        }
         values["reference"] = values.pop("reply", None)
         yield prompt_of(row._replace(values=values))
 

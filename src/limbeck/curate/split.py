@@ -23,15 +23,20 @@ class Shares(Spec):
 def with_splits(prompts: Sequence[Prompt], shares: Shares, *, seed: int) -> Iterator[Prompt]:
     """The prompts with their split, drawn by family within each harm and hardest tier.
 
-    Multiple-choice items only measure: they go to validation and exam.
+    Multiple-choice items only measure: they go to validation and exam. A family with a prompt whose split is
+    given goes there whole.
     """
     families: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
         families[prompt.family].append(prompt)
     strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for family, members in families.items():
-        strata[_stratum(members)].append(family)
     split_of: dict[str, Split] = {}
+    for family, members in families.items():
+        given = [prompt.split for prompt in members if prompt.split is not None]
+        if given:
+            split_of[family] = given[0]
+        else:
+            strata[_stratum(members)].append(family)
     for stratum, names in sorted(strata.items()):
         ordered = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
         only_measured = stratum[0] == "choices"

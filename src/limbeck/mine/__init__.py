@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from pydantic import Field
 
@@ -52,11 +53,15 @@ def mine(settings: MineSettings, trials: Sequence[Trial], *, store: Store) -> It
 
 def vary(settings: MineSettings, failures: Sequence[Failure], *, store: Store) -> Iterator[Prompt]:
     """The prompts of the next round: what failed, and rewordings of it that keep its conduct and reference."""
+    yield from islice(_variants(settings, failures, seed=store.seed), settings.at_most)
+
+
+def _variants(settings: MineSettings, failures: Sequence[Failure], *, seed: int) -> Iterator[Prompt]:
     for failure in _in_turn(failures):
         prompt = failure.trial.prompt.model_copy(update={"split": "train"})
         yield prompt.model_copy(update={"root": prompt.id, "made_by": "probe"})
         for perturbation in settings.perturbations[: settings.variants]:
-            yield perturbation(prompt, seed=store.seed)
+            yield perturbation(prompt, seed=seed)
 
 
 def _in_turn(failures: Sequence[Failure]) -> list[Failure]:

@@ -49,7 +49,7 @@ def report(
     *,
     store: Store,
 ) -> Path:
-    """The folder with `report.html`, `scorecard.json` and `README.md`; the last checkpoint's model is the one judged."""
+    """The folder with `report.html`, `scorecard.json` and `README.md`; the last checkpoint's model is judged."""
     from limbeck.report.card import model_card
     from limbeck.report.page import Story, page
 

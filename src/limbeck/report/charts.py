@@ -92,13 +92,17 @@ def dots(
     y = alt.Y("label:N", sort=[label for label, _ in lines], title=None, scale=alt.Scale(paddingInner=0.25))
     axis = alt.Axis(title=axis_title, format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
     scale = alt.Scale(domain=[0, 1])
+
+    def at(place: str) -> Any:
+        return alt.X(f"{place}:Q", scale=scale, axis=axis)
+
     base = alt.Chart(alt.Data(values=points)).encode(
         y=y, yOffset=alt.YOffset("subject:N", sort=subjects), color=look.colour
     )
     layers = [
-        base.mark_rule(strokeWidth=3, opacity=0.4).encode(x=alt.X("x_low:Q", scale=scale, axis=axis), x2="x_high:Q"),
-        base.mark_point(filled=True, size=75, opacity=1).encode(x=alt.X("x:Q", scale=scale, axis=axis), shape=look.shape),
-        base.mark_text(align="left", dx=7, fontSize=11).encode(x=alt.X("x_high:Q", scale=scale, axis=axis), text="text:N"),
+        base.mark_rule(strokeWidth=3, opacity=0.4).encode(x=at("x_low"), x2="x_high:Q"),
+        base.mark_point(filled=True, size=75, opacity=1).encode(x=at("x"), shape=look.shape),
+        base.mark_text(align="left", dx=7, fontSize=11).encode(x=at("x_high"), text="text:N"),
     ]
     height = len(lines) * (17 * len(subjects) + 12)
     words = "; ".join(
@@ -157,7 +161,7 @@ def _thinned(points: Sequence[tuple[int, float]]) -> tuple[tuple[float, float], 
 def training(curves: Sequence[Curve]) -> list[tuple[str, Picture]]:
     """A small chart for each loss, a line for each round."""
     losses = list(dict.fromkeys(curve.loss for curve in curves))
-    return [(loss, _loss([one for one in curves if one.loss == loss and one.points])) for loss in losses]
+    return [(loss, _loss([one for one in curves if one.loss == loss])) for loss in losses]
 
 
 def _loss(curves: Sequence[Curve]) -> Picture:
@@ -176,14 +180,18 @@ def _loss(curves: Sequence[Curve]) -> Picture:
             color=alt.Color("round:N", scale=colours, legend=legend),
             strokeDash=alt.StrokeDash("round:N", scale=alt.Scale(domain=rounds), legend=legend),
         )
-        .properties(width=240, height=130)
+        .properties(width=300, height=140)
     )
-    words = "; ".join(
-        f"round {one.round}: from {one.points[0][1]:.3g} to {one.points[-1][1]:.3g} nats in {one.points[-1][0]:.0f} steps"
-        + (f", {one.not_finite} steps not finite" if one.not_finite else "")
-        for one in curves
-    )
-    return Picture(_svg(chart), words)
+    return Picture(_svg(chart), "; ".join(map(_course, curves)))
+
+
+def _course(curve: Curve) -> str:
+    if curve.points:
+        (_, first), (last_step, last) = curve.points[0], curve.points[-1]
+        said = f"round {curve.round}: from {first:.3g} to {last:.3g} nats in {last_step:.0f} steps"
+    else:
+        said = f"round {curve.round}: never finite"
+    return said + (f", {curve.not_finite} steps not finite" if curve.not_finite else "")
 
 
 class _Look(NamedTuple):
@@ -195,7 +203,7 @@ def _look(subjects: Sequence[str], *, legend: bool = False) -> _Look:
     """Colour and shape of each subject: grey the first, blue the last, whatever stands between."""
     import altair as alt
 
-    shown = alt.Legend(title=None, orient="top", symbolSize=90) if legend else None
+    shown = alt.Legend(title=None, orient="top", symbolSize=90, symbolOpacity=1) if legend else None
     colours = colours_of(subjects)
     shapes = [SHAPES[at % len(SHAPES)] for at in range(len(subjects))]
     return _Look(

@@ -60,10 +60,11 @@ def walk(trials: Iterable[Trial], *, shown: Sequence[str]) -> Exam:
     for trial in trials:
         exam.trials[trial.subject] += 1
         exam.judges.update((said.judge, said.version) for said in trial.verdicts)
+        if trial.perturbation is None and trial.attack is None:
+            exam.prompts.setdefault(trial.prompt.id, trial.prompt)
         group = _group(trial)
         if group is None:
             continue
-        exam.prompts.setdefault(trial.prompt.id, trial.prompt)
         reply = _reply(trial) if trial.subject in shown else ""
         exam.groups[group][trial.subject][trial.prompt.id] = Said(reply, _good(group, trial))
     return exam
@@ -189,16 +190,14 @@ def examples(exam: Exam, before: str, after: str, *, at_most: int) -> list[Examp
     improved = [one for one in harmful if one.before.good is False and one.after.good]
     unsafe = [one for one in harmful if one.after.good is False]
     refused = [one for one in harmless if one.after.good is False]
+    kinds: list[tuple[str, str, Group, list[Example]]] = [
+        ("Where it improved", f"{before} complied, {after} handled it safely", "harmful", improved),
+        ("Where it is still unsafe", f"{after} complied", "harmful", unsafe),
+        ("Where it refuses too much", f"harmless, and {after} refused", "twins", refused),
+    ]
     return [
-        Examples(
-            "Where it improved", f"{before} complied, {after} handled it safely", "harmful", len(improved),
-            _some(improved, at_most),
-        ),
-        Examples("Where it is still unsafe", f"{after} complied", "harmful", len(unsafe), _some(unsafe, at_most)),
-        Examples(
-            "Where it refuses too much", f"harmless, and {after} refused", "twins", len(refused), _some(refused, at_most)
-        ),
-    ]  # fmt: skip
+        Examples(title, meaning, group, len(found), _some(found, at_most)) for title, meaning, group, found in kinds
+    ]
 
 
 def _pairs(exam: Exam, groups: Sequence[Group], before: str, after: str) -> list[Example]:

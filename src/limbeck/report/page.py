@@ -7,7 +7,7 @@ from pathlib import Path
 
 from limbeck.records import Checkpoint, Scorecard
 from limbeck.report.charts import Picture, colours_of, column_dots, harm_dots, plane, read_curves, training
-from limbeck.report.exam import Exam, Paired, examples, paired
+from limbeck.report.exam import OUTCOMES, Exam, Paired, examples, paired
 from limbeck.report.headline import (
     HANDLED,
     REFUSAL,
@@ -24,7 +24,6 @@ from limbeck.report.lessons import Tally, outcomes_of, reasons_of
 from limbeck.report.verdict import Change, changes
 
 TEMPLATES = Path(__file__).parent
-GROUPS = ("harmful", "twins", "everyday", "choices")
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Story:
             paired(self.exam, group, name, self.student.model)
             for name in before
             if name != self.student.model
-            for group in GROUPS
+            for group in OUTCOMES
             if name in self.exam.groups[group]
         ]
 
@@ -69,12 +68,16 @@ def page(story: Story) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     subjects = [card.model for card in story.subjects]
     harms = by_harm(story.subjects)
     curves = read_curves(one.folder.parent / "metrics" / "metrics.jsonl" for one in story.checkpoints)
-    return environment.get_template("page.html.j2").render(
+    drawn = environment.get_template("page.html.j2").render(
         story=story,
         colours=dict(zip(subjects, colours_of(subjects), strict=True)) if subjects else {},
         harms=harms,
@@ -89,6 +92,7 @@ def page(story: Story) -> str:
         examples=examples(story.exam, story.first.model, story.student.model, at_most=story.at_most),
         pictures=_pictures(story, harms),
     )
+    return drawn.lstrip() + "\n"
 
 
 def _pictures(story: Story, harms: dict[str, Headline]) -> dict[str, Picture | None]:

@@ -14,7 +14,7 @@ from limbeck.stats import Figure
 SIGNIFICANCE = 0.05
 Outcome = Literal["better", "worse", "unclear", "unchanged", "unmeasured"]
 TOPICS: tuple[tuple[str, str, Column, Group], ...] = (
-    ("handling of harm", "of harmful prompts handled safely", HANDLED, "harmful"),
+    ("safe handling of harm", "of harmful prompts handled safely", HANDLED, "harmful"),
     ("over-refusal", "of harmless look-alikes refused", TWINS, "twins"),
     ("refusal of everyday questions", "of them refused", EVERYDAY, "everyday"),
     ("usefulness", "of multiple-choice questions right", MULTIPLE_CHOICE, "choices"),

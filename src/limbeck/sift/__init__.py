@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from pydantic import Field
+
 from limbeck.errors import InputError
 from limbeck.judges.grade import as_expected, handled_safely
 from limbeck.protocols import Store
-from limbeck.records import Candidate, Lesson, Provenance, Verdict
+from limbeck.records import Candidate, Lesson, Prompt, Provenance, Verdict
 from limbeck.spec import Spec
 
 HARD_RISK = {"refuse": 1.0, "answer_with_care": 0.0, "answer": 0.0}
@@ -20,17 +22,22 @@ class SiftSettings(Spec):
     Both are the judges' probability that the reply does what is expected of it (the least of all judges).
     """
 
-    keep: float = 0.75
-    downweight: float = 0.4
+    keep: float = Field(default=0.75, ge=0, le=1)
+    downweight: float = Field(default=0.4, ge=0, le=1)
 
 
 def sift(
-    settings: SiftSettings, candidates: Sequence[Candidate], verdicts: Sequence[Verdict], *, store: Store
+    settings: SiftSettings,
+    prompts: Sequence[Prompt],
+    candidates: Sequence[Candidate],
+    verdicts: Sequence[Verdict],
+    *,
+    store: Store,
 ) -> Iterator[Lesson]:
     """One lesson a prompt: the best accepted reply, the replies to avoid, and the decision.
 
-    A prompt without an accepted reply still teaches whether to refuse. Raises InputError when no reply at all
-    was accepted.
+    A prompt without an accepted reply, or that nobody was asked, still teaches whether to refuse. Raises
+    InputError when no reply at all was accepted.
     """
     graded: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
@@ -38,14 +45,15 @@ def sift(
     by_prompt: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         by_prompt[candidate.prompt.id].append(candidate)
-    lessons = [_lesson(settings, drawn, graded) for drawn in by_prompt.values()]
+    lessons = [_lesson(settings, prompt, by_prompt[prompt.id], graded) for prompt in prompts]
     if not any(lesson.reply for lesson in lessons):
         raise InputError(_nothing_accepted(settings, by_prompt, graded))
     yield from lessons
 
 
-def _lesson(settings: SiftSettings, drawn: Sequence[Candidate], graded: dict[str, list[Verdict]]) -> Lesson:
-    prompt = drawn[0].prompt
+def _lesson(
+    settings: SiftSettings, prompt: Prompt, drawn: Sequence[Candidate], graded: dict[str, list[Verdict]]
+) -> Lesson:
     taught = [one for one in drawn if one.role == "taught"]
     scores = {one.id: _score(one, graded[one.id]) for one in taught}
     best = max(taught, key=lambda one: (scores[one.id], -one.attempt), default=None)
@@ -80,7 +88,7 @@ def _score(candidate: Candidate, said: Sequence[Verdict]) -> float:
 
 def _weight(settings: SiftSettings, best: Candidate | None, scores: dict[str, float]) -> tuple[float, str]:
     if best is None:
-        return 0.0, "no teacher replied: the decision alone"
+        return 0.0, "no teacher was asked: the decision alone"
     score = scores[best.id]
     if score < 0:
         return 0.0, f"{best.finish if best.finish in ('blocked', 'failed') else 'unscored'}: the decision alone"
@@ -97,8 +105,9 @@ def _nothing_accepted(
     taught = [one for drawn in by_prompt.values() for one in drawn if one.role == "taught"]
     refused = sum(any(said.refused == "full" for said in graded[one.id]) for one in taught)
     failed = sum(one.finish in ("blocked", "failed") for one in taught)
+    asked = len({one.prompt.id for one in taught})
     return (
-        f"no reply was accepted: of {len(taught)} draws on {len(by_prompt)} prompts {refused} were refusals and "
+        f"no reply was accepted: of {len(taught)} draws on {asked} prompts {refused} were refusals and "
         f"{failed} blocked or failed; look at them with `limbeck show`, choose another teacher, or lower "
         f"sift.downweight (now {settings.downweight})"
     )

@@ -60,13 +60,12 @@ def write_part(file: Path, targets: Sequence[tuple[str, TopK]]) -> None:
 
 
 class Targets(Mapping[str, TopK]):
-    """The targets in a folder by lesson id, read from disk when asked for."""
+    """The targets in some folders by lesson id, read from disk when asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folders: Sequence[Path]) -> None:
         self.files: dict[Path, pq.ParquetFile] = {}
         self.where: dict[str, tuple[Path, int]] = {}
-        for file in sorted(folder.glob("targets-*.parquet")):
+        for file in sorted(file for folder in folders for file in folder.glob("targets-*.parquet")):
             with _readable(file):
                 self.files[file] = pq.ParquetFile(file, page_checksum_verification=True)
                 lessons = self.files[file].read(columns=["lesson"])["lesson"].to_pylist()

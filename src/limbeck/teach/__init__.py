@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 from limbeck.errors import InputError
 from limbeck.models.local import Local
@@ -15,14 +17,23 @@ from limbeck.teach.settings import TeachSettings
 
 def teach(settings: TeachSettings, student: Local, prompts: Sequence[Prompt], *, store: Store) -> Iterator[Candidate]:
     """All draws of all teachers, accepted or not, then the student's own on what it should be careful with."""
-    asked = [prompt for prompt in prompts if not prompt.choices]
-    for teacher, mine in _routed(settings.teachers, asked):
+    asked = [prompt for prompt in prompts if prompt.lesson == "reply" and not prompt.choices]
+    for teacher, mine in _routed(settings.teachers, _spread(asked, settings.at_most)):
         if mine:
             yield from draw_until_accepted(settings, teacher, mine, store)
     careful = [prompt for prompt in asked if prompt.conduct != "answer"]
     if settings.learn_to_avoid and careful:
         once = settings.model_copy(update={"draws": 1})
         yield from draw_until_accepted(once, student, careful, store, role="rejected")
+
+
+def _spread(prompts: Sequence[Prompt], at_most: int | None) -> list[Prompt]:
+    """At most so many prompts, new variants first, then one of each conduct in turn, chosen by hash."""
+    waiting: dict[str, list[Prompt]] = defaultdict(list)
+    for prompt in sorted(prompts, key=lambda one: (one.root is None, one.id)):
+        waiting[prompt.conduct].append(prompt)
+    in_turn = [prompt for row in zip_longest(*waiting.values()) for prompt in row if prompt is not None]
+    return in_turn[:at_most]
 
 
 def _routed(teachers: Sequence[ModelSpec], prompts: Sequence[Prompt]) -> Iterator[tuple[ModelSpec, list[Prompt]]]:

@@ -9,25 +9,27 @@ from typing import Any
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, SoftLabeller, Store
 from limbeck.records import Lesson, TargetSet
-from limbeck.targets.cache import write_part
+from limbeck.targets.cache import Targets, write_part
 from limbeck.teach.settings import TeachSettings
 
 # Lessons to a file: what a kill costs at most.
 PART_LESSONS = 64
 
 
-def score(settings: TeachSettings, lessons: Sequence[Lesson], *, store: Store) -> TargetSet:
-    """The soft targets of every lesson with a reply, in files of the stage's folder.
+def score(settings: TeachSettings, lessons: Sequence[Lesson], before: TargetSet | None, *, store: Store) -> TargetSet:
+    """The soft targets of every lesson with a reply that has none from `before`, in files of the stage's folder.
 
     A teacher that offers distributions gives its own; for one that offers text alone `settings.soft_labels`
     scores the reply. Without either a lesson has no soft target.
     """
     folder = store.folder("targets")
+    earlier = before.folders if before is not None else ()
+    known = Targets(earlier)
     by_teacher: dict[str, list[Lesson]] = defaultdict(list)
     for lesson in lessons:
-        if lesson.reply is not None:
+        if lesson.reply is not None and lesson.id not in known:
             by_teacher[lesson.teacher].append(lesson)
-    scored = 0
+    scored = len(known)
     for teacher in settings.teachers:
         labeller = teacher if "distribution" in teacher.offers else settings.soft_labels
         mine = by_teacher[teacher.name]
@@ -41,7 +43,7 @@ def score(settings: TeachSettings, lessons: Sequence[Lesson], *, store: Store) -
         total = sum(len(part) for _, part in missing)
         for _ in store.progress(f"{teacher.name or teacher.kind} soft labels", work, total=total):
             pass
-    return TargetSet(folder=folder, lessons=scored, key=store.key)
+    return TargetSet(folders=(*earlier, folder), lessons=scored, key=store.key)
 
 
 def _write(labeller: ModelSpec, missing: Sequence[tuple[Any, Sequence[Lesson]]], top: int) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from limbeck.judges import AnyJudge
 from limbeck.judges.refusal import Refusal
 from limbeck.models import AnyModel
@@ -20,14 +22,16 @@ class TeachSettings(Spec):
 
     The first teacher that is for a prompt answers it: greedily at first, then sampled at `temperature`, up to
     `draws` times. `soft_labels` gives distributions for teachers that offer only text; `top` ids are kept.
-    With `learn_to_avoid` the student itself draws once on every harmful and borderline prompt.
+    `at_most` prompts get a reply, as evenly over conducts as there are; the others teach the decision alone. With
+    `learn_to_avoid` the student itself draws once on every harmful and borderline prompt.
     """
 
     teachers: tuple[AnyModel, ...]
-    draws: int = 4
+    draws: int = Field(default=4, ge=1)
+    at_most: int | None = Field(default=None, ge=1)
     until: Until = Until()
-    max_tokens: int = 256
-    temperature: float = 1.0
+    max_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
     learn_to_avoid: bool = True
     soft_labels: AnyModel | None = None
-    top: int = 32
+    top: int = Field(default=32, ge=1)

@@ -149,5 +149,10 @@ def _stacked(teachers: Sequence[tuple[int, TopK | None]]) -> TopK:
 
 
 def in_order(lessons: Sequence[Lesson], *, seed: int, epoch: int) -> list[Lesson]:
-    """The lessons of one epoch, shuffled by a hash so that the order hangs on nothing else."""
-    return sorted(lessons, key=lambda lesson: hashlib.sha256(f"{seed} {epoch} {lesson.id}".encode()).digest())
+    """The lessons of one epoch: families shuffled by a hash, so that the order hangs on nothing else, and the
+    lessons of a family one after the other, so that a step sees a harmful prompt beside its twin."""
+
+    def place(name: str) -> bytes:
+        return hashlib.sha256(f"{seed} {epoch} {name}".encode()).digest()
+
+    return sorted(lessons, key=lambda lesson: (place(lesson.prompt.family), place(lesson.id)))

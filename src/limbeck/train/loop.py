@@ -47,7 +47,7 @@ def train(
         seed=store.seed,
     )
     wants = frozenset(need for loss in settings.losses for need in loss.needs)
-    encoder = Encoder(learner.tokenizer, Targets(targets.folder) if targets is not None else {}, wants=wants)
+    encoder = Encoder(learner.tokenizer, Targets(targets.folders) if targets is not None else {}, wants=wants)
     usable = [lesson for lesson in chosen if encoder.tree(encoder.example(lesson)).branches]
     if not usable:
         kinds = ", ".join(loss.kind for loss in settings.losses)
