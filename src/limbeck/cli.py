@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from limbeck.errors import InputError, LimbeckError
+from limbeck.errors import InputError, LimbeckError, Stopped
 
 Item = TypeVar("Item")
 
@@ -132,12 +132,7 @@ def show(
 def main() -> None:
     """The command line. What the user can mend is one message without a traceback."""
     try:
-        app(standalone_mode=False)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        print("\nstopped; nothing made so far is lost: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        app()
     except LimbeckError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
@@ -206,13 +201,17 @@ class _Bars:
         self.progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.progress.stop()
+        if isinstance(error, KeyboardInterrupt):
+            raise Stopped("stopped; nothing made so far is lost: the same command goes on from here") from None
 
     def track(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]:
         if total == 0:
             yield from items
             return
+        if not self.console.is_terminal:
+            self.console.print(f"{label}: {total}")
         yield from self.progress.track(items, total=total, description=label)
 
     def say(self, line: str) -> None:

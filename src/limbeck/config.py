@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from limbeck.mine import MineSettings
 from limbeck.models.answer import AnswerSettings
 from limbeck.report import ReportSettings
 from limbeck.sift import SiftSettings
-from limbeck.spec import Spec
+from limbeck.spec import Kind, Spec
 from limbeck.teach.settings import TeachSettings
 from limbeck.train import TrainSettings
 from limbeck.train.student import StudentSettings
@@ -50,8 +51,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         return RunConfig.model_validate(_plain(tree))
     except ValidationError as error:
-        lines = [f"{_place(path, tree, loc)}{message}" for loc, message in problems(error, RunConfig)]
-        raise InputError("\n".join(lines)) from None
+        found = [(_line(tree, loc), loc, message) for loc, message in problems(error, tree)]
+        raise InputError(
+            "\n".join(
+                f"{path}:{line}: {'.'.join(map(str, loc))}: {message}"
+                for line, loc, message in sorted(found, key=itemgetter(0))
+            )
+        ) from None
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -62,45 +68,37 @@ def save_config(config: RunConfig, path: Path) -> None:
         yaml.dump(config.model_dump(mode="json"), stream)
 
 
-def problems(error: ValidationError, model: type[Spec]) -> list[tuple[tuple[str | int, ...], str]]:
+def problems(error: ValidationError, tree: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Each mistake as its place in the tree and a sentence."""
-    found = []
     for problem in error.errors():
         loc = tuple(problem["loc"])
-        inner = problem.get("ctx", {}).get("error")
-        if isinstance(inner, ValidationError):
-            # A member of a table checked itself: its mistakes lie below this place.
-            found += [((*loc, *deeper), message) for deeper, message in problems(inner, _named(inner))]
-        elif problem["type"] == "extra_forbidden":
-            owner = _owner(model, loc[:-1])
-            hint = f"; {did_you_mean(str(loc[-1]), owner.model_fields)}" if owner is not None else ""
-            found.append((loc, f"unknown{hint}"))
+        if problem["type"] == "extra_forbidden":
+            yield loc, f"unknown; {did_you_mean(str(loc[-1]), _owner(tree, loc[:-1]).model_fields)}"
         elif problem["type"] == "literal_error":
-            found.append((loc, f"is '{problem['input']}'; use {problem['ctx']['expected'].replace(chr(39), '')}"))
+            yield loc, f"is '{problem['input']}'; use {problem['ctx']['expected'].replace(chr(39), '')}"
+        elif problem["type"] == "missing":
+            yield loc, "is missing; every recipe needs it"
         else:
-            found.append((loc, problem["msg"].removeprefix("Value error, ")))
-    return found
+            yield loc, problem["msg"].removeprefix("Value error, ")
 
 
-def _named(error: ValidationError) -> type[Spec]:
-    """The Spec class that an error's title names."""
-
-    def below(base: type[Spec]) -> Any:
-        for member in base.__subclasses__():
-            yield member
-            yield from below(member)
-
-    return next((member for member in below(Spec) if member.__name__ == error.title), Spec)
-
-
-def _owner(model: type[Spec], loc: tuple[str | int, ...]) -> type[Spec] | None:
-    owner: Any = model
+def _owner(tree: Any, loc: tuple[str | int, ...]) -> type[Spec]:
+    """The settings class whose keys stand at this place: by its `kind` where it has one, else by its section."""
+    node: Any = tree
+    owner: Any = RunConfig
     for part in loc:
-        if isinstance(part, int):
-            continue
-        field = getattr(owner, "model_fields", {}).get(part)
-        owner = field.annotation if field is not None else None
-    return owner if isinstance(owner, type) and issubclass(owner, Spec) else None
+        node = node[part]
+        if isinstance(node, dict) and "kind" in node:
+            owner = next((kind for kind in _kinds(Kind) if kind.model_fields["kind"].default == node["kind"]), Kind)
+        elif isinstance(part, str):
+            owner = owner.model_fields[part].annotation
+    return owner if isinstance(owner, type) and issubclass(owner, Spec) else Spec
+
+
+def _kinds(base: type[Kind]) -> Iterator[type[Kind]]:
+    for member in base.__subclasses__():
+        yield member
+        yield from _kinds(member)
 
 
 def _read(path: Path) -> Any:
@@ -141,8 +139,8 @@ def _plain(node: Any) -> Any:
     return [_plain(item) for item in node] if isinstance(node, list) else node
 
 
-def _place(path: Path, tree: Any, loc: tuple[str | int, ...]) -> str:
-    """`recipe.yaml:17: train.lerning_rate: `, the line of the deepest part that stands in the file."""
+def _line(tree: Any, loc: tuple[str | int, ...]) -> int:
+    """The line of the deepest part of a place that stands in the file."""
     line = 1
     node = tree
     for part in loc:
@@ -152,4 +150,4 @@ def _place(path: Path, tree: Any, loc: tuple[str | int, ...]) -> str:
             line, node = positions[0] + 1, node[part]
         except (AttributeError, KeyError, IndexError, TypeError):
             break
-    return f"{path}:{line}: {'.'.join(str(part) for part in loc)}: "
+    return line

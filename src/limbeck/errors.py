@@ -22,6 +22,12 @@ class GateFailed(LimbeckError):
     exit_code = 1
 
 
+class Stopped(LimbeckError):
+    """The user stopped the work."""
+
+    exit_code = 130
+
+
 class Unreachable(LimbeckError):
     """A teacher or judge could not be reached after retries."""
 

@@ -70,5 +70,5 @@ def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Ru
         scorecards = work.keep("scorecards", measure, config.evaluate, trials)
         made = work.keep("student", export, base, checkpoint)
         page = work.keep("report", report, config.report, base, scorecards, trials, tuple(rounds), tuple(checkpoints))
-        work.publish({"student": made} | {file.name: file for file in page.iterdir()})
+        work.publish({"student": made} | {file.name: file for file in (page / "page").iterdir()})
         return Run(folder / "report.html", folder / "student", scorecards)

@@ -202,7 +202,8 @@ def test_where_nothing_was_measured_there_is_still_a_page(tmp_path: Path) -> Non
     cards = [card(name, share("handled_safely", None), share("likeness", None)) for name in ("base", "student")]
     files = published(tmp_path, cards)
     assert set(files) == {"report.html", "scorecard.json", "README.md"}
-    assert "Safe handling of harm was not measured" in files["report.html"] and "has no training log" in files["report.html"]
+    for said in ("Safe handling of harm was not measured", "has no training log"):
+        assert said in files["report.html"]
 
 
 def test_examples_show_both_replies_to_the_same_prompt(tmp_path: Path) -> None:

@@ -1,0 +1,138 @@
+"""What tests share: no network, an encoder and a model made on the spot, and a real stage store."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from limbeck.workspace import Kept, Silent, StageStore
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+DIMENSIONS = 16
+VOCABULARY = 258  # 256 bytes, the end of a turn and its beginning
+CONTEXT = 1024
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|turn|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def loopback_only() -> Iterator[None]:
+    """No test reaches beyond this machine."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in LOOPBACK:
+            raise AssertionError(f"a test wants to reach {address}; tests use loopback alone")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        yield
+
+
+class HashEncoder:
+    """A unit vector for each text, drawn from a hash of it: unlike texts are nearly at right angles, `same` texts
+    nearly parallel to the text that they are mapped to."""
+
+    def __init__(self, same: dict[str, str] | None = None) -> None:
+        self.same = same or {}
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.stack([self._vector(text) for text in texts]) if texts else np.zeros((0, DIMENSIONS), np.float32)
+
+    def _vector(self, text: str) -> NDArray[np.float32]:
+        drawn = _drawn(self.same.get(text, text)) + 0.01 * _drawn(text)
+        return np.asarray(drawn / np.linalg.norm(drawn), dtype=np.float32)
+
+
+def _drawn(text: str) -> NDArray[np.float64]:
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).standard_normal(DIMENSIONS)
+
+
+class FakeTools:
+    """Tools whose encoder needs no weights."""
+
+    def __init__(self, encoder: HashEncoder | None = None) -> None:
+        self._encoder = encoder or HashEncoder()
+
+    def encoder(self) -> HashEncoder:
+        return self._encoder
+
+
+@pytest.fixture
+def alike() -> Callable[[dict[str, str]], FakeTools]:
+    """Tools whose encoder takes each text of a mapping for nearly the text it is mapped to."""
+    return lambda same: FakeTools(HashEncoder(same))
+
+
+@pytest.fixture
+def tools() -> FakeTools:
+    """Tools whose encoder needs no weights."""
+    return FakeTools()
+
+
+@pytest.fixture
+def store(tmp_path: Path, tools: FakeTools) -> StageStore:
+    """What a stage sees of a run folder, in a folder of the test's own."""
+    kept = Kept(tmp_path / "kept" / "stage.jsonl")
+    return StageStore(key="stage-key", seed=7, tools=tools, root=tmp_path / "stage", kept=kept, shown=Silent())
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a two-layer random Llama that reads bytes; it pads with the id that ends a turn, as SmolLM2 does."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        # Wide weights: the next byte hangs on the whole prompt, and greedy replies differ.
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    _byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def _byte_tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<|end|>": 0, "<|turn|>": 1, **{letter: number for number, letter in enumerate(alphabet, 2)}}
+    bytes_alone = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bytes_alone.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bytes_alone,
+        eos_token="<|end|>",
+        pad_token="<|end|>",
+        additional_special_tokens=["<|turn|>"],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=CONTEXT,
+    )

@@ -1,0 +1,178 @@
+"""A local model answers every request once, and as if it had been asked alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from limbeck.errors import InputError
+from limbeck.models.chat import prompt_ids, reply_ids
+from limbeck.models.local import Local, LocalModel, top_k, uniform
+from limbeck.protocols import Continuation
+from limbeck.records import ChoiceRequest, Reply, Request, asked
+
+QUESTIONS = ["hi", "What is the capital of France?", "why?", "Name three colours, please.", "a" * 90]
+
+
+@pytest.fixture(scope="module")
+def local(tiny_model: Path) -> Iterator[LocalModel]:
+    with Local(name="tiny", model=str(tiny_model)).open() as model:
+        yield model
+
+
+def requests(temperature: float = 0.0, max_tokens: int = 12) -> list[Request]:
+    return [Request(messages=asked(text), max_tokens=max_tokens, temperature=temperature) for text in QUESTIONS]
+
+
+def texts(replies: Iterator[Reply]) -> dict[str, str]:
+    return {reply.request_id: reply.text for reply in replies}
+
+
+def test_every_request_is_answered_exactly_once(local: LocalModel) -> None:
+    wanted = requests()
+    assert sorted(reply.request_id for reply in local.replies(wanted)) == sorted(one.id for one in wanted)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_same_reply_comes_whatever_the_batch(local: LocalModel, temperature: float) -> None:
+    wanted = requests(temperature)
+    together = texts(local.replies(wanted))
+    alone = {key: text for one in wanted for key, text in texts(local.replies([one])).items()}
+    backwards = texts(local.replies(wanted[::-1]))
+    assert together == alone == backwards
+    assert len(set(together.values())) > 1
+
+
+def test_a_small_token_budget_changes_no_reply(tiny_model: Path, local: LocalModel) -> None:
+    with Local(name="tiny", model=str(tiny_model), batch_tokens=1).open() as one_by_one:
+        assert texts(one_by_one.replies(requests(1.0))) == texts(local.replies(requests(1.0)))
+
+
+def test_another_seed_is_another_reply_and_the_same_seed_the_same(local: LocalModel) -> None:
+    def drawn(seed: int) -> str:
+        wanted = Request(messages=asked("hi"), max_tokens=20, temperature=1.0, seed=seed)
+        return next(local.replies([wanted])).text
+
+    assert drawn(1) == drawn(1)
+    assert len({drawn(seed) for seed in range(4)}) > 1
+
+
+def test_the_noise_of_a_sample_hangs_on_the_request_and_the_position_alone() -> None:
+    wanted = Request(messages=asked("hi"), max_tokens=9, temperature=1.0, seed=3)
+    same_again = Request(messages=asked("hi"), max_tokens=9, temperature=1.0, seed=3, prompt_id="elsewhere")
+    draws = [uniform(wanted, position) for position in range(2000)]
+    assert draws == [uniform(same_again, position) for position in range(2000)]
+    assert all(0 <= draw < 1 for draw in draws) and len(set(draws)) == 2000
+    # The mean of 2,000 even draws is 0.5 with a standard error of 0.29 / sqrt(2000) = 0.0065.
+    assert sum(draws) / 2000 == pytest.approx(0.5, abs=0.03)
+
+
+def test_greedy_is_what_transformers_generates(local: LocalModel) -> None:
+    for wanted in requests(max_tokens=24):
+        ids = torch.tensor([prompt_ids(local.tokenizer, wanted.messages)])
+        with torch.inference_mode():
+            out = local.weights.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
+        reply = next(local.replies([wanted]))
+        new = out[0, ids.shape[1] :]
+        assert reply.text == local.tokenizer.decode(new, skip_special_tokens=True).strip()
+        assert reply.reply_tokens == int((new != 0).sum())
+
+
+def test_a_reply_ends_with_stop_at_the_end_of_turn_and_with_length_where_it_is_cut(local: LocalModel) -> None:
+    wanted = [Request(messages=asked("hi"), max_tokens=60, temperature=2.0, seed=seed) for seed in range(60)]
+    replies = list(local.replies(wanted))
+    assert {reply.finish for reply in replies} == {"stop", "length"}
+    assert all((reply.reply_tokens == 60) == (reply.finish == "length") for reply in replies)
+
+
+def test_a_prompt_longer_than_the_context_is_failed_with_a_reason_and_the_others_are_answered(local: LocalModel) -> None:
+    long = Request(messages=asked("x" * 2000), max_tokens=5)
+    replies = {reply.request_id: reply for reply in local.replies([long, *requests()])}
+    assert (replies[long.id].finish, replies[long.id].text) == ("failed", "")
+    assert "exceed the context of 1024" in replies[long.id].why
+    assert all(replies[one.id].finish in ("stop", "length") for one in requests())
+
+
+CHOICES = ("red", "reddish", "blue")
+FITS = ChoiceRequest(messages=asked("Which colour?"), choices=CHOICES)
+TOO_LONG = ChoiceRequest(messages=asked("x" * 2000), choices=CHOICES)
+
+
+def test_choices_score_as_plain_passes_do(local: LocalModel) -> None:
+    (found,) = local.choice_scores([FITS])
+    prompt = prompt_ids(local.tokenizer, FITS.messages)
+    for choice, total, tokens in zip(CHOICES, found.total, found.tokens, strict=True):
+        ids = reply_ids(local.tokenizer, choice, ends=False)
+        with torch.inference_mode():
+            logprobs_TV = local.weights(input_ids=torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
+        plain = sum(float(logprobs_TV[len(prompt) + at - 1, token]) for at, token in enumerate(ids))
+        assert (total, tokens) == (pytest.approx(plain, abs=1e-4), len(ids))
+
+
+def test_choices_that_do_not_fit_the_context_have_no_score_and_say_why(local: LocalModel) -> None:
+    (found,) = local.choice_scores([TOO_LONG])
+    assert found.total == () and "exceed the context of 1024" in found.why
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="models/local.py:197 asks only whether the longest of a batch fits and then gives up on the whole batch: "
+    "a short request beside a long one has no score, with the reason '55 tokens exceed the context of 1024'",
+)
+def test_choices_that_fit_are_scored_although_a_request_in_their_batch_does_not(local: LocalModel) -> None:
+    found = {one.request_id: one for one in local.choice_scores([FITS, TOO_LONG])}
+    assert len(found[FITS.id].total) == 3
+
+
+def test_soft_targets_of_a_reply_sum_to_one_with_the_tail(local: LocalModel) -> None:
+    told = [
+        Continuation("short", asked("hi"), "ok", ends=True),
+        Continuation("cut", asked("What is the capital?"), "It is Par", ends=False),
+    ]
+    found = dict(local.soft_targets(told, top=5))
+    assert {name: tuple(one.ids_NK.shape) for name, one in found.items()} == {"short": (3, 5), "cut": (9, 5)}
+    for one in found.values():
+        whole = one.logprobs_NK.double().exp().sum(-1) + one.tail_N.double().exp()
+        torch.testing.assert_close(whole, torch.ones_like(whole))
+
+
+def test_soft_targets_are_the_distributions_behind_each_token(local: LocalModel) -> None:
+    ((_, found),) = local.soft_targets([Continuation("a", asked("hi"), "yes", ends=True)], top=4)
+    prompt, reply = prompt_ids(local.tokenizer, asked("hi")), reply_ids(local.tokenizer, "yes", ends=True)
+    with torch.inference_mode():
+        logprobs_TV = local.weights(input_ids=torch.tensor([prompt + reply])).logits[0].log_softmax(-1)
+    expected, ids = logprobs_TV[len(prompt) - 1 : -1].topk(4)
+    torch.testing.assert_close(found.logprobs_NK, expected, atol=1e-4, rtol=0)
+    assert torch.equal(found.ids_NK, ids)
+
+
+def test_a_reply_too_long_to_score_stops_with_one_message(local: LocalModel) -> None:
+    with pytest.raises(InputError, match="teacher 'tiny': a prompt and reply of .* exceed its context of 1024"):
+        list(local.soft_targets([Continuation("a", asked("hi"), "y" * 2000, ends=True)], top=4))
+
+
+def test_the_tail_of_all_ids_is_nothing() -> None:
+    even = torch.full((1, 4), 0.25, dtype=torch.float64).log()
+    kept = top_k(even, 9)
+    assert kept.ids_NK.shape == (1, 4)
+    assert float(kept.tail_N) == -torch.inf
+    assert float(top_k(even, 1).tail_N) == pytest.approx(float(torch.tensor(0.75).log()))
+
+
+def test_the_end_of_a_turn_is_a_token_of_a_whole_reply_although_it_pads(local: LocalModel) -> None:
+    assert local.tokenizer.pad_token_id == local.tokenizer.eos_token_id == 0
+    whole = reply_ids(local.tokenizer, "yes", ends=True)
+    assert whole == [*reply_ids(local.tokenizer, "yes", ends=False), 0]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="models/local.py:205: an empty choice has no token, so the scores of the other choices move up one and the "
+    "last has none (RuntimeError: generator raised StopIteration)",
+)
+def test_an_empty_choice_does_not_shift_the_scores_of_the_others(local: LocalModel) -> None:
+    (found,) = local.choice_scores([ChoiceRequest(messages=asked("hi"), choices=("", "yes"))])
+    assert found.why or found.tokens == (0, 3)

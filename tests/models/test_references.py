@@ -1,0 +1,117 @@
+"""What a model is called, and one message where it is not there."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from limbeck.errors import InputError
+from limbeck.models import references
+from limbeck.models.chat import prompt_ids
+from limbeck.models.references import SHORT_NAMES, Wheel, load_tokenizer, load_weights, resolve
+from limbeck.records import asked
+
+
+@pytest.fixture
+def copied(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+@pytest.fixture
+def short_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A short name for a package whose GGUF file is not what was pinned."""
+    (tmp_path / "fake_wheel").mkdir()
+    (tmp_path / "fake_wheel" / "__init__.py").touch()
+    (tmp_path / "fake_wheel" / "model.gguf").write_bytes(b"GGUF, but another")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path / "cache"))
+    pinned = hashlib.sha256(b"GGUF").hexdigest()
+    monkeypatch.setitem(SHORT_NAMES, "fake-1b", Wheel("fake_wheel", "fake-wheel==1.0", "model.gguf", pinned))
+    return "fake-1b"
+
+
+def test_a_folder_is_where_it_is_and_another_content_is_another_identity(copied: Path) -> None:
+    first = resolve(str(copied))
+    assert (first.location, first.revision) == (str(copied), None)
+    assert resolve(str(copied)).identity == first.identity
+    (copied / "config.json").write_text((copied / "config.json").read_text() + "\n")
+    assert resolve(str(copied)).identity != first.identity
+
+
+def test_a_hub_id_may_name_a_revision() -> None:
+    assert resolve("org/name@v2")[:2] == ("org/name", "v2")
+    assert resolve("org/name")[:2] == ("org/name", None)
+
+
+def test_an_unknown_name_is_one_message_with_the_nearest_short_name() -> None:
+    with pytest.raises(InputError, match=r"no folder here, no Hub id .* did you mean smollm2-135m-instruct\?"):
+        resolve("smolm2-135m-instruct")
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("config.json", "there is no config.json"),
+        ("*.safetensors", r"there are no \*.safetensors"),
+        ("tokenizer*", "there is no tokenizer; save it there with tokenizer.save_pretrained"),
+    ],
+)
+def test_a_folder_without_a_part_of_a_model_says_which(copied: Path, missing: str, said: str) -> None:
+    for file in copied.glob(missing):
+        file.unlink()
+    with pytest.raises(InputError, match=said):
+        resolve(str(copied))
+
+
+def test_torn_model_settings_are_one_message(copied: Path) -> None:
+    (copied / "config.json").write_text('{"model_type": "lla')
+    with pytest.raises(InputError, match="could not be loaded"):
+        load_weights(resolve(str(copied)), "float32")
+
+
+def test_torn_weights_are_one_message(copied: Path) -> None:
+    (weights,) = copied.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InputError, match="could not be loaded"):
+        load_weights(resolve(str(copied)), "float32")
+
+
+def test_a_torn_tokenizer_is_one_message(copied: Path) -> None:
+    (copied / "tokenizer.json").write_text('{"version": "1.0", "trunc')
+    with pytest.raises(InputError, match="its tokenizer could not be loaded"):
+        load_tokenizer(resolve(str(copied)))
+
+
+def test_a_gguf_with_another_hash_is_refused_with_the_remedy_and_leaves_no_folder(short_name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model.gguf: SHA-256 is .*; run: pip install .* fake-wheel==1.0"):
+        resolve(short_name)
+    assert not (tmp_path / "cache" / "models").exists() or not list((tmp_path / "cache" / "models").iterdir())
+
+
+def test_a_missing_gguf_says_what_to_install(short_name: str, tmp_path: Path) -> None:
+    (tmp_path / "fake_wheel" / "model.gguf").unlink()
+    with pytest.raises(InputError, match=r"model.gguf is missing; run: pip install .* fake-wheel==1.0"):
+        resolve(short_name)
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path))
+    monkeypatch.setitem(SHORT_NAMES, "absent", Wheel("no_such_wheel", "no-such-wheel==1.0", "model.gguf", "0"))
+    with pytest.raises(InputError, match="no_such_wheel is not installed; run: pip install --no-deps no-such-wheel==1.0"):
+        resolve("absent")
+
+
+def test_a_base_model_without_a_chat_template_gets_the_documented_one(copied: Path) -> None:
+    (copied / "chat_template.jinja").unlink()
+    tokenizer = load_tokenizer(resolve(str(copied)))
+    assert tokenizer.chat_template == references.DEFAULT_CHAT_TEMPLATE
+    assert tokenizer.decode(prompt_ids(tokenizer, asked("Hello?"))) == "User: Hello?\n\nAssistant: "
+
+
+def test_a_model_with_a_chat_template_keeps_its_own(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(resolve(str(tiny_model)))
+    said = tokenizer.decode(prompt_ids(tokenizer, asked("Hello?")))
+    assert said == "<|turn|>user\nHello?<|end|>\n<|turn|>assistant\n"
