@@ -103,7 +103,7 @@ def judge(
 def train(
     lessons: Annotated[Path, typer.Option(help="JSONL or CSV: prompt/completion, messages, prompt/chosen/rejected.")],
     folder: Annotated[Path, typer.Option(help="Where the adapter and the merged model go.")],
-    recipe: Annotated[str, typer.Option(help="Whose student and train sections to use.")] = "quickstart",
+    recipe: Annotated[str, typer.Option(help="Whose student and train sections to use.")] = "lessons",
     set_: Override = None,
 ) -> None:
     """Train from ready lessons alone."""
@@ -169,7 +169,7 @@ def _shipped(name: str) -> Path:
     for folder in (here / "recipes", here.parents[1] / "recipes"):
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    raise InputError(f"recipe '{name}' is no .yaml file and none of those shipped (quickstart)")
+    raise InputError(f"recipe '{name}' is no .yaml file and none of those shipped (quickstart, lessons)")
 
 
 class _Bars:

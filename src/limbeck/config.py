@@ -32,7 +32,7 @@ class RunConfig(Spec):
     rounds: int = Field(default=2, ge=1)
     student: StudentSettings
     curate: CurateSettings = CurateSettings()
-    teach: TeachSettings
+    teach: TeachSettings = TeachSettings()
     judges: GradeSettings = GradeSettings()
     sift: SiftSettings = SiftSettings()
     train: TrainSettings = TrainSettings()

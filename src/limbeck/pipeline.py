@@ -62,7 +62,7 @@ def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Ru
                 to_teach = to_teach + at.keep("variants", vary, config.mine, failures)
         subjects = [base]
         for name in config.baselines:
-            plain = work.keep(name, baseline, config.train, config.student, lessons, checkpoint)
+            plain = work.keep(name, baseline, config.train, config.student, lessons)
             subjects.append(config.student.trained(name, plain.folder))
         subjects.append(config.student.trained("student", checkpoint.folder))
         exam = prompts.where(split="exam")

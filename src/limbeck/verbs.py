@@ -166,7 +166,7 @@ def _text(said: Any) -> Any:
 def train(config: RunConfig, lessons: Path, folder: Path, *, progress: Progress | None = None) -> Path:
     """A student trained from ready lessons alone, with the recipe's student and train sections.
 
-    Losses that need a teacher's distribution are left out by name in the recipe, never silently.
+    A loss that needs a teacher's distribution is an error, never left out silently.
     """
     lacking = [loss.kind for loss in config.train.losses if "distribution" in loss.needs]
     if lacking:

@@ -26,7 +26,7 @@ class TeachSettings(Spec):
     `learn_to_avoid` the student itself draws once on every harmful and borderline prompt.
     """
 
-    teachers: tuple[AnyModel, ...]
+    teachers: tuple[AnyModel, ...] = ()
     draws: int = Field(default=4, ge=1)
     at_most: int | None = Field(default=None, ge=1)
     until: Until = Until()

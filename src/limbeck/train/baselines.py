@@ -16,12 +16,11 @@ def baseline(
     settings: TrainSettings,
     student: StudentSettings,
     lessons: Sequence[Lesson],
-    beside: Checkpoint,
     *,
     store: Store,
 ) -> Checkpoint:
-    """Filtered fine-tuning: cross-entropy alone on the same accepted lessons, for as many steps as the student had."""
-    plain = settings.model_copy(update={"losses": (CrossEntropy(),), "max_steps": beside.steps})
+    """Filtered fine-tuning: cross-entropy alone on the same accepted lessons, each as often as the student read it."""
+    plain = settings.model_copy(update={"losses": (CrossEntropy(),)})
     accepted = [lesson for lesson in lessons if lesson.reply is not None]
     made = train(plain, student, accepted, None, None, store=store)
     return made.model_copy(update={"name": "filtered_sft"})

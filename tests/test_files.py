@@ -1,0 +1,171 @@
+"""The user's files: what is wrong with a row is said with its file and line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limbeck.errors import InputError
+from limbeck.files import Row, prompt_of, read_table
+from limbeck.records import Message, Prompt
+
+
+def prompts(file: Path, text: str | bytes) -> list[Prompt]:
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return [prompt_of(row) for row in read_table(file)]
+
+
+def complaint(file: Path, text: str | bytes) -> str:
+    with pytest.raises(InputError) as raised:
+        prompts(file, text)
+    return str(raised.value).replace(f"{file.parent}/", "")
+
+
+def jsonl(*rows: Any) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_the_columns_of_a_row_become_the_prompt(tmp_path: Path) -> None:
+    row = {"prompt": "How?", "harm": "bias", "tier": "borderline", "family": "f", "language": "de", "extra": 1}
+    (prompt,) = prompts(tmp_path / "a.jsonl", jsonl(row))
+    assert (prompt.text, prompt.harm, prompt.tier, prompt.family, prompt.language) == ("How?", "bias", "borderline", "f", "de")
+
+
+def test_the_conduct_follows_from_the_tier_and_a_harm_alone_is_adversarial(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a"},
+        {"prompt": "b", "harm": "bias"},
+        {"prompt": "c", "tier": "borderline"},
+        {"prompt": "d", "harm": "bias", "tier": "safe"},
+        {"prompt": "e", "harm": "bias", "conduct": "answer_with_care"},
+    ]
+    found = [(one.tier, one.conduct) for one in prompts(tmp_path / "a.jsonl", jsonl(*rows))]
+    assert found == [
+        ("safe", "answer"),
+        ("adversarial", "refuse"),
+        ("borderline", "answer_with_care"),
+        ("safe", "answer"),
+        ("adversarial", "answer_with_care"),
+    ]
+
+
+def test_a_torn_line_is_named_with_its_number(tmp_path: Path) -> None:
+    assert complaint(tmp_path / "a.jsonl", '{"prompt": "whole"}\n\n{"prompt": "to').startswith(
+        "a.jsonl:3: no whole JSON object"
+    )
+
+
+@pytest.mark.parametrize("line", ["[1, 2]", '"text"', "3", "null"])
+def test_a_line_that_is_no_object_is_named(tmp_path: Path, line: str) -> None:
+    assert complaint(tmp_path / "a.jsonl", line + "\n").startswith("a.jsonl:1: this is a ")
+
+
+@pytest.mark.parametrize("empty", ["", "   ", "\n\t"])
+def test_an_empty_prompt_is_named(tmp_path: Path, empty: str) -> None:
+    said = complaint(tmp_path / "a.jsonl", jsonl({"prompt": "fine"}, {"prompt": empty}))
+    assert said == "a.jsonl:2: 'prompt' is empty; write what the model is asked"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"messages": [{"role": "user", "content": "  "}]}, {"messages": [{"role": "assistant", "content": "Hello."}]}],
+)
+def test_a_chat_in_which_nothing_is_asked_is_empty(tmp_path: Path, row: dict[str, Any]) -> None:
+    assert complaint(tmp_path / "a.jsonl", jsonl(row)) == "a.jsonl:1: the prompt is empty; write what the model is asked"
+
+
+@pytest.mark.parametrize("row", [{"text": "How?"}, {"prompt": None}])
+def test_a_row_without_a_prompt_is_named(tmp_path: Path, row: dict[str, Any]) -> None:
+    assert complaint(tmp_path / "a.jsonl", jsonl(row)) == (
+        "a.jsonl:1: there is no 'prompt' and no 'messages'; give one of them"
+    )
+
+
+def test_an_unknown_tier_says_which_are_known(tmp_path: Path) -> None:
+    said = complaint(tmp_path / "a.jsonl", jsonl({"prompt": "a"}, {"prompt": "b", "tier": "medium"}))
+    assert said == "a.jsonl:2: 'tier' is 'medium'; use safe, borderline or adversarial"
+
+
+def test_a_tier_that_is_no_text_is_named(tmp_path: Path) -> None:
+    assert complaint(tmp_path / "a.jsonl", jsonl({"prompt": "b", "tier": ["safe"]})).startswith("a.jsonl:1: 'tier' is")
+
+
+def test_an_unknown_role_is_named(tmp_path: Path) -> None:
+    said = complaint(tmp_path / "a.jsonl", jsonl({"messages": [{"role": "bot", "content": "Hi"}]}))
+    assert said == "a.jsonl:1: 'role' is 'bot'; use system, user or assistant"
+
+
+@pytest.mark.parametrize("answer", [None, 2, -1])
+def test_an_answer_that_is_none_of_the_choices_is_named(tmp_path: Path, answer: int | None) -> None:
+    said = complaint(tmp_path / "a.jsonl", jsonl({"prompt": "Which?", "choices": ["a", "b"], "answer": answer}))
+    assert said == f"a.jsonl:1: 'answer' is {answer}; use the position of one of the 2 choices"
+
+
+@pytest.mark.xfail(
+    strict=True, reason="records.py:74-79 lets an empty choice through; scoring it ends in a traceback (local.py:206)"
+)
+def test_an_empty_choice_is_named(tmp_path: Path) -> None:
+    said = complaint(tmp_path / "a.jsonl", jsonl({"prompt": "Which?", "choices": ["a", ""], "answer": 0}))
+    assert said.startswith("a.jsonl:1: ")
+
+
+def test_a_file_that_is_not_utf_8_says_how_to_convert_it(tmp_path: Path) -> None:
+    said = complaint(tmp_path / "a.jsonl", '{"prompt": "Café?"}\n'.encode("latin1"))
+    assert said.startswith("a.jsonl: byte 15 is not UTF-8; convert it: iconv -f latin1 -t utf-8")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    assert prompts(tmp_path / "a.csv", b"\xef\xbb\xbfprompt\nHow?\n")[0].text == "How?"
+
+
+def test_a_csv_row_is_a_prompt_and_its_empty_cells_are_not_given(tmp_path: Path) -> None:
+    first, second = prompts(tmp_path / "a.csv", 'prompt,harm,tier\n"How, then?",bias,\nWhy?,,\n')
+    assert (first.text, first.harm, first.tier, second.harm, second.tier) == ("How, then?", "bias", "adversarial", None, "safe")
+
+
+@pytest.mark.parametrize("row", ["How?", "How?,bias,one too many"])
+def test_a_csv_row_with_another_number_of_columns_is_named(tmp_path: Path, row: str) -> None:
+    said = complaint(tmp_path / "a.csv", f"prompt,harm\nfine,bias\n{row}\n")
+    assert said.startswith("a.csv:3: the row does not have the 2 columns of the header")
+
+
+def test_an_open_quote_is_named(tmp_path: Path) -> None:
+    assert "check the quotes of this row" in complaint(tmp_path / "a.csv", 'prompt\n"How?\n')
+
+
+def test_a_missing_file_and_another_kind_of_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none.jsonl: there is no such file; name a JSONL or CSV file"):
+        list(read_table(tmp_path / "none.jsonl"))
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(InputError, match=r"a.txt: the name ends in '.txt'; use a .jsonl or .csv file"):
+        list(read_table(tmp_path / "a.txt"))
+
+
+USER, ASSISTANT = {"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"messages": [USER, ASSISTANT]},
+        {"prompt": [USER], "completion": [ASSISTANT]},
+        {"prompt": "How?", "completion": "So."},
+        {"prompt": "How?", "chosen": "So.", "rejected": "No."},
+    ],
+)
+def test_rows_as_trl_has_them_are_read_as_they_are(values: dict[str, Any]) -> None:
+    assert prompt_of(Row("a:1", values)).messages == (Message(role="user", content="How?"),)
+
+
+def test_earlier_turns_of_a_chat_are_kept() -> None:
+    chat = [{"role": "system", "content": "Be kind."}, USER, ASSISTANT, {"role": "user", "content": "And then?"}]
+    prompt = prompt_of(Row("a:1", {"messages": chat}))
+    assert [turn.role for turn in prompt.messages] == ["system", "user", "assistant", "user"]
+    assert prompt.text == "And then?"
+
+
+def test_every_row_of_a_file_with_an_absent_final_newline_is_read(tmp_path: Path) -> None:
+    assert [one.text for one in prompts(tmp_path / "a.jsonl", '{"prompt": "a"}\n{"prompt": "b"}')] == ["a", "b"]
