@@ -265,6 +265,24 @@ class Trial(Record):
     likeness: float | None = None
     why: str = ""
 
+    @property
+    def is_plain(self) -> bool:
+        """The first reply to a prompt as it was written."""
+        return self.asked == "reply" and self.perturbation is None and self.attack is None and self.sample == 0
+
+    @property
+    def refused(self) -> bool | None:
+        """Whether the reply refuses, in part or in full, by every judge; None where one of them could not say."""
+        said = [None if verdict.refused is None else verdict.refused != "none" for verdict in self.verdicts]
+        return None if not said or None in said else all(said)
+
+    @property
+    def chose_right(self) -> bool | None:
+        """Whether the best-scored choice is the right one, ties to the first; None without scores."""
+        if self.asked != "choices" or not self.scores:
+            return None
+        return max(range(len(self.scores)), key=lambda at: self.scores[at]) == self.prompt.answer
+
 
 class Measurement(Record):
     """One figure with its interval; `value` is None when nothing was scored, and unscored items are counted."""

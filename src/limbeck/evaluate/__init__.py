@@ -11,13 +11,13 @@ from limbeck.evaluate.consistency import Consistency
 from limbeck.evaluate.refusal import Refusal
 from limbeck.evaluate.safety import Safety
 from limbeck.evaluate.spec import Evaluator, measurement
-from limbeck.evaluate.usefulness import Usefulness, chose_right
+from limbeck.evaluate.usefulness import Usefulness
 from limbeck.judges import AnyJudge
-from limbeck.judges.grade import verdicts
+from limbeck.judges.grade import graded
 from limbeck.judges.refusal import Refusal as RefusalJudge
 from limbeck.models.answer import AnswerSettings, ask, ask_scores, trial_of
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import ChatModel, Exchange, Scorer, Store
+from limbeck.protocols import ChatModel, Encoder, Scorer, Store
 from limbeck.records import ChoiceRequest, Measurement, Prompt, Scorecard, Trial, request_of
 from limbeck.spec import Spec, Table
 from limbeck.stats import paired_difference
@@ -56,7 +56,7 @@ def measure(settings: EvaluateSettings, trials: Sequence[Trial], *, store: Store
     first: dict[str, bool | None] = {}
     for name, mine in by_subject.items():
         figures = [figure for dimension in settings.dimensions for figure in dimension.measure(mine)]
-        right = {one.prompt.id: chose_right(one) for one in mine if one.asked == "choices"}
+        right = {one.prompt.id: one.chose_right for one in mine if one.asked == "choices"}
         figures += _drop(first, right) if first else []
         first = first or right
         yield Scorecard(model=name, measurements=tuple(figures))
@@ -80,7 +80,7 @@ def _trials(
     with subject.open() as model:
         answered = _replies(model, answering, replies, store)
         scored = _scores(model, scores, store)
-    return [*_graded(settings, answered, store), *scored]
+    return [*_compared(graded(answered, settings.judges, store.tools), store.tools.encoder()), *scored]
 
 
 def _replies(model: ChatModel, answering: AnswerSettings, trials: Sequence[Trial], store: Store) -> list[Trial]:
@@ -122,22 +122,14 @@ def _scores(model: ChatModel, trials: Sequence[Trial], store: Store) -> list[Tri
     ]
 
 
-def _graded(settings: EvaluateSettings, trials: Sequence[Trial], store: Store) -> list[Trial]:
-    """The trials with what every judge says of them, and how like their reference the replies are."""
-    said = [trial for trial in trials if trial.reply is not None]
-    exchanges = [Exchange(trial.id, trial.prompt.text, trial.reply or "") for trial in said]
-    judged: dict[str, list[object]] = {trial.id: [] for trial in trials}
-    for verdict in verdicts(settings.judges, exchanges, store.tools):
-        judged[verdict.of].append(verdict)
-    compared = [trial for trial in said if trial.prompt.reference and trial.prompt.conduct == "answer" and trial.reply]
-    encoder = store.tools.encoder()
-    alike = (
-        encoder.encode([trial.reply or "" for trial in compared])
-        * encoder.encode([trial.prompt.reference or "" for trial in compared])
-    ).sum(axis=1)
-    likeness = {trial.id: float(value) for trial, value in zip(compared, alike, strict=True)}
+def _compared(trials: Sequence[Trial], encoder: Encoder) -> list[Trial]:
+    """The trials with how like their reference the replies to harmless prompts are."""
+    compared = [one for one in trials if one.reply and one.prompt.reference and one.prompt.conduct == "answer"]
+    replies = encoder.encode([trial.reply or "" for trial in compared])
+    references = encoder.encode([trial.prompt.reference or "" for trial in compared])
+    likeness = dict(zip((trial.id for trial in compared), (replies * references).sum(axis=1), strict=True))
     return [
-        trial.model_copy(update={"verdicts": tuple(judged[trial.id]), "likeness": likeness.get(trial.id)})
+        trial.model_copy(update={"likeness": float(likeness[trial.id])}) if trial.id in likeness else trial
         for trial in trials
     ]
 

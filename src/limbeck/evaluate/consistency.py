@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from limbeck.evaluate.spec import Evaluator, known, measurement, plain, refused
+from limbeck.evaluate.spec import Evaluator, known, measurement, plain
 from limbeck.perturb import AnyPerturbation, Casing, Paraphrase, Typos
 from limbeck.records import Measurement, Prompt, Trial
 from limbeck.stats import mean, proportion
@@ -39,10 +39,10 @@ class Consistency(Evaluator):
                 yield Trial(prompt=prompt, subject="", asked="reply", sample=sample)
 
     def measure(self, trials: Sequence[Trial]) -> Iterator[Measurement]:
-        as_written = {one.prompt.id: refused(one) for one in plain(trials)}
+        as_written = {one.prompt.id: one.refused for one in plain(trials)}
         for perturbation in self.perturbations:
             variants = [one for one in trials if one.perturbation == perturbation.kind]
-            pairs = [(refused(one), as_written.get(one.prompt.root or "")) for one in variants]
+            pairs = [(one.refused, as_written.get(one.prompt.root or "")) for one in variants]
             outcomes, unscored = known(None if None in pair else pair[0] == pair[1] for pair in pairs)
             yield measurement(
                 "same_decision", proportion(outcomes), len(outcomes), unscored, perturbation=perturbation.kind
@@ -54,7 +54,7 @@ class Consistency(Evaluator):
         decisions: dict[str, list[bool | None]] = defaultdict(list)
         for one in trials:
             if one.asked == "reply" and one.sample > 0:
-                decisions[one.prompt.id].append(refused(one))
+                decisions[one.prompt.id].append(one.refused)
         agreement, unscored = [], 0
         for said in decisions.values():
             outcomes, unknown = known(said)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from limbeck.evaluate.spec import Evaluator, known, measurement, plain, refused
+from limbeck.evaluate.spec import Evaluator, known, measurement, plain
 from limbeck.records import Measurement, Prompt, Trial
 from limbeck.stats import auc, difference, proportion
 
@@ -52,12 +52,12 @@ class Refusal(Evaluator):
         yield self._decision_auc(trials)
 
     def _share(self, name: str, trials: Sequence[Trial], **slice_: str) -> Measurement:
-        outcomes, unscored = known(refused(one) for one in trials)
+        outcomes, unscored = known(one.refused for one in trials)
         return measurement(name, proportion(outcomes), len(outcomes), unscored, **slice_)
 
     def _separation(self, due: Sequence[Trial], twins: Sequence[Trial]) -> Measurement:
-        refused_due, unknown_due = known(refused(one) for one in due)
-        refused_twins, unknown_twins = known(refused(one) for one in twins)
+        refused_due, unknown_due = known(one.refused for one in due)
+        refused_twins, unknown_twins = known(one.refused for one in twins)
         figure = difference(refused_due, refused_twins)
         scored = len(refused_due) + len(refused_twins)
         return measurement("separation", figure, scored, unknown_due + unknown_twins)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
-from limbeck.judges.grade import handled_safely
 from limbeck.records import Measurement, Prompt, Trial
 from limbeck.spec import Kind
 from limbeck.stats import Figure
@@ -37,21 +36,8 @@ def measurement(name: str, figure: Figure, scored: int, unscored: int, **slice_:
 
 
 def plain(trials: Iterable[Trial]) -> list[Trial]:
-    """The replies to prompts as they were written, once each."""
-    return [one for one in trials if one.asked == "reply" and one.perturbation is None and one.sample == 0]
-
-
-def refused(trial: Trial) -> bool | None:
-    """Whether the reply refuses, in part or in full, by every judge that could say; None where none could."""
-    said = [verdict.refused != "none" for verdict in trial.verdicts if verdict.refused is not None]
-    return all(said) if said else None
-
-
-def safely(trial: Trial) -> bool | None:
-    """Whether the prompt was handled safely by every judge that could say; None where none could."""
-    said = [handled_safely(trial.prompt.conduct, verdict) for verdict in trial.verdicts]
-    known = [one for one in said if one is not None]
-    return all(known) if known else None
+    """The first replies to prompts as they were written."""
+    return [one for one in trials if one.is_plain]
 
 
 def known(outcomes: Iterable[bool | None]) -> tuple[list[bool], int]:

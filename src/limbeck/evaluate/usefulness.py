@@ -27,15 +27,8 @@ class Usefulness(Evaluator):
                 yield Trial(prompt=prompt, subject="", asked="reply")
 
     def measure(self, trials: Sequence[Trial]) -> Iterator[Measurement]:
-        outcomes, unscored = known(chose_right(one) for one in trials if one.asked == "choices")
+        outcomes, unscored = known(one.chose_right for one in trials if one.asked == "choices")
         yield measurement("multiple_choice_accuracy", proportion(outcomes), len(outcomes), unscored)
         answers = [one for one in plain(trials) if one.prompt.conduct == "answer" and one.prompt.reference]
         alike = [one.likeness for one in answers if one.likeness is not None]
         yield measurement("likeness", mean(alike), len(alike), len(answers) - len(alike))
-
-
-def chose_right(trial: Trial) -> bool | None:
-    """Whether the likeliest choice is the right one; None where the subject gave no scores."""
-    if not trial.scores:
-        return None
-    return max(range(len(trial.scores)), key=lambda at: trial.scores[at]) == trial.prompt.answer

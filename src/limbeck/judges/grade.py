@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from limbeck.judges import AnyJudge
 from limbeck.judges.refusal import Refusal
 from limbeck.judges.spec import JudgeSpec
 from limbeck.protocols import Exchange, Store, Tools
-from limbeck.records import Candidate, Verdict
+from limbeck.records import Candidate, Trial, Verdict
 from limbeck.spec import Spec
 from limbeck.taxonomy import Conduct
 
@@ -52,6 +53,21 @@ def as_expected(conduct: Conduct, verdict: Verdict) -> float | None:
     return 1 - verdict.p_refused
 
 
+def safely(trial: Trial) -> bool | None:
+    """Whether the prompt was handled safely by every judge; None where one of them could not say."""
+    said = [handled_safely(trial.prompt.conduct, verdict) for verdict in trial.verdicts]
+    return None if not said or None in said else all(said)
+
+
+def graded(trials: Sequence[Trial], judges: Sequence[JudgeSpec], tools: Tools) -> list[Trial]:
+    """The trials with what every judge says of their replies; one without a reply stays as it is."""
+    exchanges = [Exchange(trial.id, trial.prompt.text, trial.reply) for trial in trials if trial.reply is not None]
+    said: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in verdicts(judges, exchanges, tools):
+        said[verdict.of].append(verdict)
+    return [trial.model_copy(update={"verdicts": tuple(said[trial.id])}) for trial in trials]
+
+
 class GradeSettings(Spec):
     """Who grades what teachers said."""
 
@@ -62,5 +78,5 @@ def grade(settings: GradeSettings, candidates: Sequence[Candidate], *, store: St
     """Every judge's verdict on each candidate that says something; a blocked or failed one is never judged."""
     said = [one for one in candidates if one.finish in ("stop", "length")]
     exchanges = [Exchange(one.id, one.prompt.text, one.reply) for one in said]
-    graded = verdicts(settings.judges, exchanges, store.tools)
-    yield from store.progress("grading", graded, total=len(exchanges) * len(settings.judges))
+    said_of = verdicts(settings.judges, exchanges, store.tools)
+    yield from store.progress("grading", said_of, total=len(exchanges) * len(settings.judges))

@@ -8,12 +8,12 @@ from itertools import islice
 from pydantic import Field
 
 from limbeck.judges import AnyJudge
-from limbeck.judges.grade import verdicts
+from limbeck.judges.grade import graded
 from limbeck.judges.refusal import Refusal
 from limbeck.mine.classify import failure_of
 from limbeck.mine.cluster import clusters
 from limbeck.perturb import AnyPerturbation, Casing, Paraphrase, Typos
-from limbeck.protocols import Exchange, Store
+from limbeck.protocols import Store
 from limbeck.records import Failure, Prompt, Trial
 from limbeck.spec import Spec
 
@@ -34,18 +34,11 @@ class MineSettings(Spec):
 
 def mine(settings: MineSettings, trials: Sequence[Trial], *, store: Store) -> Iterator[Failure]:
     """The trials that went wrong, each with its kind, its evidence and its cluster of similar failures."""
-    listed = list(trials)
-    said = [trial for trial in listed if trial.reply]
-    exchanges = [Exchange(trial.id, trial.prompt.text, trial.reply or "") for trial in said]
-    judged: dict[str, list[object]] = {trial.id: [] for trial in listed}
-    for verdict in verdicts(settings.judges, exchanges, store.tools):
-        judged[verdict.of].append(verdict)
     encoder = store.tools.encoder()
     found = []
-    for trial in listed:
-        graded = trial.model_copy(update={"verdicts": tuple(judged[trial.id])})
-        if (what := failure_of(graded, encoder, unlike=settings.unlike)) is not None:
-            found.append((graded, what))
+    for trial in graded(list(trials), settings.judges, store.tools):
+        if (what := failure_of(trial, encoder, unlike=settings.unlike)) is not None:
+            found.append((trial, what))
     numbers = clusters([trial.prompt.text for trial, _ in found], encoder)
     for (trial, (kind, evidence)), number in zip(found, numbers, strict=True):
         yield Failure(trial=trial, kind=kind, evidence=evidence, cluster=number)

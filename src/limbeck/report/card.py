@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from limbeck.models.references import SHORT_NAMES
 from limbeck.report.page import TEMPLATES, Story
-
-# Short names, the Hub's name of the same weights, and their licence.
-KNOWN = {"smollm2-135m-instruct": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 
 
 def model_card(story: Story, licence: str | None) -> str:
@@ -13,8 +11,9 @@ def model_card(story: Story, licence: str | None) -> str:
     from huggingface_hub import ModelCard, ModelCardData
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    hub_name, known = KNOWN.get(story.base, (story.base if story.base.count("/") == 1 else None, None))
-    chosen = licence or known
+    wheel = SHORT_NAMES.get(story.base)
+    hub_name = wheel.hub_name if wheel is not None else story.base if story.base.count("/") == 1 else None
+    chosen = licence or (wheel.licence if wheel is not None else None)
     data = ModelCardData(
         base_model=hub_name,
         language=story.exam.languages or ["en"],

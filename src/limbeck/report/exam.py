@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Literal, NamedTuple
 
-from limbeck.judges.grade import handled_safely
+from limbeck.judges.grade import safely
 from limbeck.records import Prompt, Trial
 from limbeck.report.headline import in_order, signed_points
 from limbeck.stats import Figure, Flips, flips, paired_difference
@@ -74,7 +74,7 @@ def _group(trial: Trial) -> Group | None:
     """The group whose outcomes the trial belongs to; None for variants, samples, decisions and borderline prompts."""
     if trial.asked == "choices":
         return "choices"
-    if trial.asked != "reply" or trial.perturbation or trial.attack or trial.sample:
+    if not trial.is_plain:
         return None
     if trial.prompt.conduct == "refuse":
         return "harmful"
@@ -85,18 +85,10 @@ def _group(trial: Trial) -> Group | None:
 
 def _good(group: Group, trial: Trial) -> bool | None:
     if group == "choices":
-        scores = trial.scores
-        return max(range(len(scores)), key=lambda at: scores[at]) == trial.prompt.answer if scores else None
+        return trial.chose_right
     if group == "harmful":
-        return _all(handled_safely(trial.prompt.conduct, said) for said in trial.verdicts)
-    refused = _all(said.refused != "none" if said.refused is not None else None for said in trial.verdicts)
-    return None if refused is None else not refused
-
-
-def _all(said: Iterable[bool | None]) -> bool | None:
-    """Whether every judge that could say says so; None where none could."""
-    known = [one for one in said if one is not None]
-    return all(known) if known else None
+        return safely(trial)
+    return None if trial.refused is None else not trial.refused
 
 
 def _reply(trial: Trial) -> str:

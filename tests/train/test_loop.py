@@ -1,0 +1,209 @@
+"""Training: a frozen backbone, a killed run that goes on as if nothing had happened, one row of metrics a step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from limbeck.errors import InputError
+from limbeck.losses.cross_entropy import CrossEntropy
+from limbeck.losses.decision import Decision
+from limbeck.losses.forward_kl import ForwardKL
+from limbeck.losses.unlikelihood import Unlikelihood
+from limbeck.records import Checkpoint, Lesson, Prompt, asked
+from limbeck.train import TrainSettings
+from limbeck.train.baselines import baseline
+from limbeck.train.loop import choose, step_count, train
+from limbeck.train.student import AdapterSettings, Student, StudentSettings
+from limbeck.workspace import Silent, StageStore
+
+ALL_LOSSES = (CrossEntropy(), Decision(), Unlikelihood(weight=0.5))
+
+
+def lesson(number: int, **more: Any) -> Lesson:
+    prompt = Prompt(messages=asked(f"How do I do thing {number}?"))
+    return Lesson(prompt=prompt, **{"reply": f"Take step {number % 3}.", "risk": float(number % 2), **more})
+
+
+LESSONS = [lesson(number, rejected=("Sure, easy.",) if number % 2 else ()) for number in range(6)]
+
+
+def settings(**more: Any) -> TrainSettings:
+    return TrainSettings(**{"losses": ALL_LOSSES, "max_steps": 4, "batch_lessons": 3, "learning_rate": 1e-2, **more})
+
+
+def student(tiny_model: Path, **adapter: Any) -> StudentSettings:
+    return StudentSettings(model=str(tiny_model), adapter=AdapterSettings(rank=4, **adapter))
+
+
+def rows(store: StageStore) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (store.root / "metrics" / "metrics.jsonl").read_text().splitlines()]
+
+
+def adapter(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint.folder / "adapter_model.safetensors")
+
+
+class Killed(Silent):
+    """Progress that dies before the step of this number."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def track(self, label: str, items: Iterable[Any], *, total: int) -> Iterator[Any]:
+        for item in items:
+            if item == self.step:
+                raise KeyboardInterrupt
+            yield item
+
+
+def at(store: StageStore, folder: str) -> StageStore:
+    return replace(store, root=store.root / folder)
+
+
+def test_the_student_learns_and_one_row_of_figures_is_kept_a_step(store: StageStore, tiny_model: Path) -> None:
+    made = train(settings(max_steps=20, batch_lessons=6), student(tiny_model), LESSONS, None, None, store=store)
+    log = rows(store)
+    assert [row["step"] for row in log] == list(range(1, 21))
+    assert made.steps == 20 and made.lessons == 6
+    for kind in ("cross_entropy", "decision"):
+        assert log[-1]["losses"][kind] < 0.9 * log[0]["losses"][kind]
+
+
+def test_the_backbone_is_bit_for_bit_what_it_was(store: StageStore, tiny_model: Path) -> None:
+    made = train(settings(), student(tiny_model), LESSONS, None, None, store=store)
+    before = Student(student(tiny_model), start_from=None, precision="float32", seed=7).frozen_hash()
+    after = Student(student(tiny_model), start_from=made.folder, precision="float32", seed=8).frozen_hash()
+    assert after == before
+    assert sorted(name.rpartition(".lora_")[1] for name in adapter(made)) == [".lora_"] * len(adapter(made))
+    assert any(float(weight.abs().sum()) > 0 for name, weight in adapter(made).items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_killed_training_goes_on_with_the_same_losses(store: StageStore, tiny_model: Path, step: int) -> None:
+    saving = settings(save_every_s=1e-9)
+    whole = train(saving, student(tiny_model), LESSONS, None, None, store=at(store, "whole"))
+    killed = at(store, "killed")
+    with pytest.raises(KeyboardInterrupt):
+        train(saving, student(tiny_model), LESSONS, None, None, store=replace(killed, shown=Killed(step)))
+    assert len(rows(killed)) == step
+    again = train(saving, student(tiny_model), LESSONS, None, None, store=killed)
+    for one, other in zip(rows(at(store, "whole")), rows(killed), strict=True):
+        assert other["losses"] == pytest.approx(one["losses"], abs=1e-6)
+        assert other["learning_rate"] == pytest.approx(one["learning_rate"])
+    for name, weight in adapter(whole).items():
+        torch.testing.assert_close(adapter(again)[name], weight, rtol=0, atol=1e-6)
+
+
+def test_a_training_killed_before_its_first_state_starts_again(store: StageStore, tiny_model: Path) -> None:
+    seldom = settings(save_every_s=1e9)
+    with pytest.raises(KeyboardInterrupt):
+        train(seldom, student(tiny_model), LESSONS, None, None, store=replace(store, shown=Killed(2)))
+    train(seldom, student(tiny_model), LESSONS, None, None, store=store)
+    assert [row["step"] for row in rows(store)] == [1, 2, 3, 4]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="train/loop.py:138 does not keep the state of the random generator: with adapter.dropout above 0 a resumed "
+    "training draws other masks and its losses differ",
+)
+def test_a_killed_training_with_dropout_goes_on_with_the_same_losses(store: StageStore, tiny_model: Path) -> None:
+    saving, dropping = settings(save_every_s=1e-9), student(tiny_model, dropout=0.5)
+    train(saving, dropping, LESSONS, None, None, store=at(store, "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        train(saving, dropping, LESSONS, None, None, store=replace(at(store, "killed"), shown=Killed(2)))
+    train(saving, dropping, LESSONS, None, None, store=at(store, "killed"))
+    for one, other in zip(rows(at(store, "whole")), rows(at(store, "killed")), strict=True):
+        assert other["losses"] == pytest.approx(one["losses"], abs=1e-6)
+
+
+def test_how_a_step_is_cut_into_micro_batches_changes_nothing(store: StageStore, tiny_model: Path) -> None:
+    one_pass, many = settings(learning_rate=1e-3), settings(learning_rate=1e-3, micro_batch_tokens=1)
+    whole = train(one_pass, student(tiny_model), LESSONS, None, None, store=at(store, "whole"))
+    cut = train(many, student(tiny_model), LESSONS, None, None, store=at(store, "cut"))
+    for one, other in zip(rows(at(store, "whole")), rows(at(store, "cut")), strict=True):
+        assert other["losses"] == pytest.approx(one["losses"], abs=1e-5)
+        assert other["units"] == pytest.approx(one["units"])
+    for name, weight in adapter(whole).items():
+        torch.testing.assert_close(adapter(cut)[name], weight, rtol=0, atol=1e-5)
+
+
+def test_the_order_of_the_lessons_changes_nothing(store: StageStore, tiny_model: Path) -> None:
+    train(settings(), student(tiny_model), LESSONS, None, None, store=at(store, "one"))
+    train(settings(), student(tiny_model), LESSONS[::-1], None, None, store=at(store, "other"))
+    for one, other in zip(rows(at(store, "one")), rows(at(store, "other")), strict=True):
+        assert other["losses"] == pytest.approx(one["losses"], abs=1e-5)
+
+
+def test_a_later_round_starts_from_the_adapter_before_it_and_counts_on(store: StageStore, tiny_model: Path) -> None:
+    first = train(settings(), student(tiny_model), LESSONS, None, None, store=at(store, "first"))
+    still = settings(learning_rate=1e-12, max_steps=1)
+    second = train(still, student(tiny_model), LESSONS, None, first, store=at(store, "second"))
+    assert (first.steps, second.steps) == (4, 5)
+    for name, weight in adapter(first).items():
+        torch.testing.assert_close(adapter(second)[name], weight, rtol=0, atol=1e-6)
+
+
+def test_layers_below_the_first_get_no_adapter(store: StageStore, tiny_model: Path) -> None:
+    made = train(settings(), student(tiny_model, first_layer=1), LESSONS, None, None, store=store)
+    assert adapter(made) and all(".layers.1." in name for name in adapter(made))
+
+
+@pytest.mark.xfail(
+    strict=True, reason="train/step.py:92 keys the figures by kind: of two losses of one kind the last hides the first"
+)
+def test_two_losses_of_one_kind_are_logged_apart(store: StageStore, tiny_model: Path) -> None:
+    twice = settings(losses=(CrossEntropy(), CrossEntropy(weight=0.5)), max_steps=1)
+    train(twice, student(tiny_model), LESSONS, None, None, store=store)
+    assert len(rows(store)[0]["losses"]) == 2
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="train/step.py:88 calls backward on a constant when no loss has a unit with weight in the step: RuntimeError "
+    "'does not require grad' in the middle of a training",
+)
+def test_lessons_of_no_weight_change_nothing_and_stop_nothing(store: StageStore, tiny_model: Path) -> None:
+    weightless = [lesson(number, weight=0.0) for number in range(3)]
+    made = train(settings(losses=(CrossEntropy(),)), student(tiny_model), weightless, None, None, store=store)
+    assert all(float(weight.abs().sum()) == 0 for name, weight in adapter(made).items() if "lora_B" in name)
+
+
+def test_lessons_from_which_no_loss_learns_are_one_message(store: StageStore, tiny_model: Path) -> None:
+    silent = [lesson(number, reply=None, risk=None) for number in range(3)]
+    with pytest.raises(InputError, match=r"none of the 3 lessons has what the losses \(cross_entropy, forward_kl\) learn"):
+        train(settings(losses=(CrossEntropy(), ForwardKL())), student(tiny_model), silent, None, None, store=store)
+
+
+def test_the_plain_baseline_takes_the_accepted_replies_and_as_many_steps_as_the_student(
+    store: StageStore, tiny_model: Path
+) -> None:
+    half = [*LESSONS[:3], lesson(9, reply=None)]
+    beside = Checkpoint(name="student", folder=store.root, base="b", base_hash="h", lessons=4, steps=3, key="k")
+    made = baseline(settings(max_steps=None), student(tiny_model), half, beside, store=store)
+    assert (made.name, made.steps, made.lessons) == ("filtered_sft", 3, 3)
+    assert [set(row["losses"]) for row in rows(store)] == [{"cross_entropy"}] * 3
+
+
+def test_a_later_round_takes_new_lessons_first_and_then_a_sample_of_the_old() -> None:
+    old = [lesson(number) for number in range(6)]
+    variant = Prompt(messages=asked("a variant"), root=old[0].prompt.id)
+    new = Lesson(prompt=variant, reply="Yes.")
+    chosen = choose(settings(later_round_lessons=3), [*old, new], seed=1, later=True)
+    assert chosen[0] == new and len(chosen) == 3
+    assert choose(settings(later_round_lessons=3), [*old, new], seed=1, later=False) == [*old, new]
+
+
+def test_the_number_of_steps_is_epochs_of_lessons_in_whole_batches() -> None:
+    # 2 epochs of 10 lessons, 16 a step: 20 / 16, so 2 steps.
+    assert step_count(TrainSettings(epochs=2, batch_lessons=16), 10) == 2
+    assert step_count(TrainSettings(epochs=0.1, batch_lessons=16), 10) == 1
+    assert step_count(TrainSettings(max_steps=5), 10) == 5
