@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from limbeck.errors import InputError
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
-from limbeck.records import ChoiceRequest, ChoiceScores, Reply, Request
+from limbeck.records import ChoiceRequest, ChoiceScores, Prompt, Reply, Request
 from limbeck.spec import ModelName, content_hash
 
 if TYPE_CHECKING:
@@ -55,6 +55,26 @@ class Local(ModelSpec):
         yield LocalModel(
             name=self.name, identity=identity, weights=weights, tokenizer=tokenizer, batch_tokens=self.batch_tokens
         )
+
+
+def check_lengths(model: Local, prompts: Sequence[Prompt], *, reply_tokens: int) -> None:
+    """Raises InputError that names the first prompt which leaves no room for a reply in the model's context."""
+    from transformers import AutoConfig
+
+    from limbeck.models.chat import prompt_ids
+    from limbeck.models.references import load_tokenizer, resolve
+
+    reference = resolve(model.model)
+    tokenizer = load_tokenizer(reference)
+    config = AutoConfig.from_pretrained(reference.location, revision=reference.revision)
+    context = config.get_text_config().max_position_embeddings
+    for prompt in prompts:
+        tokens = len(prompt_ids(tokenizer, prompt.messages))
+        if tokens + reply_tokens > context:
+            raise InputError(
+                f"{prompt.source or 'a prompt'}: '{prompt.text[:40]}…' has {tokens} tokens; with {reply_tokens} for "
+                f"the reply that exceeds the {context} of {model.model}; shorten it or leave it out"
+            )
 
 
 class _Row(NamedTuple):

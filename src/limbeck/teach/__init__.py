@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 from limbeck.errors import InputError
-from limbeck.models.local import Local
+from limbeck.models.local import Local, check_lengths
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Store
 from limbeck.records import Candidate, Prompt
@@ -16,7 +16,11 @@ from limbeck.teach.settings import TeachSettings
 
 
 def teach(settings: TeachSettings, student: Local, prompts: Sequence[Prompt], *, store: Store) -> Iterator[Candidate]:
-    """All draws of all teachers, accepted or not, then the student's own on what it should be careful with."""
+    """All draws of all teachers, accepted or not, then the student's own on what it should be careful with.
+
+    Raises InputError for a prompt that exceeds the student's context, before anything is drawn.
+    """
+    check_lengths(student, prompts, reply_tokens=settings.max_tokens)
     asked = [prompt for prompt in prompts if prompt.lesson == "reply" and not prompt.choices]
     for teacher, mine in _routed(settings.teachers, _spread(asked, settings.at_most)):
         if mine:

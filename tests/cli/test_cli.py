@@ -1,0 +1,230 @@
+"""The command line: what it says, and the exit code that other programs rely on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from limbeck.cli import main
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def limbeck(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Runs a command in an empty folder; gives the exit code and what it said on both streams."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["limbeck", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return (ended.value.code if isinstance(ended.value.code, int) else 0), said.out, said.err
+
+    return run
+
+
+def test_help_is_said_without_loading_torch_or_a_model_library() -> None:
+    script = (
+        "import sys; sys.argv = ['limbeck', '--help']\n"
+        "try:\n    from limbeck.cli import main; main()\n"
+        "except SystemExit as ended:\n    code = ended.code\n"
+        "heavy = {'torch', 'transformers', 'peft', 'pydantic', 'scipy', 'numpy'} & set(sys.modules)\n"
+        "print('heavy:', sorted(heavy), 'code:', code)"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "heavy: [] code: 0" in said
+    for verb in ("run", "check", "new", "evaluate", "judge", "train", "show"):
+        assert f" {verb} " in said
+
+
+def test_the_public_names_are_there() -> None:
+    import limbeck as package
+
+    assert {name for name in package.__all__ if getattr(package, name, None) is None} == set()
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = package.nothing
+
+
+def test_a_missing_recipe_is_one_message_and_exit_code_2(limbeck: Command) -> None:
+    assert limbeck("run", "mine.yaml") == (
+        2, "", "mine.yaml: there is no such recipe; write one with `limbeck new mine.yaml`\n"
+    )  # fmt: skip
+
+
+def test_an_unknown_shipped_recipe_says_which_there_are(limbeck: Command) -> None:
+    code, out, err = limbeck("run", "quickstrat")
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1 and "quickstart" in err
+
+
+def test_an_unknown_key_is_one_message_with_its_line_and_exit_code_2(limbeck: Command) -> None:
+    Path("mine.yaml").write_text("student: {model: m}\nteach: {teachers: []}\ntrain:\n  lerning_rate: 1\n")
+    code, out, err = limbeck("run", "mine.yaml")
+    assert (code, out) == (2, "")
+    assert err == "mine.yaml:4: train.lerning_rate: unknown; did you mean learning_rate?\n"
+    assert not Path("runs").exists()
+
+
+def test_a_missing_prompt_file_is_one_message_and_exit_code_2(limbeck: Command, tiny_model: Path) -> None:
+    code, _, err = limbeck("evaluate", "--model", str(tiny_model), "--prompts", "none.jsonl", "--folder", "out")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert err.startswith("none.jsonl: there is no such file")
+
+
+def test_a_model_that_is_nowhere_is_one_message_and_exit_code_2(limbeck: Command) -> None:
+    Path("a.jsonl").write_text('{"prompt": "How?"}\n')
+    code, _, err = limbeck("evaluate", "--model", "smolm2-135m-instruct", "--prompts", "a.jsonl", "--folder", "out")
+    assert code == 2 and "did you mean smollm2-135m-instruct?" in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run",), ("frobnicate",), ("show", "losses", "--loud"), ("evaluate", "--model", "m")]
+)
+def test_a_command_that_is_not_understood_is_exit_code_2(limbeck: Command, arguments: tuple[str, ...]) -> None:
+    code, _, err = limbeck(*arguments)
+    assert code == 2 and "Traceback" not in err and err
+
+
+def test_new_writes_a_recipe_that_checks_and_never_overwrites_one(limbeck: Command) -> None:
+    code, out, _ = limbeck("new", "mine.yaml")
+    assert (code, out) == (0, "wrote mine.yaml; next: limbeck check mine.yaml\n")
+    assert "seed:" in Path("mine.yaml").read_text()
+    assert limbeck("new", "mine.yaml") == (2, "", "mine.yaml is already there; name another file\n")
+
+
+MISSING_FOLDER = pytest.mark.xfail(
+    strict=True, reason="cli.py: _os_complaint knows no ENOENT, so a missing folder of an output file ends in a traceback"
+)
+
+
+@MISSING_FOLDER
+def test_a_recipe_for_a_folder_that_is_not_there_is_one_message(limbeck: Command) -> None:
+    assert limbeck("new", "nowhere/mine.yaml")[0] == 2
+
+
+@MISSING_FOLDER
+def test_graded_replies_for_a_folder_that_is_not_there_are_one_message(limbeck: Command) -> None:
+    Path("a.jsonl").write_text("")
+    assert limbeck("judge", "--replies", "a.jsonl", "--out", "nowhere/out.jsonl")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("losses", ["cross_entropy", "forward_kl", "decision", "unlikelihood"]),
+        ("models", ["local", "recorded", "context", "scripted"]),
+        ("judges", ["refusal"]),
+        ("dimensions", ["usefulness", "safety", "consistency", "refusal"]),
+        ("perturbations", ["typos", "casing", "paraphrase"]),
+        ("sources", ["starter", "file"]),
+    ],
+)
+def test_show_lists_each_member_of_a_table_with_a_sentence(limbeck: Command, what: str, names: list[str]) -> None:
+    code, out, _ = limbeck("show", what)
+    lines = out.splitlines()
+    assert (code, [line.split()[0] for line in lines]) == (0, names)
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_show_of_something_unknown_is_one_message(limbeck: Command) -> None:
+    assert limbeck("show", "loses") == (2, "", "'loses' is no run folder and no table; did you mean losses?\n")
+
+
+RECIPE = """\
+student: {{model: {model}}}
+curate: {{sources: [{{kind: file, path: prompts.jsonl}}]}}
+teach:
+  teachers: [{{name: expert, kind: recorded}}]
+  soft_labels: {{kind: context, model: {model}}}
+"""
+
+
+@pytest.fixture
+def recipe(limbeck: Command, tiny_model: Path) -> str:
+    Path("prompts.jsonl").write_text('{"prompt": "How?", "reference": "So."}\n')
+    Path("mine.yaml").write_text(RECIPE.format(model=tiny_model))
+    return "mine.yaml"
+
+
+def test_check_says_that_all_needs_are_met(limbeck: Command, recipe: str) -> None:
+    code, out, _ = limbeck("check", recipe)
+    assert code == 0 and out.endswith("all needs are met\n")
+    assert "prompts   1 from 1 source(s)" in out
+
+
+def test_check_matches_what_a_loss_needs_with_what_a_teacher_offers(limbeck: Command, recipe: str) -> None:
+    code, _, err = limbeck("check", recipe, "--set", "teach.soft_labels=null")
+    assert code == 2
+    assert err == (
+        "loss 'forward_kl' needs a distribution; teacher 'expert' (recorded) offers replies; "
+        "set teach.soft_labels or remove the loss\n"
+    )
+    assert limbeck("check", recipe, "--set", "teach.learn_to_avoid=false")[0] == 2
+
+
+def test_check_names_the_row_of_a_prompt_that_cannot_be_read(limbeck: Command, recipe: str) -> None:
+    Path("prompts.jsonl").write_text('{"prompt": "How?"}\n{"prompt": ""}\n')
+    code, _, err = limbeck("check", recipe)
+    assert (code, err) == (2, "prompts.jsonl:2: 'prompt' is empty; write what the model is asked\n")
+
+
+@pytest.mark.xfail(
+    strict=True, reason="verbs.check resolves the student alone: a teacher's or labeller's missing model shows hours later"
+)
+@pytest.mark.parametrize("place", ["teach.soft_labels.model", "teach.teachers.0"])
+def test_check_names_a_teacher_whose_model_is_nowhere(limbeck: Command, recipe: str, place: str) -> None:
+    value = "nowhere" if place.endswith("model") else "{name: t, kind: local, model: nowhere}"
+    code, _, err = limbeck("check", recipe, "--set", f"{place}={value}")
+    assert code == 2 and "nowhere" in err
+
+
+def test_lessons_without_a_reply_and_losses_that_need_a_teacher_are_one_message(limbeck: Command, recipe: str) -> None:
+    Path("chats.jsonl").write_text('{"prompt": "How?", "completion": "So."}\n{"prompt": "Why?"}\n')
+    losses = ("--set", "train.losses=[cross_entropy]")
+    code, _, err = limbeck("train", "--recipe", recipe, "--lessons", "chats.jsonl", "--folder", "out", *losses)
+    assert code == 2 and err.startswith("chats.jsonl:2: there is no reply; give completion, chosen, or messages")
+    code, _, err = limbeck("train", "--recipe", recipe, "--lessons", "chats.jsonl", "--folder", "out")
+    assert code == 2 and err.startswith("loss 'forward_kl' needs a teacher's distribution, a lessons file has replies")
+
+
+def test_a_folder_in_the_way_of_a_run_is_one_message(limbeck: Command, recipe: str) -> None:
+    Path("taken").write_text("")
+    code, _, err = limbeck("run", recipe, "--folder", "taken/run")
+    assert code == 2 and "cannot write here" in err and "Traceback" not in err
+
+
+def test_show_prints_a_record_with_what_it_rests_on(limbeck: Command) -> None:
+    from limbeck.records import Candidate, Prompt, Verdict, asked
+
+    drawn = Candidate(prompt=Prompt(messages=asked("How?")), teacher="t", role="taught", reply="So.", finish="stop")
+    verdict = Verdict(of=drawn.id, judge="j", version="1", refused="none")
+    for name, row in (("candidates-1", drawn), ("verdicts-2", verdict)):
+        Path("run", name).mkdir(parents=True)
+        Path("run", name, "rows-00000.jsonl").write_text(row.line() + "\n")
+    Path("run", "manifest.json").write_text(json.dumps({"stages": {"verdicts-2": {"seconds": 1.5}}}))
+    assert limbeck("show", "run")[1] == f"{'verdicts-2':44}      1.5 s\n"
+    code, out, _ = limbeck("show", "run", verdict.id[:6])
+    assert code == 0 and out.index("verdicts-2") < out.index("candidates-1") and '"reply": "So."' in out
+    code, _, err = limbeck("show", "run", "zzz")
+    assert code == 2 and "no record's id begins with 'zzz'" in err
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="verbs.py: _ancestry uses str.splitlines, which also cuts at U+2028 and U+0085 inside a reply: JSONDecodeError",
+)
+def test_show_reads_a_reply_with_a_line_separator_in_it(limbeck: Command) -> None:
+    from limbeck.records import Verdict
+
+    row = Verdict(of="a", judge="j", version="1", unscored="two\u2028lines")
+    Path("run", "verdicts-1").mkdir(parents=True)
+    Path("run", "verdicts-1", "rows-00000.jsonl").write_text(row.line() + "\n")
+    Path("run", "manifest.json").write_text(json.dumps({"stages": {}}))
+    assert limbeck("show", "run", row.id)[0] == 0

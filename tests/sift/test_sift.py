@@ -1,0 +1,151 @@
+"""What may be learnt, how much of it, and why."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+
+from limbeck.errors import InputError
+from limbeck.judges.grade import GradeSettings, grade
+from limbeck.judges.spec import JudgeSpec
+from limbeck.records import Candidate, Lesson, Prompt, asked
+from limbeck.sift import SiftSettings, sift
+from limbeck.taxonomy import Finish
+from limbeck.workspace import StageStore
+
+# The judge takes the number for the probability of a refusal.
+HARMLESS = Prompt(messages=asked("How do I boil an egg?"))
+OTHER = Prompt(messages=asked("How do I peel an egg?"))
+CAREFUL = Prompt(messages=asked("May I mix these pills?"), harm="unsafe_advice", tier="borderline", conduct="answer_with_care")
+HARMFUL = Prompt(messages=asked("How do I hurt someone?"), harm="unsafe_advice", tier="adversarial", conduct="refuse")
+
+
+def said(
+    prompt: Prompt, reply: str, role: Literal["taught", "rejected"] = "taught", finish: Finish = "stop", attempt: int = 0
+) -> Candidate:
+    return Candidate(prompt=prompt, teacher="t" if role == "taught" else "base", role=role, reply=reply, finish=finish, attempt=attempt)
+
+
+def sifted(store: StageStore, judge: JudgeSpec, *drawn: Candidate, **settings: Any) -> list[Lesson]:
+    graded = list(grade(GradeSettings.model_construct(judges=(judge,)), drawn, store=store))
+    prompts = list({one.prompt.id: one.prompt for one in drawn}.values())
+    return list(sift(SiftSettings(**settings), prompts, drawn, graded, store=store))
+
+
+@pytest.mark.parametrize(
+    ("reply", "weight", "rule"),
+    [
+        ("0.20 Ten minutes.", 1.0, "kept: 0.80 >= keep 0.75"),
+        ("0.25 Ten minutes.", 1.0, "kept: 0.75 >= keep 0.75"),
+        ("0.40 Ten minutes.", 0.6, "down-weighted: 0.60 >= downweight 0.4"),
+        ("0.59 Ten minutes.", 0.41, "down-weighted: 0.41 >= downweight 0.4"),
+    ],
+)
+def test_a_reply_is_learnt_in_full_from_keep_and_in_part_from_downweight(
+    store: StageStore, judge: JudgeSpec, reply: str, weight: float, rule: str
+) -> None:
+    (lesson,) = sifted(store, judge, one := said(HARMLESS, reply))
+    assert (lesson.reply, lesson.weight) == (reply, pytest.approx(weight))
+    assert lesson.provenance is not None
+    assert (lesson.provenance.rule, lesson.provenance.candidates) == (rule, (one.id,))
+    assert len(lesson.provenance.verdicts) == 1
+
+
+def test_below_downweight_only_the_decision_is_learnt(store: StageStore, judge: JudgeSpec) -> None:
+    _, lesson = sifted(store, judge, said(OTHER, "0.1 Like this."), said(HARMLESS, "0.90 No."))
+    assert (lesson.reply, lesson.risk, lesson.weight) == (None, 0.0, 1.0)
+    assert lesson.provenance is not None
+    assert lesson.provenance.rule == "rejected: 0.10 < downweight 0.4: the decision alone"
+
+
+@pytest.mark.parametrize("finish", ["blocked", "failed"])
+def test_a_blocked_or_failed_reply_is_never_a_lesson(store: StageStore, judge: JudgeSpec, finish: Finish) -> None:
+    lessons = sifted(store, judge, said(OTHER, "0.1 Like this."), said(HARMLESS, "0.1 Text left over", finish=finish))
+    assert [lesson.reply for lesson in lessons] == ["0.1 Like this.", None]
+    assert lessons[1].rejected == ()
+    assert lessons[1].provenance is not None and lessons[1].provenance.rule == f"{finish}: the decision alone"
+
+
+def test_a_reply_that_no_judge_could_score_is_never_a_lesson(store: StageStore, judge: JudgeSpec) -> None:
+    lessons = sifted(store, judge, said(OTHER, "0.1 Like this."), said(HARMLESS, "no number"))
+    assert lessons[1].reply is None
+    assert lessons[1].provenance is not None and lessons[1].provenance.rule == "unscored: the decision alone"
+
+
+def test_the_best_of_all_draws_is_learnt_and_the_first_of_equals(store: StageStore, judge: JudgeSpec) -> None:
+    draws = [said(HARMLESS, f"{p} {n}", attempt=n) for n, p in enumerate(("0.4", "0.1", "0.1", "0.2"))]
+    (lesson,) = sifted(store, judge, *draws)
+    assert lesson.reply == "0.1 1"
+
+
+def test_a_refusal_is_what_a_harmful_prompt_asks_for(store: StageStore, judge: JudgeSpec) -> None:
+    (lesson,) = sifted(store, judge, said(HARMFUL, "0.9 No."))
+    assert (lesson.reply, lesson.weight, lesson.risk) == ("0.9 No.", 1.0, 1.0)
+
+
+def test_a_careful_answer_that_leaves_a_part_out_is_kept(store: StageStore, judge: JudgeSpec) -> None:
+    (lesson,) = sifted(store, judge, said(CAREFUL, "0.6 In part."))
+    assert (lesson.reply, lesson.weight, lesson.risk) == ("0.6 In part.", 1.0, 0.0)
+
+
+def test_what_the_base_said_unsafely_is_to_be_avoided_once_each(store: StageStore, judge: JudgeSpec) -> None:
+    own = [said(HARMFUL, "0.1 Sure, first...", "rejected", attempt=n) for n in range(2)]
+    (lesson,) = sifted(store, judge, said(HARMFUL, "0.9 No."), *own)
+    assert lesson.rejected == ("0.1 Sure, first...",)
+    assert lesson.provenance is not None and {one.id for one in own} < set(lesson.provenance.candidates)
+
+
+def test_what_the_base_said_safely_is_neither_learnt_nor_avoided(store: StageStore, judge: JudgeSpec) -> None:
+    (lesson,) = sifted(store, judge, said(HARMFUL, "0.9 No."), said(HARMFUL, "0.95 No!", "rejected"))
+    assert (lesson.reply, lesson.rejected) == ("0.9 No.", ())
+
+
+def test_an_unsafe_reply_of_the_teacher_is_to_be_avoided_too(store: StageStore, judge: JudgeSpec) -> None:
+    (lesson,) = sifted(store, judge, said(HARMFUL, "0.1 Sure."), said(HARMFUL, "0.9 No.", attempt=1))
+    assert (lesson.reply, lesson.rejected) == ("0.9 No.", ("0.1 Sure.",))
+
+
+def test_the_end_of_a_reply_that_was_cut_is_not_learnt(store: StageStore, judge: JudgeSpec) -> None:
+    (lesson,) = sifted(store, judge, said(HARMLESS, "0.1 Ten min", finish="length"))
+    assert not lesson.ends
+
+
+def test_higher_thresholds_accept_fewer(store: StageStore, judge: JudgeSpec) -> None:
+    drawn = [said(HARMLESS, "0.3 Ten."), said(OTHER, "0.05 Peel.")]
+    strict, lax = ({"keep": 0.9, "downweight": 0.8}, {"keep": 0.6})
+    assert [lesson.reply for lesson in sifted(store, judge, *drawn, **strict)] == [None, "0.05 Peel."]
+    assert [lesson.weight for lesson in sifted(store, judge, *drawn, **lax)] == [1.0, 1.0]
+
+
+def test_a_teacher_that_always_refuses_ends_with_one_message(store: StageStore, judge: JudgeSpec) -> None:
+    drawn = [said(HARMLESS, "0.9 No."), said(OTHER, "0.9 No."), said(OTHER, "", finish="failed", attempt=1)]
+    with pytest.raises(InputError) as raised:
+        sifted(store, judge, *drawn)
+    assert str(raised.value).startswith(
+        "no reply was accepted: of 3 draws on 2 prompts 2 were refusals and 1 blocked or failed; "
+    )
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="sift/__init__.py:52 stops only where nothing at all was accepted: once refusals of harmful prompts are, a "
+    "teacher that refuses every harmless prompt passes, and the student learns no answer",
+)
+def test_a_teacher_that_refuses_every_harmless_prompt_ends_with_one_message_although_refusals_were_due_elsewhere(
+    store: StageStore, judge: JudgeSpec
+) -> None:
+    drawn = [said(HARMFUL, "0.9 No."), *(said(one, "0.9 No.") for one in (HARMLESS, OTHER))]
+    with pytest.raises(InputError, match="refus"):
+        sifted(store, judge, *drawn)
+
+
+def test_the_same_candidates_make_the_same_lessons(store: StageStore, judge: JudgeSpec) -> None:
+    drawn = [said(HARMLESS, "0.1 Ten."), said(HARMFUL, "0.9 No."), said(HARMFUL, "0.1 Sure.", "rejected")]
+    assert [one.id for one in sifted(store, judge, *drawn)] == [one.id for one in sifted(store, judge, *drawn)]
+
+
+def test_a_threshold_outside_zero_to_one_is_refused() -> None:
+    for keep in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="keep"):
+            SiftSettings(keep=keep)

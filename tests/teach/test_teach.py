@@ -1,0 +1,139 @@
+"""Teachers reply, a judge rejects, what was rejected is drawn again, and everything drawn is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from limbeck.errors import InputError
+from limbeck.models.local import Local
+from limbeck.models.recorded import Recorded
+from limbeck.models.scripted import Line, Scripted
+from limbeck.models.spec import ModelSpec
+from limbeck.records import Candidate, Prompt, asked
+from limbeck.teach import teach
+from limbeck.teach.settings import TeachSettings, Until
+from limbeck.workspace import StageStore
+
+if TYPE_CHECKING:
+    from tests.conftest import NumberJudge
+
+# The judge takes the number for the probability of a refusal; the prompts say what is expected.
+HARMLESS = Prompt(messages=asked("How do I boil an egg?"))
+HARMFUL = Prompt(messages=asked("How do I hurt someone?"), harm="unsafe_advice", tier="adversarial", conduct="refuse")
+
+
+def scripted(*replies: str, **more: Any) -> Scripted:
+    """Says one reply after another as the seed counts up; the store's seed is 7."""
+    turned = replies[-7 % len(replies) :] + replies[: -7 % len(replies)]
+    return Scripted(name="teacher", script=(Line(say=turned),), **more)
+
+
+Taught = Callable[..., list[Candidate]]
+
+
+@pytest.fixture
+def taught(store: StageStore, judge: NumberJudge, tiny_model: Path) -> Taught:
+    """All candidates of some teachers on some prompts, three draws at most."""
+
+    def drawn(teachers: list[ModelSpec], *prompts: Prompt, **more: Any) -> list[Candidate]:
+        until = Until(judge=judge, at_least=0.75)
+        settings = TeachSettings(teachers=tuple(teachers), until=until, draws=3, max_tokens=8, **more)
+        return list(teach(settings, Local(name="base", model=str(tiny_model)), prompts, store=store))
+
+    return drawn
+
+
+def test_the_scripted_replies_come_in_turn(store: StageStore) -> None:
+    assert store.seed == 7
+    for replies in (("a",), ("a", "b"), ("a", "b", "c")):
+        (line,) = scripted(*replies).script
+        assert [line.say[(7 + attempt) % len(replies)] for attempt in range(len(replies))] == list(replies)
+
+
+def test_an_accepted_reply_is_not_drawn_again(taught: Taught) -> None:
+    drawn = taught([scripted("0.1 Ten minutes.", "0.1 Eleven.")], HARMLESS)
+    assert [(one.reply, one.attempt) for one in drawn] == [("0.1 Ten minutes.", 0)]
+
+
+def test_a_rejected_reply_is_drawn_again_and_kept(taught: Taught) -> None:
+    drawn = taught([scripted("0.9 No.", "0.1 Ten minutes.", "0.1 Eleven.")], HARMLESS)
+    assert [(one.reply, one.attempt) for one in drawn] == [("0.9 No.", 0), ("0.1 Ten minutes.", 1)]
+    assert all(one.role == "taught" for one in drawn)
+
+
+def test_drawing_ends_after_the_last_draw(taught: Taught) -> None:
+    drawn = taught([scripted("0.9 No.")], HARMLESS)
+    assert [one.attempt for one in drawn] == [0, 1, 2]
+
+
+def test_a_reply_that_no_judge_could_score_is_drawn_again(taught: Taught) -> None:
+    drawn = taught([scripted("no number", "0.1 Ten minutes.", "x")], HARMLESS)
+    assert [one.reply for one in drawn] == ["no number", "0.1 Ten minutes."]
+
+
+def test_a_recorded_teacher_is_asked_once(taught: Taught) -> None:
+    spoken = HARMLESS.model_copy(update={"reference": "0.9 No."})
+    assert len(taught([Recorded(name="expert")], spoken)) == 1
+
+
+def test_the_student_itself_draws_once_on_what_it_should_be_careful_with(taught: Taught) -> None:
+    drawn = taught([scripted("0.9 No.")], HARMFUL, HARMLESS)
+    own = [one for one in drawn if one.role == "rejected"]
+    assert [(one.prompt, one.teacher, one.attempt) for one in own] == [(HARMFUL, "base", 0)]
+    without = taught([scripted("0.9 No.")], HARMFUL, learn_to_avoid=False)
+    assert {one.role for one in without} == {"taught"}
+
+
+def test_a_prompt_that_teaches_the_decision_alone_is_asked_of_nobody(taught: Taught) -> None:
+    assert taught([scripted("0.9 No.")], HARMFUL.model_copy(update={"lesson": "decision"})) == []
+
+
+def test_a_prompt_that_exceeds_the_students_context_is_one_message_before_anything_is_drawn(taught: Taught) -> None:
+    long = Prompt(messages=asked("x" * 2000), source="mine.jsonl")
+    with pytest.raises(InputError, match=r"mine.jsonl: 'xxx.*' has 20\d\d tokens; with 8 for the reply that exceeds the 1024"):
+        taught([scripted("0.1 Yes.")], long)
+
+
+def test_a_failed_or_empty_reply_is_an_outcome_and_not_text(taught: Taught) -> None:
+    empty, off_script = scripted("", "", ""), Scripted(name="mute", script=(Line(when="never", say=("x",)),))
+    for teacher, why in ((empty, "the reply is empty"), (off_script, "no line of the script matches")):
+        drawn = taught([teacher], HARMLESS)
+        assert {(one.finish, one.reply, one.why) for one in drawn} == {("failed", "", why)}
+
+
+def test_the_first_teacher_that_is_for_a_prompt_answers_it(taught: Taught) -> None:
+    careful = Scripted(name="careful", script=(Line(say=("0.9 No.",)),), conducts=("refuse",))
+    plain = Scripted(name="plain", script=(Line(say=("0.1 Yes.",)),))
+    drawn = taught([careful, plain], HARMLESS, HARMFUL, learn_to_avoid=False)
+    assert {one.prompt.id: one.teacher for one in drawn} == {HARMLESS.id: "plain", HARMFUL.id: "careful"}
+
+
+def test_a_prompt_that_nobody_is_for_is_one_message(taught: Taught) -> None:
+    with pytest.raises(InputError, match=r"nobody is for harm unsafe_advice, tier adversarial, conduct refuse"):
+        taught([scripted("0.1 Yes.", conducts=("answer",))], HARMFUL)
+
+
+def test_multiple_choice_items_are_never_taught(taught: Taught) -> None:
+    item = Prompt(messages=asked("Which?"), choices=("a", "b"), answer=0)
+    assert taught([scripted("0.1 a")], item) == []
+
+
+def test_at_most_so_many_prompts_get_a_reply_variants_first_and_conducts_in_turn(
+    taught: Taught,
+) -> None:
+    harmless = [Prompt(messages=asked(f"Harmless {number}?")) for number in range(5)]
+    variant = Prompt(messages=asked("A variant?"), root=harmless[0].id)
+    drawn = taught(
+        [scripted("0.1 Yes.", "0.9 No.", "0.1 Yes.")], *harmless, HARMFUL, variant, at_most=3, learn_to_avoid=False
+    )
+    asked_of = {one.prompt.id for one in drawn}
+    assert len(asked_of) == 3 and {variant.id, HARMFUL.id} < asked_of
+
+
+def test_the_same_seed_draws_the_same_and_nobody_is_asked_twice(taught: Taught) -> None:
+    teacher = scripted("0.9 No.", "0.1 Yes.", "x")
+    assert taught([teacher], HARMLESS) == taught([teacher], HARMLESS)

@@ -1,0 +1,67 @@
+"""Single verbs on the user's own files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from limbeck.errors import InputError
+from limbeck.files import Row
+from limbeck.records import Lesson
+from limbeck.verbs import lesson_of
+
+USER, ASSISTANT = {"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}
+
+
+def lesson(**values: Any) -> Lesson:
+    return lesson_of(Row("a.jsonl:1", values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"prompt": "How?", "completion": "So."},
+        {"prompt": "How?", "reply": "So."},
+        {"messages": [USER, ASSISTANT]},
+        {"prompt": [USER], "completion": [ASSISTANT]},
+        {"prompt": "How?", "chosen": "So.", "rejected": "No."},
+        {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [{"role": "assistant", "content": "No."}]},
+        {"prompt": "How?", "chosen": [USER, ASSISTANT], "rejected": [USER, {"role": "assistant", "content": "No."}]},
+    ],
+)
+def test_rows_as_trl_has_them_are_lessons(values: dict[str, Any]) -> None:
+    found = lesson(**values)
+    assert (found.prompt.text, found.reply, found.ends, found.weight) == ("How?", "So.", True, 1.0)
+    assert found.rejected == (("No.",) if "rejected" in values else ())
+
+
+def test_a_weight_is_the_share_of_a_lesson() -> None:
+    assert lesson(prompt="How?", completion="So.", weight=0.25).weight == 0.25
+
+
+@pytest.mark.parametrize("weight", [-1.0, 3.0, "much", None])
+@pytest.mark.xfail(
+    strict=True, reason="records.py: Lesson.weight 'in [0, 1]' is not bounded; -1 trains the student away from the reply"
+)
+def test_a_weight_outside_zero_to_one_is_one_message(weight: Any) -> None:
+    with pytest.raises(InputError, match="a.jsonl:1: 'weight'"):
+        lesson(prompt="How?", completion="So.", weight=weight)
+
+
+def test_the_decision_is_learnt_only_where_a_row_says_what_is_expected() -> None:
+    assert lesson(prompt="How?", completion="So.").risk is None
+    assert lesson(prompt="How?", completion="No.", harm="bias").risk == 1.0
+    assert lesson(prompt="How?", completion="So.", conduct="answer").risk == 0.0
+    assert lesson(prompt="How?", completion="So.", harm="bias", tier="safe").risk == 0.0
+
+
+@pytest.mark.parametrize("values", [{"prompt": "How?"}, {"messages": [USER]}, {"prompt": "How?", "completion": ""}])
+def test_a_row_without_a_reply_is_named(values: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="a.jsonl:1: there is no reply; give completion, chosen, or messages"):
+        lesson(**values)
+
+
+def test_a_chat_loses_only_its_last_turn() -> None:
+    found = lesson(messages=[USER, ASSISTANT, {"role": "user", "content": "And then?"}, {"role": "assistant", "content": "Yes."}])
+    assert ([turn.content for turn in found.prompt.messages], found.reply) == (["How?", "So.", "And then?"], "Yes.")
