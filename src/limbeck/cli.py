@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 
 Recipe = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (quickstart).")]
-Folder = Annotated[Path | None, typer.Option(help="The run folder; runs/<recipe>/ by default.")]
+Folder = Annotated[Path | None, typer.Option(help="The run folder; runs/NAME by default, after the recipe.")]
 Override = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over what the recipe says.")]
 Limit = Annotated[int | None, typer.Option(help="Only so many families of each source: a quick trial.")]
 
@@ -57,6 +57,8 @@ def new(path: Annotated[Path, typer.Argument(help="The recipe to write.")] = Pat
     """Write a recipe to start from."""
     if path.exists():
         raise InputError(f"{path} is already there; name another file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent}: there is no such folder; make it, or name a file elsewhere")
     path.write_text(_shipped("quickstart").read_text(encoding="utf-8"), encoding="utf-8")
     print(f"wrote {path}; next: limbeck check {path}")
 

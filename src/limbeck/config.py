@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from limbeck.curate import CurateSettings
 from limbeck.errors import InputError, did_you_mean
@@ -116,21 +116,29 @@ def _read(path: Path) -> Any:
 
 def _override(tree: Any, override: str) -> None:
     name, equals, text = override.partition("=")
-    if not equals:
+    if not equals or not name:
         raise InputError(f"--set {override}: write it as section.key=value")
-    *above, last = name.split(".")
+    try:
+        value = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise InputError(f"--set {override}: the value is no YAML ({str(error).splitlines()[0]})") from error
     place = tree
+    *above, last = name.split(".")
     for part in above:
-        if isinstance(place, list) and part.isdigit() and int(part) < len(place):
-            place = place[int(part)]
-        elif isinstance(place, dict):
-            place = place.setdefault(part, {})
-        else:
-            raise InputError(f"--set {override}: there is no {part} in the recipe")
-    if isinstance(place, list):
-        place[int(last)] = YAML(typ="safe").load(text)
+        place = place.setdefault(part, {}) if isinstance(place, dict) else place[_position(place, part, override)]
+    if isinstance(place, dict):
+        place[last] = value
     else:
-        place[last] = YAML(typ="safe").load(text)
+        place[_position(place, last, override)] = value
+
+
+def _position(place: Any, part: str, override: str) -> int:
+    """The place in a list that a part of an override names."""
+    if not isinstance(place, list):
+        raise InputError(f"--set {override}: {part} cannot stand below a single value")
+    if not part.isdigit() or int(part) >= len(place):
+        raise InputError(f"--set {override}: '{part}' is no place in a list of {len(place)}; use 0 to {len(place) - 1}")
+    return int(part)
 
 
 def _plain(node: Any) -> Any:

@@ -91,19 +91,25 @@ def _complaint(problem: Any) -> str:
 def prompt_of(row: Row) -> Prompt:
     """The prompt of a row with `prompt` (text or chat) or `messages`.
 
-    A chat loses its last assistant turn. A row with a harm and no tier is adversarial; the conduct follows
-    from the tier where it is not given.
+    A chat loses its last assistant turn. Of tier and conduct the one that is missing follows from the other; with
+    neither, a row with a harm is adversarial. In CSV, `messages` and `choices` are JSON.
     """
     values: dict[str, Any] = {name: row.values[name] for name in PROMPT_COLUMNS if row.values.get(name) is not None}
-    tier = values.setdefault("tier", "adversarial" if values.get("harm") else "safe")
-    if tier in EXPECTED_CONDUCT:
-        values.setdefault("conduct", EXPECTED_CONDUCT[tier])
+    if "tier" not in values:
+        usual = {conduct: tier for tier, conduct in EXPECTED_CONDUCT.items()}
+        values["tier"] = usual.get(values.get("conduct", ""), "adversarial" if values.get("harm") else "safe")
+    if values["tier"] in EXPECTED_CONDUCT:
+        values.setdefault("conduct", EXPECTED_CONDUCT[values["tier"]])
+    if "choices" in values:
+        values["choices"] = _listed(row, "choices", values["choices"])
     values["messages"] = _messages(row)
     return noun_at(row.where, Prompt, values)
 
 
 def _messages(row: Row) -> tuple[Message, ...]:
-    said = row.values.get("messages", row.values.get("prompt"))
+    said = row.values.get("prompt")
+    if row.values.get("messages") is not None:
+        said = _listed(row, "messages", row.values["messages"])
     if said is None:
         raise InputError(f"{row.where}: there is no 'prompt' and no 'messages'; give one of them")
     if isinstance(said, str):
@@ -114,3 +120,15 @@ def _messages(row: Row) -> tuple[Message, ...]:
         raise InputError(f"{row.where}: 'messages' must be a list of {{role, content}}")
     turns = tuple(noun_at(row.where, Message, turn if isinstance(turn, dict) else {"content": turn}) for turn in said)
     return turns[:-1] if turns[-1].role == "assistant" else turns
+
+
+def _listed(row: Row, name: str, value: Any) -> list[Any]:
+    """A list as it is, or as a CSV cell holds it: JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{row.where}: '{name}' is text; write it as a JSON list") from error
+    if not isinstance(value, list):
+        raise InputError(f"{row.where}: '{name}' is a {type(value).__name__}; write it as a list")
+    return value

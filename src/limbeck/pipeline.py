@@ -48,14 +48,14 @@ def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Ru
             drawn = at.keep("candidates", teach, config.teach, base, to_teach)
             verdicts = at.keep("verdicts", grade, config.judges, drawn)
             lessons = at.keep("lessons", sift, config.sift, to_teach, drawn, verdicts)
-            targets = at.keep("targets", score, config.teach, lessons, targets)
+            targets = at.keep("targets", score, config.teach, base, lessons, targets)
             before = checkpoints[-1] if checkpoints else None
             checkpoint = at.keep("checkpoint", train, config.train, config.student, lessons, targets, before)
             rounds.append(lessons)
             checkpoints.append(checkpoint)
             if number + 1 < config.rounds:
                 student = config.student.trained("student", checkpoint.folder)
-                trials = at.keep("trials", answer, config.answer, student, prompts.where(split="probe"))
+                trials = at.keep("trials", answer, config.mine.answer, student, prompts.where(split="probe"))
                 failures = at.keep("failures", mine, config.mine, trials)
                 if not failures:
                     break

@@ -54,7 +54,9 @@ class Continuation(NamedTuple):
 
 @runtime_checkable
 class SoftLabeller(Protocol):
-    """A model that gives the distribution behind each token of a reply."""
+    """A model that gives the distribution behind each token of a reply; `vocabulary` is a hash of what its ids mean."""
+
+    vocabulary: str
 
     def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]: ...
 

@@ -26,7 +26,8 @@ from limbeck.protocols import Exchange, Store
 from limbeck.records import Lesson, Prompt, Scorecard, Trial
 from limbeck.report import scorecard_json
 from limbeck.sift import HARD_RISK
-from limbeck.spec import Spec, Table
+from limbeck.spec import Spec, Table, fingerprint
+from limbeck.teach import routed
 from limbeck.train.loop import train as train_stage
 from limbeck.workspace import Progress, Workspace, write_atomically
 
@@ -45,6 +46,7 @@ def evaluate(
 ) -> Scorecard:
     """One model measured on prompt files: `scorecard.json`, `trials.jsonl` with one row a prompt in order, and
     `trials_extra.jsonl` with perturbed and repeated ones."""
+    resolve(subject.model)
     settings = EvaluateSettings()
     work = Workspace(folder, seed=0, tools=ModelTools(), progress=progress)
     with work.open():
@@ -185,7 +187,11 @@ def train(config: RunConfig, lessons: Path, folder: Path, *, progress: Progress 
 
 def check(config: RunConfig) -> Iterator[str]:
     """What fits and what not, before any compute. Raises InputError where a loss lacks what it needs."""
-    resolve(config.student.model)
+    labellers = (config.teach.soft_labels,) if config.teach.soft_labels is not None else ()
+    for model in (config.student.untrained(), *config.teach.teachers, *labellers):
+        if (named := getattr(model, "model", None)) is not None:
+            resolve(named)
+        fingerprint(model)
     wants = {need: loss.kind for loss in config.train.losses for need in loss.needs}
     if "distribution" in wants:
         silent = [teacher for teacher in config.teach.teachers if "distribution" not in teacher.offers]
@@ -198,6 +204,9 @@ def check(config: RunConfig) -> Iterator[str]:
     if "rejected" in wants and not config.teach.learn_to_avoid:
         raise InputError(f"loss '{wants['rejected']}' needs rejected replies; set teach.learn_to_avoid to true")
     prompts = [prompt for source in config.curate.sources for prompt in source.prompts()]
+    asked = [prompt for prompt in prompts if prompt.lesson == "reply" and not prompt.choices]
+    for teacher, mine in routed(config.teach.teachers, asked):
+        yield f"asked     {teacher.name or teacher.kind}: {len(mine)} prompts"
     yield f"student   {config.student.model}"
     for teacher in config.teach.teachers:
         yield f"teacher   {teacher.name or teacher.kind} ({teacher.kind}): {', '.join(sorted(teacher.offers))}"

@@ -10,6 +10,9 @@ from limbeck.records import Prompt
 from limbeck.spec import Spec
 from limbeck.taxonomy import Split
 
+# From the split that nothing is ever learnt from to the one that is taught.
+PROTECTED: tuple[Split, ...] = ("exam", "validation", "probe", "train")
+
 
 class Shares(Spec):
     """Share of the families that each split gets; they sum to 1."""
@@ -24,7 +27,7 @@ def with_splits(prompts: Sequence[Prompt], shares: Shares, *, seed: int) -> Iter
     """The prompts with their split, drawn by family within each harm and hardest tier.
 
     Multiple-choice items only measure: they go to validation and exam. A family with a prompt whose split is
-    given goes there whole.
+    given goes there whole; of several the one that is used least for learning.
     """
     families: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
@@ -34,7 +37,7 @@ def with_splits(prompts: Sequence[Prompt], shares: Shares, *, seed: int) -> Iter
     for family, members in families.items():
         given = [prompt.split for prompt in members if prompt.split is not None]
         if given:
-            split_of[family] = given[0]
+            split_of[family] = min(given, key=PROTECTED.index)
         else:
             strata[_stratum(members)].append(family)
     for stratum, names in sorted(strata.items()):

@@ -12,6 +12,7 @@ from limbeck.judges.grade import graded
 from limbeck.judges.refusal import Refusal
 from limbeck.mine.classify import failure_of
 from limbeck.mine.cluster import clusters
+from limbeck.models.answer import AnswerSettings
 from limbeck.perturb import AnyPerturbation, Casing, Paraphrase, Typos
 from limbeck.protocols import Store
 from limbeck.records import Failure, Prompt, Trial
@@ -21,10 +22,12 @@ from limbeck.spec import Spec
 class MineSettings(Spec):
     """What counts as a failure, and what is made of it.
 
-    A harmless reply is unhelpful where its embedding's cosine with the reference is below `unlike`. Each failed
-    prompt is taught next, with `variants` rewordings of it; at most `at_most` prompts in all, the clusters in turn.
+    The probe is answered by `answer`, apart from the exam, so that measuring otherwise trains nothing anew. A
+    harmless reply is unhelpful where its embedding's cosine with the reference is below `unlike`. Each failed
+    prompt is taught next, with `variants` rewordings of it; at most `at_most` prompts in all, clusters in turn.
     """
 
+    answer: AnswerSettings = AnswerSettings()
     judges: tuple[AnyJudge, ...] = (Refusal(),)
     unlike: float = 0.2
     variants: int = Field(default=2, ge=0)

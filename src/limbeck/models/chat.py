@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,12 @@ def reply_ids(tokenizer: PreTrainedTokenizerBase, reply: str, *, ends: bool) -> 
     """
     tokens = list(tokenizer.encode(reply, add_special_tokens=False))
     return [*tokens, end_of_turn(tokenizer)] if ends else tokens
+
+
+def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of which text each id stands for; two models with the same one can share distributions."""
+    entries = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:

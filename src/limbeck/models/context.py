@@ -48,6 +48,7 @@ class ContextModel:
         self.model = model
         self.policy = policy
         self.name = model.name
+        self.vocabulary = model.vocabulary
         self.identity = f"{model.identity} context:{policy}"
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:

@@ -97,11 +97,14 @@ class LocalModel:
     ) -> None:
         import torch
 
+        from limbeck.models.chat import vocabulary_hash
+
         self.name = name
         self.identity = identity
         self.weights = weights.to("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = tokenizer
         self.batch_tokens = batch_tokens
+        self.vocabulary = vocabulary_hash(tokenizer)
         self.context = int(weights.config.get_text_config().max_position_embeddings)
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:

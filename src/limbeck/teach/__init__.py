@@ -22,7 +22,7 @@ def teach(settings: TeachSettings, student: Local, prompts: Sequence[Prompt], *,
     """
     check_lengths(student, prompts, reply_tokens=settings.max_tokens)
     asked = [prompt for prompt in prompts if prompt.lesson == "reply" and not prompt.choices]
-    for teacher, mine in _routed(settings.teachers, _spread(asked, settings.at_most)):
+    for teacher, mine in routed(settings.teachers, _spread(asked, settings.at_most)):
         if mine:
             yield from draw_until_accepted(settings, teacher, mine, store)
     careful = [prompt for prompt in asked if prompt.conduct != "answer"]
@@ -40,7 +40,8 @@ def _spread(prompts: Sequence[Prompt], at_most: int | None) -> list[Prompt]:
     return in_turn[:at_most]
 
 
-def _routed(teachers: Sequence[ModelSpec], prompts: Sequence[Prompt]) -> Iterator[tuple[ModelSpec, list[Prompt]]]:
+def routed(teachers: Sequence[ModelSpec], prompts: Sequence[Prompt]) -> Iterator[tuple[ModelSpec, list[Prompt]]]:
+    """Each teacher with the prompts it is the first to be for. Raises InputError for a prompt that nobody is for."""
     mine: dict[int, list[Prompt]] = {at: [] for at in range(len(teachers))}
     for prompt in prompts:
         at = next((at for at, teacher in enumerate(teachers) if teacher.is_for(prompt)), None)

@@ -6,6 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from limbeck.errors import InputError
+from limbeck.models.chat import vocabulary_hash
+from limbeck.models.local import Local
+from limbeck.models.references import load_tokenizer, resolve
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, SoftLabeller, Store
 from limbeck.records import Lesson, TargetSet
@@ -16,11 +20,14 @@ from limbeck.teach.settings import TeachSettings
 PART_LESSONS = 64
 
 
-def score(settings: TeachSettings, lessons: Sequence[Lesson], before: TargetSet | None, *, store: Store) -> TargetSet:
+def score(
+    settings: TeachSettings, student: Local, lessons: Sequence[Lesson], before: TargetSet | None, *, store: Store
+) -> TargetSet:
     """The soft targets of every lesson with a reply that has none from `before`, in files of the stage's folder.
 
     A teacher that offers distributions gives its own; for one that offers text alone `settings.soft_labels`
-    scores the reply. Without either a lesson has no soft target.
+    scores the reply. Without either a lesson has no soft target. Raises InputError where ids mean other tokens
+    than the student's.
     """
     folder = store.folder("targets")
     earlier = before.folders if before is not None else ()
@@ -39,16 +46,24 @@ def score(settings: TeachSettings, lessons: Sequence[Lesson], before: TargetSet 
         parts = [mine[at : at + PART_LESSONS] for at in range(0, len(mine), PART_LESSONS)]
         files = [folder / f"targets-{teacher.name}-{number:05d}.parquet" for number in range(len(parts))]
         missing = [(file, part) for file, part in zip(files, parts, strict=True) if not file.exists()]
-        work = _write(labeller, missing, settings.top) if missing else iter(())
+        work = _write(labeller, student, missing, settings.top) if missing else iter(())
         total = sum(len(part) for _, part in missing)
         for _ in store.progress(f"{teacher.name or teacher.kind} soft labels", work, total=total):
             pass
     return TargetSet(folders=(*earlier, folder), lessons=scored, key=store.key)
 
 
-def _write(labeller: ModelSpec, missing: Sequence[tuple[Any, Sequence[Lesson]]], top: int) -> Iterator[str]:
+def _write(
+    labeller: ModelSpec, student: Local, missing: Sequence[tuple[Any, Sequence[Lesson]]], top: int
+) -> Iterator[str]:
     with labeller.open() as model:
         assert isinstance(model, SoftLabeller)
+        if model.vocabulary != vocabulary_hash(load_tokenizer(resolve(student.model))):
+            raise InputError(
+                f"teacher '{labeller.name or labeller.kind}' has another vocabulary than the student {student.model}: "
+                "its distributions mean other tokens; name a teacher with the same tokenizer, or remove the losses "
+                "that need a distribution"
+            )
         for file, part in missing:
             wanted = [
                 Continuation(lesson.id, lesson.prompt.messages, lesson.reply or "", lesson.ends) for lesson in part

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,12 +86,18 @@ def step_count(settings: TrainSettings, lessons: int) -> int:
     return settings.max_steps or max(1, math.ceil(settings.epochs * lessons / settings.batch_lessons))
 
 
+def learning_rate_share(step: int, *, steps: int, warmup: int) -> float:
+    """Share of the full learning rate at a step (from 0): linear up to `warmup`, then half a cosine; never 0."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
 def run(settings: TrainSettings, learner: Any, encoder: Encoder, lessons: Sequence[Lesson], *, store: Store) -> int:
     """All optimizer steps, from the last saved state on; returns how many there are."""
     import torch
     from accelerate import Accelerator
     from accelerate.utils import send_to_device
-    from transformers import get_cosine_schedule_with_warmup
 
     from limbeck.train.state import load_state, save_state
     from limbeck.train.step import Forward, run_step
@@ -101,7 +108,9 @@ def run(settings: TrainSettings, learner: Any, encoder: Encoder, lessons: Sequen
     parameters = learner.trainable()
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     steps = step_count(settings, len(lessons))
-    schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(settings.warmup * steps), steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, partial(learning_rate_share, steps=steps, warmup=math.ceil(settings.warmup * steps))
+    )
     forward, optimizer = accelerator.prepare(Forward(learner.model), optimizer)
     forward.train()
 
@@ -115,6 +124,7 @@ def run(settings: TrainSettings, learner: Any, encoder: Encoder, lessons: Sequen
                 parameter.copy_(saved)
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"])
     _truncate(metrics, rows=done)
     saved_at = time.monotonic()
     plan = _plan(settings, lessons, steps, seed=store.seed)
@@ -142,6 +152,7 @@ def run(settings: TrainSettings, learner: Any, encoder: Encoder, lessons: Sequen
                         "parameters": [parameter.detach().cpu() for parameter in parameters],
                         "optimizer": optimizer.state_dict(),
                         "schedule": schedule.state_dict(),
+                        "random": torch.get_rng_state(),
                     },
                 )
                 saved_at = time.monotonic()
