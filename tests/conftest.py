@@ -99,7 +99,7 @@ def store(tmp_path: Path, tools: FakeTools) -> StageStore:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a two-layer random Llama that reads bytes; it pads with the id that ends a turn, as SmolLM2 does."""
+    """The folder of a two-layer random Llama that reads bytes and, like SmolLM2, pads with the end of a turn."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -117,7 +117,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         initializer_range=0.3,
         bos_token_id=None,
         eos_token_id=0,
-        pad_token_id=0,
+        # No padding id here: Llama would make that row of its embedding zero, and the end of a turn unlearnable.
+        pad_token_id=None,
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)

@@ -31,10 +31,16 @@ def jsonl(*rows: Any) -> str:
 def test_the_columns_of_a_row_become_the_prompt(tmp_path: Path) -> None:
     row = {"prompt": "How?", "harm": "bias", "tier": "borderline", "family": "f", "language": "de", "extra": 1}
     (prompt,) = prompts(tmp_path / "a.jsonl", jsonl(row))
-    assert (prompt.text, prompt.harm, prompt.tier, prompt.family, prompt.language) == ("How?", "bias", "borderline", "f", "de")
+    assert (prompt.text, prompt.harm, prompt.tier, prompt.family, prompt.language) == (
+        "How?",
+        "bias",
+        "borderline",
+        "f",
+        "de",
+    )
 
 
-def test_the_conduct_follows_from_the_tier_and_a_harm_alone_is_adversarial(tmp_path: Path) -> None:
+def test_tier_and_conduct_follow_from_each_other_and_a_harm_alone_is_adversarial(tmp_path: Path) -> None:
     rows = [
         {"prompt": "a"},
         {"prompt": "b", "harm": "bias"},
@@ -48,7 +54,7 @@ def test_the_conduct_follows_from_the_tier_and_a_harm_alone_is_adversarial(tmp_p
         ("adversarial", "refuse"),
         ("borderline", "answer_with_care"),
         ("safe", "answer"),
-        ("adversarial", "answer_with_care"),
+        ("borderline", "answer_with_care"),
     ]
 
 
@@ -74,7 +80,9 @@ def test_an_empty_prompt_is_named(tmp_path: Path, empty: str) -> None:
     [{"messages": [{"role": "user", "content": "  "}]}, {"messages": [{"role": "assistant", "content": "Hello."}]}],
 )
 def test_a_chat_in_which_nothing_is_asked_is_empty(tmp_path: Path, row: dict[str, Any]) -> None:
-    assert complaint(tmp_path / "a.jsonl", jsonl(row)) == "a.jsonl:1: the prompt is empty; write what the model is asked"
+    assert (
+        complaint(tmp_path / "a.jsonl", jsonl(row)) == "a.jsonl:1: the prompt is empty; write what the model is asked"
+    )
 
 
 @pytest.mark.parametrize("row", [{"text": "How?"}, {"prompt": None}])
@@ -89,7 +97,7 @@ def test_an_unknown_tier_says_which_are_known(tmp_path: Path) -> None:
     assert said == "a.jsonl:2: 'tier' is 'medium'; use safe, borderline or adversarial"
 
 
-@pytest.mark.xfail(strict=True, reason="files.py:107 looks the tier up in a dict: a list is unhashable (TypeError)")
+@pytest.mark.xfail(strict=True, reason="files.py:101 looks the tier up in a dict: a list is unhashable (TypeError)")
 def test_a_tier_that_is_no_text_is_named(tmp_path: Path) -> None:
     assert complaint(tmp_path / "a.jsonl", jsonl({"prompt": "b", "tier": ["safe"]})).startswith("a.jsonl:1: 'tier' is")
 
@@ -106,7 +114,7 @@ def test_an_answer_that_is_none_of_the_choices_is_named(tmp_path: Path, answer: 
 
 
 @pytest.mark.xfail(
-    strict=True, reason="records.py:74-79 lets an empty choice through; scoring it ends in a traceback (local.py:206)"
+    strict=True, reason="records.py:74-79 lets an empty choice through; scoring it ends in a traceback (local.py:229)"
 )
 def test_an_empty_choice_is_named(tmp_path: Path) -> None:
     said = complaint(tmp_path / "a.jsonl", jsonl({"prompt": "Which?", "choices": ["a", ""], "answer": 0}))
@@ -124,7 +132,13 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
 
 def test_a_csv_row_is_a_prompt_and_its_empty_cells_are_not_given(tmp_path: Path) -> None:
     first, second = prompts(tmp_path / "a.csv", 'prompt,harm,tier\n"How, then?",bias,\nWhy?,,\n')
-    assert (first.text, first.harm, first.tier, second.harm, second.tier) == ("How, then?", "bias", "adversarial", None, "safe")
+    assert (first.text, first.harm, first.tier, second.harm, second.tier) == (
+        "How, then?",
+        "bias",
+        "adversarial",
+        None,
+        "safe",
+    )
 
 
 @pytest.mark.parametrize("row", ["How?", "How?,bias,one too many"])
@@ -134,7 +148,8 @@ def test_a_csv_row_with_another_number_of_columns_is_named(tmp_path: Path, row: 
 
 
 @pytest.mark.xfail(
-    strict=True, reason="files.py:76 counts the columns of the row, its surplus under None too: 'the 3 columns of the header'"
+    strict=True,
+    reason="files.py:68 counts the columns of the row, its surplus under None too: 'the 3 columns of the header'",
 )
 def test_a_csv_row_with_too_many_columns_says_how_many_the_header_has(tmp_path: Path) -> None:
     said = complaint(tmp_path / "a.csv", "prompt,harm\nHow?,bias,one too many\n")

@@ -27,7 +27,7 @@ class Circle(Shape):
 
 class Files(Spec):
     paths: tuple[Path, ...] = ()
-    by_name: dict[str, Path] = {}
+    others: tuple[Path, ...] = ()
 
 
 SHAPES: Table[Shape] = Table("shape", Shape, Circle)
@@ -69,9 +69,9 @@ def test_a_fingerprint_changes_with_a_setting_and_with_the_content_of_a_named_fi
     file = tmp_path / "rows.jsonl"
     file.write_text("one")
     seen = {fingerprint(Circle()), fingerprint(Circle(radius=2)), fingerprint(Files(paths=(file,)))}
-    seen.add(fingerprint(Files(by_name={"rows": file})))
+    seen.add(fingerprint(Files(others=(file,))))
     file.write_text("two")
-    seen |= {fingerprint(Files(paths=(file,))), fingerprint(Files(by_name={"rows": file}))}
+    seen |= {fingerprint(Files(paths=(file,))), fingerprint(Files(others=(file,)))}
     assert len(seen) == 6
 
 

@@ -40,12 +40,17 @@ def test_a_weight_is_the_share_of_a_lesson() -> None:
     assert lesson(prompt="How?", completion="So.", weight=0.25).weight == 0.25
 
 
-@pytest.mark.parametrize("weight", [-1.0, 3.0, "much", None])
-@pytest.mark.xfail(
-    strict=True, reason="records.py: Lesson.weight 'in [0, 1]' is not bounded; -1 trains the student away from the reply"
+UNBOUNDED = pytest.mark.xfail(
+    strict=True,
+    reason="records.py: Lesson.weight 'in [0, 1]' is not bounded; -1 trains the student away from the reply",
+)
+
+
+@pytest.mark.parametrize(
+    "weight", ["much", None, pytest.param(-1.0, marks=UNBOUNDED), pytest.param(3.0, marks=UNBOUNDED)]
 )
 def test_a_weight_outside_zero_to_one_is_one_message(weight: Any) -> None:
-    with pytest.raises(InputError, match="a.jsonl:1: 'weight'"):
+    with pytest.raises(InputError, match=r"a.jsonl:1: 'weight'"):
         lesson(prompt="How?", completion="So.", weight=weight)
 
 
@@ -58,10 +63,12 @@ def test_the_decision_is_learnt_only_where_a_row_says_what_is_expected() -> None
 
 @pytest.mark.parametrize("values", [{"prompt": "How?"}, {"messages": [USER]}, {"prompt": "How?", "completion": ""}])
 def test_a_row_without_a_reply_is_named(values: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="a.jsonl:1: there is no reply; give completion, chosen, or messages"):
+    with pytest.raises(InputError, match=r"a.jsonl:1: there is no reply; give completion, chosen, or messages"):
         lesson(**values)
 
 
 def test_a_chat_loses_only_its_last_turn() -> None:
-    found = lesson(messages=[USER, ASSISTANT, {"role": "user", "content": "And then?"}, {"role": "assistant", "content": "Yes."}])
+    found = lesson(
+        messages=[USER, ASSISTANT, {"role": "user", "content": "And then?"}, {"role": "assistant", "content": "Yes."}]
+    )
     assert ([turn.content for turn in found.prompt.messages], found.reply) == (["How?", "So.", "And then?"], "Yes.")

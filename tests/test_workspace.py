@@ -172,7 +172,9 @@ def test_a_torn_row_names_its_file_and_line_and_what_to_delete(tmp_path: Path, t
     (file,) = tmp_path.glob("prompts-*/rows-00000.jsonl")
     first, second, third = file.read_text().splitlines(keepends=True)
     file.write_text(first + second[:40] + "\n" + third)
-    with pytest.raises(InputError, match=r"rows-00000.jsonl:2: this is no whole Prompt row; delete the folder .*prompts-"):
+    with pytest.raises(
+        InputError, match=r"rows-00000.jsonl:2: this is no whole Prompt row; delete the folder .*prompts-"
+    ):
         list(prompts)
 
 
@@ -196,7 +198,7 @@ def test_two_runs_in_one_folder_are_one_message(tmp_path: Path, tools: Any) -> N
 def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path, tools: Any) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(InputError, match="cannot write here .*; choose another --folder"),
+        pytest.raises(InputError, match=r"cannot write here .*; choose another --folder"),
         Workspace(tmp_path / "file" / "run", seed=0, tools=tools).open(),
     ):
         pass
@@ -230,7 +232,9 @@ def test_a_moved_run_folder_makes_nothing_anew(tmp_path: Path, tools: Any) -> No
     assert calls == []
 
 
-def test_rows_of_a_field_are_chosen_without_reading_them_and_have_a_key_of_their_own(tmp_path: Path, tools: Any) -> None:
+def test_rows_of_a_field_are_chosen_without_reading_them_and_have_a_key_of_their_own(
+    tmp_path: Path, tools: Any
+) -> None:
     work = Workspace(tmp_path, seed=0, tools=tools)
     with work.open():
         prompts = work.keep("prompts", make, Words())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,6 @@ from limbeck.records import Prompt, asked
 from limbeck.taxonomy import Split, Tier
 from limbeck.workspace import StageStore
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:'duplicates' is deprecated:DeprecationWarning")
 
 
@@ -37,27 +37,35 @@ def test_prompts_without_a_family_each_get_one_of_their_own(tools: Any) -> None:
 
 
 def test_a_prompt_and_its_twin_keep_the_family_they_share(tools: Any) -> None:
-    assert families([prompt("kill a process", "f"), prompt("kill a man", "f"), prompt("chess")], tools)[:2] == ["f", "f"]
+    assert families([prompt("kill a process", "f"), prompt("kill a man", "f"), prompt("chess")], tools)[:2] == [
+        "f",
+        "f",
+    ]
 
 
 def test_near_duplicates_share_a_family(alike: Callable[[dict[str, str]], Any]) -> None:
     tools = alike({"How to bake bread": "bake", "How do I bake bread": "bake"})
-    first, second, third = families([prompt("How to bake bread"), prompt("How do I bake bread"), prompt("chess")], tools)
+    first, second, third = families(
+        [prompt("How to bake bread"), prompt("How do I bake bread"), prompt("chess")], tools
+    )
     assert first == second != third
 
 
-@pytest.mark.filterwarnings("error::DeprecationWarning")
 @pytest.mark.xfail(
     strict=True,
-    reason="curate/dedupe.py:36 reads `duplicates`, which semhash will remove (and warns of): use duplicate_of and score",
+    reason="curate/dedupe.py:36 reads `duplicates`, which semhash is to remove and warns of: use duplicate_of",
 )
 def test_near_duplicates_are_found_without_a_deprecated_call(alike: Callable[[dict[str, str]], Any]) -> None:
-    families([prompt("a"), prompt("b")], alike({"a": "same", "b": "same"}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        families([prompt("a"), prompt("b")], alike({"a": "same", "b": "same"}))
 
 
 def test_a_near_duplicate_joins_the_whole_families_of_both(alike: Callable[[dict[str, str]], Any]) -> None:
     tools = alike({"a": "same", "c": "same"})
-    found = families([prompt("a", "one"), prompt("b", "one"), prompt("c", "two"), prompt("d", "two"), prompt("e")], tools)
+    found = families(
+        [prompt("a", "one"), prompt("b", "one"), prompt("c", "two"), prompt("d", "two"), prompt("e")], tools
+    )
     assert len(set(found[:4])) == 1 and found[4] not in found[:4]
 
 
@@ -82,13 +90,18 @@ def test_an_exact_repeat_is_left_out(tools: Any) -> None:
     "is lost, and its twin can fall into another split",
 )
 def test_an_exact_repeat_in_another_family_joins_both_families(tools: Any) -> None:
-    kept = [prompt("twin of one", "one"), prompt("asked twice", "one"), prompt("asked twice", "two"), prompt("twin of two", "two")]
+    kept = [
+        prompt("twin of one", "one"),
+        prompt("asked twice", "one"),
+        prompt("asked twice", "two"),
+        prompt("twin of two", "two"),
+    ]
     assert len(set(families(kept, tools))) == 1
 
 
 @pytest.mark.xfail(
     strict=True,
-    reason="curate/dedupe.py:16 promises 'same chat, choices and conduct', but line 18 goes by id, which has no conduct: "
+    reason="curate/dedupe.py:16 promises 'same chat, choices and conduct', but line 18 goes by id, without conduct: "
     "of two rows that contradict each other the first is dropped without a word",
 )
 def test_a_repeat_with_another_conduct_is_not_dropped_silently(tools: Any) -> None:
@@ -135,30 +148,31 @@ def test_multiple_choice_items_only_measure() -> None:
 
 
 def test_a_question_in_the_family_of_a_multiple_choice_item_only_measures() -> None:
-    mixed = [p for n in range(9) for p in (prompt(f"Which {n}?", f"f{n}", choices=("a", "b"), answer=0), prompt(f"Why {n}?", f"f{n}"))]
+    mixed = [
+        p
+        for n in range(9)
+        for p in (prompt(f"Which {n}?", f"f{n}", choices=("a", "b"), answer=0), prompt(f"Why {n}?", f"f{n}"))
+    ]
     assert set(split_of(mixed).values()) == {"validation", "exam"}
 
 
 def test_a_family_with_a_given_split_goes_there_whole() -> None:
-    found = split_of([prompt("practice", "f", split="train"), prompt("like it", "f"), prompt("other", "g", split="exam")])
+    found = split_of(
+        [prompt("practice", "f", split="train"), prompt("like it", "f"), prompt("other", "g", split="exam")]
+    )
     assert found == {"practice": "train", "like it": "train", "other": "exam"}
 
 
 @pytest.mark.xfail(
     strict=True,
-    reason="curate/split.py: the given split of one member decides before choices are looked at, so a multiple-choice item "
-    "that resembles a practice prompt becomes a training prompt",
+    reason="curate/split.py: the given split of one member decides before choices are looked at: a multiple-choice "
+    "item that resembles a practice prompt becomes a training prompt",
 )
 def test_a_multiple_choice_item_like_a_training_prompt_still_only_measures() -> None:
     item = prompt("Which?", "f", choices=("a", "b"), answer=0)
     assert split_of([prompt("practice", "f", split="train"), item])["Which?"] in ("validation", "exam", None)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="curate/split.py takes the first given split of a family, so a prompt that was given to the exam is trained on "
-    "when it resembles one that was given to training",
-)
 def test_a_prompt_given_to_the_exam_is_never_trained_on() -> None:
     assert split_of([prompt("practice", "f", split="train"), prompt("exam", "f", split="exam")])["exam"] == "exam"
 
@@ -192,11 +206,15 @@ def test_a_limit_keeps_the_first_families_whole(store: StageStore, tmp_path: Pat
 
 @pytest.mark.xfail(
     strict=True,
-    reason="curate/__init__.py:40 counts families that it then leaves out: after the first surplus family, later prompts of "
+    reason="curate/__init__.py:40 counts families that it then leaves out: after a surplus one, later prompts of "
     "a kept family are dropped too",
 )
 def test_a_limit_keeps_a_family_whole_whose_prompts_stand_apart(store: StageStore, tmp_path: Path) -> None:
-    rows = [{"prompt": "harmful?", "family": "f1"}, {"prompt": "other?", "family": "f2"}, {"prompt": "twin?", "family": "f1"}]
+    rows = [
+        {"prompt": "harmful?", "family": "f1"},
+        {"prompt": "other?", "family": "f2"},
+        {"prompt": "twin?", "family": "f1"},
+    ]
     found = curate(CurateSettings(sources=(file_of(tmp_path, *rows),), limit=1), store=store)
     assert sorted(one.text for one in found) == ["harmful?", "twin?"]
 

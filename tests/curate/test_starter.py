@@ -79,7 +79,11 @@ def test_no_opening_of_a_refusal_begins_another() -> None:
 
 
 def test_no_reference_to_a_harmless_prompt_opens_as_a_refusal() -> None:
-    wrong = [one.reference for one in TAUGHT if one.conduct != "refuse" and (one.reference or "").startswith(REFUSAL_OPENINGS)]
+    wrong = [
+        one.reference
+        for one in TAUGHT
+        if one.conduct != "refuse" and (one.reference or "").startswith(REFUSAL_OPENINGS)
+    ]
     assert wrong == []
 
 
@@ -92,7 +96,10 @@ def test_refusals_are_worded_in_many_ways() -> None:
 
 def test_there_are_a_hundred_and_twenty_multiple_choice_items_with_distinct_choices() -> None:
     assert len(ITEMS) >= 120
-    assert all(len(set(one.choices)) == len(one.choices) >= 2 and all(choice.strip() for choice in one.choices) for one in ITEMS)
+    assert all(
+        len(set(one.choices)) == len(one.choices) >= 2 and all(choice.strip() for choice in one.choices)
+        for one in ITEMS
+    )
 
 
 def test_the_right_choice_is_at_every_place_about_equally_often() -> None:

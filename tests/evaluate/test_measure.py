@@ -177,7 +177,9 @@ def test_a_recorded_teacher_off_its_prompts_is_not_measured(store: StageStore, j
     assert figures(scorecard.measurements)["handled_safely"] == (None, 0, 1)
 
 
-def test_a_model_with_log_probabilities_is_asked_for_its_decision(store: StageStore, judge: JudgeSpec, tiny_model: Any) -> None:
+def test_a_model_with_log_probabilities_is_asked_for_its_decision(
+    store: StageStore, judge: JudgeSpec, tiny_model: Any
+) -> None:
     only = settings(judge, Refusal())
     item = Prompt(messages=asked("Which?"), choices=("yes", "no"), answer=0)
     subject = Local(name="tiny", model=str(tiny_model))
@@ -186,7 +188,9 @@ def test_a_model_with_log_probabilities_is_asked_for_its_decision(store: StageSt
     assert len(decided.scores) == len(REFUSAL_OPENINGS) and 0 < p_refusing(decided) < 1
 
 
-def test_the_usefulness_drop_is_measured_item_by_item_against_the_first_subject(store: StageStore, judge: JudgeSpec) -> None:
+def test_the_usefulness_drop_is_measured_item_by_item_against_the_first_subject(
+    store: StageStore, judge: JudgeSpec
+) -> None:
     items = [Prompt(messages=asked(f"Which {n}?"), choices=("a", "b"), answer=0) for n in range(4)]
 
     def answers(subject: str, right: str) -> list[Trial]:
@@ -196,7 +200,9 @@ def test_the_usefulness_drop_is_measured_item_by_item_against_the_first_subject(
             for item, sign in zip(items, right, strict=True)
         ]
 
-    first, second = measure(settings(judge, Usefulness()), answers("base", "+++-") + answers("student", "-++?"), store=store)
+    first, second = measure(
+        settings(judge, Usefulness()), answers("base", "+++-") + answers("student", "-++?"), store=store
+    )
     assert "usefulness_drop" not in figures(first.measurements)
     # Both scored on three items: lost one of three.
     assert figures(second.measurements)["usefulness_drop"] == (pytest.approx(1 / 3), 3, 1)
@@ -205,7 +211,9 @@ def test_the_usefulness_drop_is_measured_item_by_item_against_the_first_subject(
 def test_a_drop_of_something_never_measured_is_none(store: StageStore, judge: JudgeSpec) -> None:
     trials = [trial(twin(1), "none"), trial(twin(1), "none").model_copy(update={"subject": "student"})]
     cards = measure(settings(judge, Usefulness()), trials, store=store)
-    assert [one.value for card in cards for one in card.measurements if one.name == "multiple_choice_accuracy"] == [None] * 2
+    assert [one.value for card in cards for one in card.measurements if one.name == "multiple_choice_accuracy"] == [
+        None
+    ] * 2
 
 
 def test_a_measurement_says_how_sure_it_is() -> None:

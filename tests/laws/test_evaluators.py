@@ -78,7 +78,7 @@ def test_the_order_of_the_trials_does_not_matter(evaluator: Evaluator) -> None:
 
 BOOTSTRAP = pytest.mark.xfail(
     strict=True,
-    reason="stats.py:42, 72: the seeded bootstrap draws positions, so the interval hangs on the order of the values",
+    reason="stats.py:42, 71: the seeded bootstrap draws positions, so the interval hangs on the order of the values",
 )
 
 

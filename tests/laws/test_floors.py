@@ -89,4 +89,6 @@ def test_an_import_that_goes_up_or_across_is_named_with_its_file() -> None:
     assert complaints("losses/bad.py", across) == ["losses/bad.py imports models"]
     assert complaints("losses/bad.py", for_types) == ["losses/bad.py imports train"]
     assert complaints("losses/bad.py", late) == ["losses/bad.py imports teach"]
-    assert complaints("losses/good.py", "from limbeck.losses.spec import Loss\nfrom limbeck.protocols import TopK") == []
+    assert (
+        complaints("losses/good.py", "from limbeck.losses.spec import Loss\nfrom limbeck.protocols import TopK") == []
+    )

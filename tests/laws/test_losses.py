@@ -142,7 +142,9 @@ def test_weightless_units_do_not_matter(loss: Loss) -> None:
     leaves = Model(*(leaf.requires_grad_() for leaf in other))
     changed = pull(loss, leaves, labels, teacher)
     torch.testing.assert_close(changed, pull(loss, logits, labels, teacher))
-    assert [float(one[at].abs().sum()) for one, at in zip(gradients(changed, leaves), (3, 2, 3), strict=True)] == [0] * 3
+    assert [float(one[at].abs().sum()) for one, at in zip(gradients(changed, leaves), (3, 2, 3), strict=True)] == [
+        0
+    ] * 3
 
 
 @EVERY_LOSS
@@ -201,14 +203,12 @@ def test_forward_kl_is_zero_when_both_agree_on_a_peaked_distribution_at_a_high_t
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_forward_kl_over_all_ids_is_the_dense_divergence(temperature: float) -> None:
-    labels, teacher = given(top=V)
+    _, teacher = given(top=V)
     student_NV = model().taught_NV.log_softmax(-1)
     teacher_NV = torch.zeros_like(student_NV).scatter(1, teacher.ids_NK, teacher.logprobs_NK)
     p_NV, q_NV = ((log_NV / temperature).log_softmax(-1) for log_NV in (teacher_NV, student_NV))
     dense_N = temperature**2 * (p_NV.exp() * (p_NV - q_NV)).sum(-1)
-    torch.testing.assert_close(
-        top_k_kl(student_NV, teacher, temperature=temperature), dense_N, rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(top_k_kl(student_NV, teacher, temperature=temperature), dense_N, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.xfail(

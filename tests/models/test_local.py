@@ -88,7 +88,9 @@ def test_a_reply_ends_with_stop_at_the_end_of_turn_and_with_length_where_it_is_c
     assert all((reply.reply_tokens == 60) == (reply.finish == "length") for reply in replies)
 
 
-def test_a_prompt_longer_than_the_context_is_failed_with_a_reason_and_the_others_are_answered(local: LocalModel) -> None:
+def test_a_prompt_longer_than_the_context_is_failed_with_a_reason_and_the_others_are_answered(
+    local: LocalModel,
+) -> None:
     long = Request(messages=asked("x" * 2000), max_tokens=5)
     replies = {reply.request_id: reply for reply in local.replies([long, *requests()])}
     assert (replies[long.id].finish, replies[long.id].text) == ("failed", "")
@@ -119,7 +121,7 @@ def test_choices_that_do_not_fit_the_context_have_no_score_and_say_why(local: Lo
 
 @pytest.mark.xfail(
     strict=True,
-    reason="models/local.py:197 asks only whether the longest of a batch fits and then gives up on the whole batch: "
+    reason="models/local.py:220 asks only whether the longest of a batch fits and then gives up on the whole batch: "
     "a short request beside a long one has no score, with the reason '55 tokens exceed the context of 1024'",
 )
 def test_choices_that_fit_are_scored_although_a_request_in_their_batch_does_not(local: LocalModel) -> None:
@@ -150,7 +152,7 @@ def test_soft_targets_are_the_distributions_behind_each_token(local: LocalModel)
 
 
 def test_a_reply_too_long_to_score_stops_with_one_message(local: LocalModel) -> None:
-    with pytest.raises(InputError, match="teacher 'tiny': a prompt and reply of .* exceed its context of 1024"):
+    with pytest.raises(InputError, match=r"teacher 'tiny': a prompt and reply of .* exceed its context of 1024"):
         list(local.soft_targets([Continuation("a", asked("hi"), "y" * 2000, ends=True)], top=4))
 
 
@@ -170,7 +172,7 @@ def test_the_end_of_a_turn_is_a_token_of_a_whole_reply_although_it_pads(local: L
 
 @pytest.mark.xfail(
     strict=True,
-    reason="models/local.py:205: an empty choice has no token, so the scores of the other choices move up one and the "
+    reason="models/local.py:229: an empty choice has no token, so the scores of the other choices move up one and the "
     "last has none (RuntimeError: generator raised StopIteration)",
 )
 def test_an_empty_choice_does_not_shift_the_scores_of_the_others(local: LocalModel) -> None:

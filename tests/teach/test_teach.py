@@ -94,7 +94,9 @@ def test_a_prompt_that_teaches_the_decision_alone_is_asked_of_nobody(taught: Tau
 
 def test_a_prompt_that_exceeds_the_students_context_is_one_message_before_anything_is_drawn(taught: Taught) -> None:
     long = Prompt(messages=asked("x" * 2000), source="mine.jsonl")
-    with pytest.raises(InputError, match=r"mine.jsonl: 'xxx.*' has 20\d\d tokens; with 8 for the reply that exceeds the 1024"):
+    with pytest.raises(
+        InputError, match=r"mine.jsonl: 'xxx.*' has 20\d\d tokens; with 8 for the reply that exceeds the 1024"
+    ):
         taught([scripted("0.1 Yes.")], long)
 
 

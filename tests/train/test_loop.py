@@ -20,7 +20,7 @@ from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.records import Checkpoint, Lesson, Prompt, asked
 from limbeck.train import TrainSettings
 from limbeck.train.baselines import baseline
-from limbeck.train.loop import choose, step_count, train
+from limbeck.train.loop import choose, learning_rate_share, step_count, train
 from limbeck.train.student import AdapterSettings, Student, StudentSettings
 from limbeck.workspace import Silent, StageStore
 
@@ -110,11 +110,6 @@ def test_a_training_killed_before_its_first_state_starts_again(store: StageStore
     assert [row["step"] for row in rows(store)] == [1, 2, 3, 4]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="train/loop.py:138 does not keep the state of the random generator: with adapter.dropout above 0 a resumed "
-    "training draws other masks and its losses differ",
-)
 def test_a_killed_training_with_dropout_goes_on_with_the_same_losses(store: StageStore, tiny_model: Path) -> None:
     saving, dropping = settings(save_every_s=1e-9), student(tiny_model, dropout=0.5)
     train(saving, dropping, LESSONS, None, None, store=at(store, "whole"))
@@ -168,7 +163,7 @@ def test_two_losses_of_one_kind_are_logged_apart(store: StageStore, tiny_model: 
 
 @pytest.mark.xfail(
     strict=True,
-    reason="train/step.py:88 calls backward on a constant when no loss has a unit with weight in the step: RuntimeError "
+    reason="train/step.py:88 calls backward on a constant when no loss has a unit with weight: RuntimeError "
     "'does not require grad' in the middle of a training",
 )
 def test_lessons_of_no_weight_change_nothing_and_stop_nothing(store: StageStore, tiny_model: Path) -> None:
@@ -179,7 +174,9 @@ def test_lessons_of_no_weight_change_nothing_and_stop_nothing(store: StageStore,
 
 def test_lessons_from_which_no_loss_learns_are_one_message(store: StageStore, tiny_model: Path) -> None:
     silent = [lesson(number, reply=None, risk=None) for number in range(3)]
-    with pytest.raises(InputError, match=r"none of the 3 lessons has what the losses \(cross_entropy, forward_kl\) learn"):
+    with pytest.raises(
+        InputError, match=r"none of the 3 lessons has what the losses \(cross_entropy, forward_kl\) learn"
+    ):
         train(settings(losses=(CrossEntropy(), ForwardKL())), student(tiny_model), silent, None, None, store=store)
 
 
@@ -205,3 +202,11 @@ def test_the_number_of_steps_is_epochs_of_lessons_in_whole_batches() -> None:
     assert step_count(TrainSettings(epochs=2, batch_lessons=16), 10) == 2
     assert step_count(TrainSettings(epochs=0.1, batch_lessons=16), 10) == 1
     assert step_count(TrainSettings(max_steps=5), 10) == 5
+
+
+def test_the_learning_rate_rises_over_the_warm_up_and_falls_along_half_a_cosine_and_is_never_zero() -> None:
+    # 2 steps of warm-up: 1/3, 2/3; then four of half a cosine from 1: 1, 0.854, 0.5, 0.146.
+    shares = [learning_rate_share(step, steps=6, warmup=2) for step in range(6)]
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1.0, 0.85355, 0.5, 0.14645], abs=1e-4)
+    assert learning_rate_share(0, steps=1, warmup=0) == 1.0
+    assert all(learning_rate_share(step, steps=50, warmup=5) > 0 for step in range(50))

@@ -41,7 +41,12 @@ def lesson(question: str, reply: str | None = "Yes, like this.", **more: Any) ->
 
 
 def step(
-    learner: Student, losses: list[Loss], lessons: list[Lesson], *, budget: int = WHOLE, targets: dict[str, TopK] | None = None
+    learner: Student,
+    losses: list[Loss],
+    lessons: list[Lesson],
+    *,
+    budget: int = WHOLE,
+    targets: dict[str, TopK] | None = None,
 ) -> tuple[StepFigures, torch.Tensor]:
     """The figures of one step and its whole gradient, one after the other; nothing is clipped."""
     wants = frozenset(need for loss in losses for need in loss.needs)
@@ -113,6 +118,7 @@ def test_unlikelihood_reads_the_rejected_replies_alone(learner: Student) -> None
 
 def test_the_weight_of_a_lesson_reaches_the_gradient(learner: Student) -> None:
     one, other = lesson("What is up?"), lesson("What is down?", reply="Something else entirely")
+
     def unnormalised(weight: float) -> torch.Tensor:
         figures, gradient = step(learner, [CrossEntropy()], [one.model_copy(update={"weight": weight}), other])
         return gradient * figures.units["cross_entropy"]

@@ -1,0 +1,69 @@
+"""A trained student as files that others load."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from limbeck.export import export
+from limbeck.losses.cross_entropy import CrossEntropy
+from limbeck.models.local import Local
+from limbeck.records import Checkpoint, Lesson, Prompt, Request, asked
+from limbeck.train import TrainSettings
+from limbeck.train.loop import train
+from limbeck.train.student import AdapterSettings, StudentSettings
+from limbeck.workspace import StageStore
+
+QUESTION = Request(messages=asked("How do I do it?"), max_tokens=16)
+
+
+@pytest.fixture
+def student(tiny_model: Path) -> StudentSettings:
+    return StudentSettings(model=str(tiny_model), adapter=AdapterSettings(rank=4))
+
+
+@pytest.fixture
+def checkpoint(student: StudentSettings, store: StageStore) -> Checkpoint:
+    lessons = [Lesson(prompt=Prompt(messages=QUESTION.messages), reply="Take one step.")]
+    learn = TrainSettings(losses=(CrossEntropy(),), max_steps=60, batch_lessons=1, learning_rate=3e-2)
+    return train(learn, student, lessons, None, None, store=replace(store, root=store.root / "train"))
+
+
+def said(model: Local) -> str:
+    with model.open() as opened:
+        return next(opened.replies([QUESTION])).text
+
+
+def test_the_student_says_what_it_was_taught_and_the_base_does_not(
+    student: StudentSettings, checkpoint: Checkpoint
+) -> None:
+    assert said(student.trained("student", checkpoint.folder)) == "Take one step."
+    assert said(student.untrained()) != "Take one step."
+
+
+def test_the_merged_model_loads_in_plain_transformers_and_says_the_same(
+    student: StudentSettings, checkpoint: Checkpoint, store: StageStore
+) -> None:
+    folder = export(student.untrained(), checkpoint, store=store)
+    model = AutoModelForCausalLM.from_pretrained(folder / "merged")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "merged")
+    turns = [{"role": "user", "content": QUESTION.messages[0].content}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
+    new = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)[
+        0, ids.shape[1] :
+    ]
+    assert tokenizer.decode(new, skip_special_tokens=True) == "Take one step."
+    assert said(Local(model=str(folder / "merged"))) == "Take one step."
+
+
+def test_the_adapter_is_beside_it_in_peft_format_and_the_weights_are_safetensors(
+    student: StudentSettings, checkpoint: Checkpoint, store: StageStore
+) -> None:
+    folder = export(student.untrained(), checkpoint, store=store)
+    assert (folder / "adapter" / "adapter_config.json").is_file()
+    assert list((folder / "merged").glob("*.safetensors")) and not list((folder / "merged").glob("*.bin"))

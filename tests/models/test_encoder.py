@@ -1,0 +1,24 @@
+"""The whole text counts, however long."""
+
+from __future__ import annotations
+
+from limbeck.models.encoder import STRIDE_WORDS, WINDOW_WORDS, windows
+
+
+def test_every_word_is_in_a_window_and_no_window_is_too_long() -> None:
+    for count in (1, WINDOW_WORDS, WINDOW_WORDS + 1, STRIDE_WORDS * 2, 777):
+        words = [str(number) for number in range(count)]
+        found = [window.split() for window in windows(" ".join(words))]
+        assert {word for window in found for word in window} == set(words)
+        assert max(map(len, found)) <= WINDOW_WORDS
+
+
+def test_a_short_text_is_one_window_and_an_empty_one_too() -> None:
+    assert windows("a b  c") == ["a b c"]
+    assert windows("") == [""]
+
+
+def test_no_window_lies_wholly_inside_the_one_before() -> None:
+    for count in range(1, 500):
+        found = windows(" ".join(str(number) for number in range(count)))
+        assert len(found) == 1 or int(found[-1].split()[-1]) > int(found[-2].split()[-1])

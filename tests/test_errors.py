@@ -1,0 +1,14 @@
+"""Each kind of error has the exit code that other programs rely on."""
+
+from __future__ import annotations
+
+from limbeck.errors import GateFailed, InputError, LimbeckError, Unreachable, did_you_mean
+
+
+def test_a_failed_gate_is_1_a_wrong_input_2_and_somebody_unreachable_3() -> None:
+    assert [one.exit_code for one in (GateFailed, InputError, LimbeckError, Unreachable)] == [1, 2, 2, 3]
+
+
+def test_a_near_miss_is_suggested_and_else_all_that_is_allowed() -> None:
+    assert did_you_mean("lerning_rate", ["learning_rate", "clip"]) == "did you mean learning_rate?"
+    assert did_you_mean("zzz", ["learning_rate", "clip"]) == "use one of: clip, learning_rate"
