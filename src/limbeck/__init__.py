@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from limbeck.config import RunConfig as RunConfig
     from limbeck.config import load_config as load_config
     from limbeck.errors import LimbeckError as LimbeckError
-    from limbeck.evaluate.spec import Evaluator as Evaluator
+    from limbeck.evaluation.spec import Evaluator as Evaluator
     from limbeck.losses.spec import Loss as Loss
     from limbeck.pipeline import run as run
     from limbeck.protocols import ChatModel as ChatModel

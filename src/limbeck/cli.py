@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -138,22 +140,22 @@ def main() -> None:
     except LimbeckError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-    except OSError as error:
-        message = _os_complaint(error)
+    except Exception as error:
+        message = _disk_complaint(error)
         if message is None:
             raise
         print(message, file=sys.stderr)
         sys.exit(2)
 
 
-def _os_complaint(error: OSError) -> str | None:
-    import errno
-
-    where = error.filename or "the run folder"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def _disk_complaint(error: Exception) -> str | None:
+    """What to do about a disk that takes no more; torch, safetensors and pyarrow say so in errors of their own."""
+    where = getattr(error, "filename", None) or "the run folder"
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
         return f"{where}: the disk is full; make room and run the same command again, nothing made so far is lost"
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"{where}: cannot write here ({error.strerror}); choose another --folder"
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{where}: cannot write here ({os.strerror(number)}); choose another --folder"
     return None
 
 

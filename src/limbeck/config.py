@@ -13,7 +13,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from limbeck.curate import CurateSettings
 from limbeck.errors import InputError, did_you_mean
-from limbeck.evaluate import EvaluateSettings
+from limbeck.evaluation import EvaluateSettings
 from limbeck.judges.grade import GradeSettings
 from limbeck.mine import MineSettings
 from limbeck.models.answer import AnswerSettings
@@ -21,8 +21,8 @@ from limbeck.report import ReportSettings
 from limbeck.sift import SiftSettings
 from limbeck.spec import Kind, Spec
 from limbeck.teach.settings import TeachSettings
-from limbeck.train import TrainSettings
-from limbeck.train.student import StudentSettings
+from limbeck.training import TrainSettings
+from limbeck.training.student import StudentSettings
 
 
 class RunConfig(Spec):
@@ -106,6 +106,8 @@ def _read(path: Path) -> Any:
         raise InputError(f"{path}: there is no such recipe; write one with `limbeck new {path}`")
     try:
         tree = YAML().load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the recipe as UTF-8") from error
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
         raise InputError(f"{path}:{line}: this is no YAML: {error.problem}") from error

@@ -64,9 +64,8 @@ def _csv(path: Path, stream: Any) -> Iterator[Row]:
     try:
         for values in reader:
             if None in values or any(value is None for value in values.values()):
-                raise InputError(
-                    f"{path}:{reader.line_num}: the row does not have the {len(values)} columns of the header"
-                )
+                columns = len(reader.fieldnames or ())
+                raise InputError(f"{path}:{reader.line_num}: the row does not have the {columns} columns of the header")
             yield Row(f"{path}:{reader.line_num}", {name: value for name, value in values.items() if value != ""})
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: {error}; check the quotes of this row") from error
@@ -97,8 +96,8 @@ def prompt_of(row: Row) -> Prompt:
     values: dict[str, Any] = {name: row.values[name] for name in PROMPT_COLUMNS if row.values.get(name) is not None}
     if "tier" not in values:
         usual = {conduct: tier for tier, conduct in EXPECTED_CONDUCT.items()}
-        values["tier"] = usual.get(values.get("conduct", ""), "adversarial" if values.get("harm") else "safe")
-    if values["tier"] in EXPECTED_CONDUCT:
+        values["tier"] = usual.get(str(values.get("conduct")), "adversarial" if values.get("harm") else "safe")
+    if isinstance(values["tier"], str) and values["tier"] in EXPECTED_CONDUCT:
         values.setdefault("conduct", EXPECTED_CONDUCT[values["tier"]])
     if "choices" in values:
         values["choices"] = _listed(row, "choices", values["choices"])

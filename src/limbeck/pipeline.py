@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from limbeck.config import RunConfig, save_config
 from limbeck.curate import curate
-from limbeck.evaluate import examine, measure
+from limbeck.evaluation import examine, measure
 from limbeck.export import export
 from limbeck.judges.grade import grade
 from limbeck.mine import mine, vary
@@ -19,8 +19,8 @@ from limbeck.report import report
 from limbeck.sift import sift
 from limbeck.teach import teach
 from limbeck.teach.score import score
-from limbeck.train.baselines import baseline
-from limbeck.train.loop import train
+from limbeck.training.baselines import baseline
+from limbeck.training.loop import train
 from limbeck.workspace import Progress, Rows, Workspace
 
 

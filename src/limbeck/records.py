@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from limbeck.taxonomy import Conduct, FailureKind, Finish, Refused, Split, Tier
 
@@ -26,6 +27,12 @@ class Record(BaseModel):
         """Hash of the identifying fields, 16 hex digits."""
         said = self.model_dump_json(include=set(self.identity) or None)
         return hashlib.sha256(f"{type(self).__name__} {said}".encode()).hexdigest()[:16]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The record with other values, and so with an id of its own."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("id", None)
+        return copy
 
     def line(self) -> str:
         """The row as one line of JSON, its id first."""
@@ -76,6 +83,8 @@ class Prompt(Record):
     def _says_something(self) -> Self:
         if not self.messages or not self.messages[-1].content.strip():
             raise ValueError("the prompt is empty; write what the model is asked")
+        if any(not choice.strip() for choice in self.choices):
+            raise ValueError("one of the 'choices' is empty; write what can be chosen")
         if self.choices and (self.answer is None or not 0 <= self.answer < len(self.choices)):
             raise ValueError(f"'answer' is {self.answer}; use the position of one of the {len(self.choices)} choices")
         return self
@@ -220,8 +229,8 @@ class Lesson(Record):
     teacher: str = ""
     reasoning: str | None = None
     rejected: tuple[str, ...] = ()
-    weight: float = 1.0
-    risk: float | None = None
+    weight: float = Field(default=1.0, ge=0, le=1)
+    risk: float | None = Field(default=None, ge=0, le=1)
     provenance: Provenance | None = None
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from limbeck.errors import InputError, did_you_mean
 
@@ -99,22 +101,19 @@ ModelName = Annotated[str, MayBeFolder()]
 
 
 def fingerprint(spec: Spec) -> str:
-    """Hash of the settings and of the content of every file or folder that they name."""
-    digest = hashlib.sha256(spec.model_dump_json().encode())
-    for path in sorted(_paths(spec)):
-        digest.update(content_hash(path).encode())
-    return digest.hexdigest()
+    """Hash of the settings, with the content of every file or folder in the place of its name."""
+    return hashlib.sha256(json.dumps(_meaning(spec)).encode()).hexdigest()
 
 
 def content_hash(path: Path) -> str:
-    """Hash of a file, or of a folder's files by name."""
+    """Hash of a file, or of a folder's files by their place in it."""
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder")
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
             status = file.stat()
-            digest.update(file.name.encode())
+            digest.update(file.relative_to(path).as_posix().encode() if path.is_dir() else b"")
             if status.st_size <= HASHED_WHOLE_BYTES:
                 digest.update(file.read_bytes())
             else:
@@ -122,22 +121,20 @@ def content_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _paths(value: Any) -> Iterator[Path]:
+def _meaning(value: Any) -> Any:
     if isinstance(value, Spec):
-        if ".py:" in (kind := getattr(value, "kind", "")):
-            yield Path(kind.rpartition(":")[0])
-        for name, field in type(value).model_fields.items():
-            inner = getattr(value, name)
-            named_model = any(isinstance(mark, MayBeFolder) for mark in field.metadata)
-            if named_model and isinstance(inner, str) and Path(inner).is_dir():
-                yield Path(inner)
-            else:
-                yield from _paths(inner)
-    elif isinstance(value, Path):
-        yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _paths(item)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _paths(item)
+        fields = {name: _field_meaning(getattr(value, name), field) for name, field in type(value).model_fields.items()}
+        outside = Path(kind.rpartition(":")[0]) if ".py:" in (kind := getattr(value, "kind", "")) else None
+        return [type(value).__name__, fields, content_hash(outside) if outside is not None else None]
+    if isinstance(value, Path):
+        return content_hash(value)
+    if isinstance(value, tuple | list):
+        return [_meaning(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(name): _meaning(item) for name, item in value.items()}
+    return value
+
+
+def _field_meaning(value: Any, field: FieldInfo) -> Any:
+    named_model = any(isinstance(mark, MayBeFolder) for mark in field.metadata)
+    return content_hash(Path(value)) if named_model and Path(value).is_dir() else _meaning(value)

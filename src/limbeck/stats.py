@@ -35,7 +35,8 @@ def mean(values: Sequence[float]) -> Figure:
     """Mean, with the percentile bootstrap interval (the value itself where all agree)."""
     if not values:
         return NOT_MEASURED
-    sample = np.asarray(values, dtype=np.float64)
+    # Sorted, so that the resampling does not hang on the order of the trials.
+    sample = np.sort(np.asarray(values, dtype=np.float64))
     value = float(sample.mean())
     if np.ptp(sample) == 0:
         return Figure(value, value, value)
@@ -65,6 +66,7 @@ def auc(positives: Sequence[float], negatives: Sequence[float]) -> Figure:
     """Chance that a positive scores above a negative, ties half, with the percentile bootstrap interval."""
     if not positives or not negatives:
         return NOT_MEASURED
+    positives, negatives = sorted(positives), sorted(negatives)
     value = _auc(np.asarray(positives), np.asarray(negatives))
     generator = np.random.default_rng(0)
     drawn = [

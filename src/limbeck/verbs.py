@@ -10,7 +10,7 @@ from typing import Any
 from limbeck.config import RunConfig
 from limbeck.curate.sources import SOURCES, Files, read_prompts
 from limbeck.errors import InputError, did_you_mean
-from limbeck.evaluate import EVALUATORS, EvaluateSettings, examine, measure
+from limbeck.evaluation import EVALUATORS, EvaluateSettings, examine, measure
 from limbeck.export import export
 from limbeck.files import Row, noun_at, prompt_of, read_table
 from limbeck.judges import JUDGES
@@ -28,7 +28,7 @@ from limbeck.report import scorecard_json
 from limbeck.sift import HARD_RISK
 from limbeck.spec import Spec, Table, fingerprint
 from limbeck.teach import routed
-from limbeck.train.loop import train as train_stage
+from limbeck.training.loop import train as train_stage
 from limbeck.workspace import Progress, Workspace, write_atomically
 
 TABLES: dict[str, Table[Any]] = {
@@ -88,6 +88,8 @@ def _flat(prompt: Prompt, trials: Sequence[Trial]) -> dict[str, object]:
 
 def judge_file(kind: str, replies: Path, out: Path, *, progress: Progress | None = None) -> tuple[int, int]:
     """Grades rows of prompt and reply into `out`; returns how many there are and how many stayed unscored."""
+    if not out.parent.is_dir():
+        raise InputError(f"{out.parent}: there is no such folder; make it, or name a file elsewhere")
     rows = list(read_table(replies))
     for row in rows:
         for name in ("prompt", "reply"):
@@ -235,7 +237,7 @@ def _ancestry(folder: Path, record: str) -> Iterator[str]:
     """The rows whose id begins with `record`, and those that they name, each once."""
     rows: dict[str, tuple[str, Any]] = {}
     for file in sorted(folder.rglob("rows-*.jsonl")):
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in file.read_text(encoding="utf-8").split("\n")[:-1]:
             row = json.loads(line)
             rows.setdefault(row["id"], (file.parent.relative_to(folder).as_posix(), row))
     waiting = [name for name in rows if name.startswith(record)]

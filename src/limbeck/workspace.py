@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -292,18 +291,14 @@ def _link(shown: Path, made: Path) -> None:
     os.replace(beside, shown)
 
 
-def out_of_space(error: OSError) -> bool:
-    """Whether a write failed for want of room."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
 def _key_of(given: Any) -> str:
     if isinstance(given, Rows):
         return given.key
     if isinstance(given, Spec):
         return fingerprint(given)
     if isinstance(given, Record):
-        return _hash(given.line())
+        # What a stage made is known by what it was made from, wherever its folder lies.
+        return getattr(given, "key", None) or _hash(given.line())
     if isinstance(given, tuple):
         return _hash(*map(_key_of, given))
     if given is None:

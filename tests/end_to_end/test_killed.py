@@ -31,7 +31,9 @@ evaluate: {{dimensions: [safety]}}
 
 
 @pytest.mark.model
-def test_a_run_killed_five_times_in_teach_and_in_train_ends_like_one_left_alone(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_run_killed_five_times_in_teach_and_in_train_ends_like_one_left_alone(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.format(model=tiny_model))
     left_alone, killed = tmp_path / "left_alone", tmp_path / "killed"

@@ -13,9 +13,9 @@ from limbeck.export import export
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.models.local import Local
 from limbeck.records import Checkpoint, Lesson, Prompt, Request, asked
-from limbeck.train import TrainSettings
-from limbeck.train.loop import train
-from limbeck.train.student import AdapterSettings, StudentSettings
+from limbeck.training import TrainSettings
+from limbeck.training.loop import train
+from limbeck.training.student import AdapterSettings, StudentSettings
 from limbeck.workspace import StageStore
 
 QUESTION = Request(messages=asked("How do I do it?"), max_tokens=16)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from limbeck.fit_refusal import calibration_error, fit, labelled, temperature
 from limbeck.judges import JUDGES
 from limbeck.judges.cues import CUES, cues, plain
-from limbeck.judges.fit_refusal import calibration_error, fit, labelled, temperature
 from limbeck.judges.refusal import BATCH, HEAD_FILE, Head, Refusal, RefusalJudge, features, passages_of
 from limbeck.protocols import Exchange
 

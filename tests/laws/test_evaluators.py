@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from limbeck.evaluate import EVALUATORS
-from limbeck.evaluate.safety import Safety
-from limbeck.evaluate.spec import Evaluator
+from limbeck.evaluation import EVALUATORS
+from limbeck.evaluation.safety import Safety
+from limbeck.evaluation.spec import Evaluator
 from limbeck.perturb import Casing
 from limbeck.records import Measurement, Prompt, Trial, Verdict, asked
 from limbeck.taxonomy import Refused

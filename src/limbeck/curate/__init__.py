@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
+
+from pydantic import Field
 
 from limbeck.curate.dedupe import with_families
 from limbeck.curate.sources import AnySource, Source, Starter
@@ -21,9 +24,9 @@ class CurateSettings(Spec):
     """
 
     sources: tuple[AnySource, ...] = (Starter(),)
-    alike: float = 0.9
+    alike: float = Field(default=0.9, gt=0, le=1)
     split: Shares = Shares()
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
 
 
 def curate(settings: CurateSettings, *, store: Store) -> Iterator[Prompt]:
@@ -34,9 +37,9 @@ def curate(settings: CurateSettings, *, store: Store) -> Iterator[Prompt]:
 
 
 def _limited(source: Source, limit: int | None) -> Iterator[Prompt]:
-    seen: dict[str, set[str]] = {}
-    for prompt in source.prompts():
-        families = seen.setdefault(prompt.source, set())
-        families.add(prompt.family or prompt.id)
-        if limit is None or len(families) <= limit:
-            yield prompt
+    prompts = list(source.prompts())
+    families: dict[str, dict[str, None]] = {}
+    for prompt in prompts:
+        families.setdefault(prompt.source, {})[prompt.family or prompt.id] = None
+    kept = {name: set(islice(found, limit)) for name, found in families.items()}
+    yield from (prompt for prompt in prompts if (prompt.family or prompt.id) in kept[prompt.source])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
+from limbeck.errors import InputError
 from limbeck.protocols import Encoder
 from limbeck.records import Prompt
 
@@ -13,27 +13,38 @@ def with_families(prompts: Sequence[Prompt], encoder: Encoder, *, alike: float) 
     """The distinct prompts, each with a family that it shares with its twin and its near-duplicates.
 
     Two prompts are near-duplicates where the cosine of their embeddings reaches `alike`; families that hold
-    near-duplicates of one another become one. Exact repeats (same chat, choices and conduct) are left out.
+    near-duplicates of one another become one. Exact repeats (same chat and choices) are left out; raises InputError
+    where two of them ask for different conduct.
     """
-    distinct = list({prompt.id: prompt for prompt in prompts}.values())
-    families = [prompt.family or f"own-{prompt.id}" for prompt in distinct]
+    families = [prompt.family or f"own-{prompt.id}" for prompt in prompts]
     merged = _Union(sorted(set(families)))
-    for first, second in _near_duplicates([prompt.text for prompt in distinct], encoder, alike):
-        merged.join(families[first], families[second])
-    return [
-        prompt.model_copy(update={"family": merged.name(family)})
-        for prompt, family in zip(distinct, families, strict=True)
-    ]
+    first: dict[str, int] = {}
+    for at, prompt in enumerate(prompts):
+        before = first.setdefault(prompt.id, at)
+        if (other := prompts[before]).conduct != prompt.conduct:
+            raise InputError(
+                f"'{prompt.text[:60]}' stands in {other.source} with conduct {other.conduct} and in {prompt.source} "
+                f"with {prompt.conduct}; keep one of them"
+            )
+        merged.join(families[before], families[at])
+    distinct = [prompts[at] for at in first.values()]
+    for one, other in _near_duplicates([prompt.text for prompt in distinct], encoder, alike):
+        # What is only measured never joins what may be taught.
+        if bool(distinct[one].choices) == bool(distinct[other].choices):
+            merged.join(families[first[distinct[one].id]], families[first[distinct[other].id]])
+    return [prompts[at].model_copy(update={"family": merged.name(families[at])}) for at in first.values()]
 
 
-def _near_duplicates(texts: Sequence[str], encoder: Encoder, alike: float) -> list[tuple[int, int]]:
-    from semhash import SemHash
+def _near_duplicates(texts: Sequence[str], encoder: Encoder, alike: float) -> Iterator[tuple[int, int]]:
+    """Every pair of positions whose texts are nearly the same: all of them, for one missed pair is a leak."""
+    from sklearn.neighbors import NearestNeighbors
 
-    rows: list[dict[str, Any]] = [{"text": text, "at": str(at)} for at, text in enumerate(texts)]
-    like_theirs: Any = encoder
-    index = SemHash.from_records(rows, columns=["text"], model=like_theirs)
-    found = index.self_deduplicate(threshold=alike).filtered
-    return [(int(one.record["at"]), int(other["at"])) for one in found for other, _ in one.duplicates]
+    if len(texts) < 2:
+        return
+    vectors = encoder.encode(texts)
+    index = NearestNeighbors(radius=1 - alike, metric="cosine").fit(vectors)
+    for one, others in enumerate(index.radius_neighbors(vectors, return_distance=False)):
+        yield from ((one, int(other)) for other in others if one < other)
 
 
 class _Union:

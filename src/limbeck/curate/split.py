@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from limbeck.records import Prompt
 from limbeck.spec import Spec
@@ -17,10 +20,17 @@ PROTECTED: tuple[Split, ...] = ("exam", "validation", "probe", "train")
 class Shares(Spec):
     """Share of the families that each split gets; they sum to 1."""
 
-    train: float = 0.55
-    probe: float = 0.15
-    validation: float = 0.10
-    exam: float = 0.20
+    train: float = Field(default=0.55, ge=0)
+    probe: float = Field(default=0.15, ge=0)
+    validation: float = Field(default=0.10, ge=0)
+    exam: float = Field(default=0.20, ge=0)
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Self:
+        whole = self.train + self.probe + self.validation + self.exam
+        if abs(whole - 1) > 1e-6:
+            raise ValueError(f"the shares sum to {whole:g}; make them sum to 1")
+        return self
 
 
 def with_splits(prompts: Sequence[Prompt], shares: Shares, *, seed: int) -> Iterator[Prompt]:

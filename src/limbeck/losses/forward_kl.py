@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from limbeck.losses.spec import Labels, Loss, Passes, Units, log1mexp
+from limbeck.losses.spec import Labels, Loss, Passes, Units
 from limbeck.protocols import TopK
 
 
@@ -37,11 +37,13 @@ class ForwardKL(Loss):
 
 def top_k_kl(student_NV: Tensor, teacher: TopK, *, temperature: float) -> Tensor:
     """T² KL over K ids and the tail, nats, shape (N,); `student_NV` are log-probabilities at temperature 1."""
-    student_NK = student_NV.gather(1, teacher.ids_NK)
-    student_tail_N = log1mexp(student_NK.logsumexp(-1))
-    p_NK1 = torch.cat([teacher.logprobs_NK, teacher.tail_N[:, None]], dim=1) / temperature
-    q_NK1 = torch.cat([student_NK, student_tail_N[:, None]], dim=1) / temperature
+    p_NK1, q_NK1 = teacher.logprobs_NK, student_NV.gather(1, teacher.ids_NK)
+    if teacher.ids_NK.shape[1] < student_NV.shape[1]:
+        student_tail_N1 = student_NV.scatter(1, teacher.ids_NK, -torch.inf).logsumexp(-1, keepdim=True)
+        p_NK1 = torch.cat([p_NK1, teacher.tail_N[:, None]], dim=1)
+        q_NK1 = torch.cat([q_NK1, student_tail_N1], dim=1)
+    p_NK1, q_NK1 = p_NK1 / temperature, q_NK1 / temperature
     p_NK1, q_NK1 = (log_NK1 - log_NK1.logsumexp(-1, keepdim=True) for log_NK1 in (p_NK1, q_NK1))
-    # 0 log 0 = 0: an empty tail of the teacher (K = V) adds nothing, whatever the student's is.
+    # 0 log 0 = 0: an empty tail of the teacher adds nothing, whatever the student's is.
     terms = torch.where(p_NK1 > -torch.inf, p_NK1.exp() * (p_NK1 - q_NK1), 0.0)
     return temperature**2 * terms.sum(-1)

@@ -32,10 +32,11 @@ class Labels(NamedTuple):
 
 
 class Passes(NamedTuple):
-    """What the model said: log-probabilities on taught and rejected tokens, and of refusing each prompt."""
+    """What the model said: log-probabilities where a taught token comes, of every token but the rejected one, and
+    of refusing each prompt."""
 
     student_NV: Tensor
-    rejected_R: Tensor
+    others_R: Tensor  # log of the mass of all tokens but the rejected one, exact where the rejected one has nearly all
     refuses_B: Tensor  # log of the mass of refusal openings, nats
     teacher: TopK  # rows where `taught_N` is False are not read
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from limbeck.losses.spec import Labels, Loss, Passes, Units, log1mexp
+from limbeck.losses.spec import Labels, Loss, Passes, Units
 
 
 class Unlikelihood(Loss):
@@ -19,4 +19,4 @@ class Unlikelihood(Loss):
         return labels.rejected_weight_R
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
-        return Units(-log1mexp(passes.rejected_R), self.weights(labels))
+        return Units(-passes.others_R, self.weights(labels))

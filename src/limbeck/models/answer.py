@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+from pydantic import Field
+
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import ChatModel, Scorer, Store
 from limbeck.records import ChoiceRequest, ChoiceScores, Prompt, Reply, Request, Trial, request_of
@@ -59,7 +61,7 @@ def _hash(*parts: str) -> str:
 class AnswerSettings(Spec):
     """How long a measured reply may be; it is greedy, so that a model is measured at its most likely."""
 
-    max_tokens: int = 256
+    max_tokens: int = Field(default=256, ge=1)
 
 
 def answer(settings: AnswerSettings, subject: ModelSpec, prompts: Sequence[Prompt], *, store: Store) -> Iterator[Trial]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -208,26 +209,21 @@ class LocalModel:
         from limbeck.models.chat import prompt_ids, reply_ids
         from limbeck.models.tree import Tree, by_length, tree_length
 
-        trees = [
-            Tree(
-                prompt_ids(self.tokenizer, request.messages),
-                [reply_ids(self.tokenizer, choice, ends=False) for choice in request.choices],
-            )
-            for request in requests
-        ]
-        lengths = [tree_length(tree) for tree in trees]
-        for batch in by_length(lengths, budget=self.batch_tokens):
-            if lengths[batch[0]] > self.context:
-                for item in batch:
-                    why = f"{lengths[item]} tokens exceed the context of {self.context}"
-                    yield ChoiceScores(request_id=requests[item].id, why=why)
-                continue
-            scores = self._branch_scores([trees[item] for item in batch])
+        trees: list[tuple[ChoiceRequest, Tree]] = []
+        for request in requests:
+            branches = [reply_ids(self.tokenizer, choice, ends=False) for choice in request.choices]
+            tree = Tree(prompt_ids(self.tokenizer, request.messages), branches)
+            if (tokens := tree_length(tree)) > self.context:
+                why = f"{tokens} tokens exceed the context of {self.context}"
+                yield ChoiceScores(request_id=request.id, why=why)
+            else:
+                trees.append((request, tree))
+        for batch in by_length([tree_length(tree) for _, tree in trees], budget=self.batch_tokens):
+            scores = self._branch_scores([trees[item][1] for item in batch])
             for item in batch:
-                counts = [len(branch) for branch in trees[item].branches]
-                yield ChoiceScores(
-                    request_id=requests[item].id, total=tuple(next(scores) for _ in counts), tokens=tuple(counts)
-                )
+                request, tree = trees[item]
+                counts = tuple(len(branch) for branch in tree.branches)
+                yield ChoiceScores(request_id=request.id, total=tuple(islice(scores, len(counts))), tokens=counts)
 
     def _branch_scores(self, trees: list[Tree]) -> Iterator[float]:
         import torch

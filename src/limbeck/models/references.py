@@ -86,6 +86,7 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
 def load_weights(reference: Reference, dtype: str) -> PreTrainedModel:
     """The causal language model in evaluation mode; safetensors only, no code from the model's folder."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -94,7 +95,7 @@ def load_weights(reference: Reference, dtype: str) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(
             reference.location, revision=reference.revision, dtype=getattr(torch, dtype), use_safetensors=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"model '{reference.location}' could not be loaded: {_first_line(error)}") from error
     model.eval()
     return model
@@ -103,7 +104,7 @@ def load_weights(reference: Reference, dtype: str) -> PreTrainedModel:
 # For a base model without a template of its own: turns by name, one blank line between them.
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}Assistant: {% endif %}"
 )
 

@@ -37,7 +37,7 @@ def sift(
     """One lesson a prompt: the best accepted reply, the replies to avoid, and the decision.
 
     A prompt without an accepted reply, or that nobody was asked, still teaches whether to refuse. Raises
-    InputError when no reply at all was accepted.
+    InputError when no reply at all was accepted, or a teacher refused everything harmless.
     """
     graded: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
@@ -45,10 +45,24 @@ def sift(
     by_prompt: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         by_prompt[candidate.prompt.id].append(candidate)
+    for teacher in dict.fromkeys(one.teacher for one in candidates if one.role == "taught"):
+        _check_answers(teacher, candidates, graded)
     lessons = [_lesson(settings, prompt, by_prompt[prompt.id], graded) for prompt in prompts]
     if not any(lesson.reply for lesson in lessons):
         raise InputError(_nothing_accepted(settings, by_prompt, graded))
     yield from lessons
+
+
+def _check_answers(teacher: str, candidates: Sequence[Candidate], graded: dict[str, list[Verdict]]) -> None:
+    """Raises InputError for a teacher that refuses whatever it is asked: its student would learn no answer."""
+    harmless = [one for one in candidates if one.teacher == teacher and one.prompt.conduct == "answer"]
+    said = [verdict.refused for one in harmless if one.role == "taught" for verdict in graded[one.id]]
+    asked = len({one.prompt.id for one in harmless})
+    if asked > 1 and said and all(refused == "full" for refused in said):
+        raise InputError(
+            f"teacher '{teacher}' refused every reply to the {asked} harmless prompts it was asked; choose another "
+            "teacher for them, or look at its system prompt"
+        )
 
 
 def _lesson(

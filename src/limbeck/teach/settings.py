@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from limbeck.judges import AnyJudge
 from limbeck.judges.refusal import Refusal
@@ -35,3 +37,13 @@ class TeachSettings(Spec):
     learn_to_avoid: bool = True
     soft_labels: AnyModel | None = None
     top: int = Field(default=32, ge=1)
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        names = [teacher.name for teacher in self.teachers]
+        for name in names:
+            if not name or names.count(name) > 1:
+                raise ValueError(
+                    f"two teachers must not share a name, and each needs one; there is '{name}' in {names}"
+                )
+        return self

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from limbeck.evaluate.spec import Evaluator, known, measurement, plain
+from limbeck.evaluation.spec import Evaluator, known, measurement, plain
 from limbeck.perturb import AnyPerturbation, Casing, Paraphrase, Typos
 from limbeck.records import Measurement, Prompt, Trial
 from limbeck.stats import mean, proportion
@@ -34,6 +34,9 @@ class Consistency(Evaluator):
             yield Trial(prompt=prompt, subject="", asked="reply")
             for perturbation in self.perturbations:
                 variant = perturbation(prompt, seed=seed)
+                if variant.text == prompt.text:
+                    # Nothing to write otherwise: agreement with itself would say nothing.
+                    continue
                 yield Trial(prompt=variant, subject="", asked="reply", perturbation=perturbation.kind)
             for sample in range(1, self.samples + 1):
                 yield Trial(prompt=prompt, subject="", asked="reply", sample=sample)

@@ -19,9 +19,9 @@ from limbeck.models.local import top_k
 from limbeck.protocols import TopK
 from limbeck.records import Lesson, Prompt, asked
 from limbeck.taxonomy import REFUSAL_OPENINGS
-from limbeck.train.batches import Encoder, in_order
-from limbeck.train.step import Forward, StepFigures, run_step
-from limbeck.train.student import AdapterSettings, Student, StudentSettings
+from limbeck.training.batches import Encoder, in_order
+from limbeck.training.step import Forward, StepFigures, run_step
+from limbeck.training.student import AdapterSettings, Student, StudentSettings
 
 WHOLE = 10_000
 

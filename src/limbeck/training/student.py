@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from limbeck.models.local import Local
 from limbeck.models.references import load_tokenizer, load_weights, resolve
 from limbeck.spec import ModelName, Spec
@@ -19,11 +21,11 @@ class AdapterSettings(Spec):
     """LoRA (Hu et al. 2021, arXiv:2106.09685). Layers below `first_layer` get none, so that the backward pass
     ends there; `alpha` is twice the rank where it is not given."""
 
-    rank: int = 16
-    alpha: int | None = None
-    dropout: float = 0.0
+    rank: int = Field(default=16, ge=1)
+    alpha: int | None = Field(default=None, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     target: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    first_layer: int = 0
+    first_layer: int = Field(default=0, ge=0)
 
 
 class StudentSettings(Spec):

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from limbeck.evaluate import EvaluateSettings, examine, measure
-from limbeck.evaluate.consistency import Consistency
-from limbeck.evaluate.refusal import Refusal, p_refusing
-from limbeck.evaluate.safety import Safety
-from limbeck.evaluate.usefulness import Usefulness
+from limbeck.evaluation import EvaluateSettings, examine, measure
+from limbeck.evaluation.consistency import Consistency
+from limbeck.evaluation.refusal import Refusal, p_refusing
+from limbeck.evaluation.safety import Safety
+from limbeck.evaluation.usefulness import Usefulness
 from limbeck.judges.spec import JudgeSpec
 from limbeck.models.answer import AnswerSettings
 from limbeck.models.local import Local

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from limbeck.evaluate.spec import Evaluator, known, measurement, plain
+from limbeck.evaluation.spec import Evaluator, known, measurement, plain
 from limbeck.records import Measurement, Prompt, Trial
 from limbeck.stats import auc, difference, proportion
 

@@ -7,11 +7,11 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from limbeck.evaluate.consistency import Consistency
-from limbeck.evaluate.refusal import Refusal
-from limbeck.evaluate.safety import Safety
-from limbeck.evaluate.spec import Evaluator, measurement
-from limbeck.evaluate.usefulness import Usefulness
+from limbeck.evaluation.consistency import Consistency
+from limbeck.evaluation.refusal import Refusal
+from limbeck.evaluation.safety import Safety
+from limbeck.evaluation.spec import Evaluator, measurement
+from limbeck.evaluation.usefulness import Usefulness
 from limbeck.judges import AnyJudge
 from limbeck.judges.grade import graded
 from limbeck.judges.refusal import Refusal as RefusalJudge

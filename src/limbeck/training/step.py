@@ -12,7 +12,7 @@ from limbeck.losses.spec import Loss, Passes
 from limbeck.models.head import logits_of
 from limbeck.models.tree import TreeBatch, hidden_states
 from limbeck.taxonomy import REFUSAL_OPENINGS
-from limbeck.train.batches import MicroBatch
+from limbeck.training.batches import MicroBatch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,10 +39,15 @@ def passes_of(logprobs_UV: Tensor, micro: MicroBatch) -> Passes:
     opening_logp = said_N.new_zeros(openings).index_add(0, micro.opening_O, said_N[micro.openings_O])
     return Passes(
         student_NV=logprobs_UV[scored.at_N[micro.taught_N]],
-        rejected_R=said_N[micro.rejected_R],
+        others_R=_others(logprobs_UV, scored.at_N[micro.rejected_R], micro.labels.rejected_R),
         refuses_B=opening_logp.view(-1, len(REFUSAL_OPENINGS)).logsumexp(-1),
         teacher=micro.teacher,
     )
+
+
+def _others(logprobs_UV: Tensor, at_R: Tensor, token_R: Tensor) -> Tensor:
+    """log(1 - q(token)) at each place, summed over the other tokens: 1 - q itself would lose all digits near q = 1."""
+    return logprobs_UV[at_R].scatter(1, token_R[:, None], -torch.inf).logsumexp(-1)
 
 
 class StepFigures(NamedTuple):
@@ -77,7 +82,8 @@ def run_step(
         with _synchronised_at_the_end(accelerator, forward, last=last):
             logprobs_UV = forward(micro.trees)
             passes = passes_of(logprobs_UV, micro)
-            objective = logprobs_UV.new_zeros(())
+            # Hangs on the model even where no loss has a unit, so that every process has something to average.
+            objective = 0.0 * logprobs_UV[0, 0]
             for k, loss in enumerate(losses):
                 value, weight = loss(passes, micro.labels)
                 if totals[k] > 0:
@@ -89,11 +95,17 @@ def run_step(
     norm = torch.nn.utils.clip_grad_norm_(list(parameters), clip)
     sums = accelerator.reduce(sums, reduction="sum")
     return StepFigures(
-        losses={loss.kind: float(sums[k]) for k, loss in enumerate(losses) if totals[k] > 0},
-        units={loss.kind: float(totals[k]) for k, loss in enumerate(losses)},
+        losses={name: float(sums[k]) for k, name in enumerate(names(losses)) if totals[k] > 0},
+        units={name: float(totals[k]) for k, name in enumerate(names(losses))},
         gradient_norm=float(norm),
         supervised_tokens=sum(len(micro.taught_N) for micro in batches),
     )
+
+
+def names(losses: Sequence[Loss]) -> list[str]:
+    """What each loss is called in the log: its kind, numbered from the second of a kind on."""
+    kinds = [loss.kind for loss in losses]
+    return [f"{kind}_{kinds[: k + 1].count(kind)}" if kind in kinds[:k] else kind for k, kind in enumerate(kinds)]
 
 
 def _total(loss: Loss, batches: Sequence[MicroBatch]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fits the head of the refusal judge on the labelled examples: `python -m limbeck.judges.fit_refusal`."""
+"""Fits the head of the refusal judge on the labelled examples: `python -m limbeck.fit_refusal`."""
 
 from __future__ import annotations
 

@@ -87,6 +87,7 @@ class Encoder:
         openings: list[int] = []
         opening_of: list[int] = []
         risks: list[float | None] = []
+        risk_weights: list[float] = []
         weights, rejected_weights, known, teachers = [], [], [], []
         at = 0
         for example in examples:
@@ -97,6 +98,7 @@ class Encoder:
                     opening_of += [number] * len(tokens)
                     at += len(tokens)
                 risks.append(lesson.risk)
+                risk_weights.append(lesson.weight)
             if example.reply:
                 taught += range(at, at + len(example.reply))
                 at += len(example.reply)
@@ -107,7 +109,7 @@ class Encoder:
             for tokens in example.rejected:
                 rejected += range(at, at + len(tokens))
                 at += len(tokens)
-                rejected_weights += [1.0] * len(tokens)
+                rejected_weights += [lesson.weight] * len(tokens)
         tokens_N = trees.scored.token_N
         taught_N, rejected_R = (torch.tensor(rows, dtype=torch.long) for rows in (taught, rejected))
         labels = Labels(
@@ -117,7 +119,7 @@ class Encoder:
             rejected_R=tokens_N[rejected_R],
             rejected_weight_R=torch.tensor(rejected_weights),
             risk_B=torch.tensor(risks, dtype=torch.float32),
-            risk_weight_B=torch.ones(len(risks)),
+            risk_weight_B=torch.tensor(risk_weights),
         )
         return MicroBatch(
             trees,

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from limbeck.errors import InputError
 from limbeck.protocols import Store
 from limbeck.records import Checkpoint, Lesson, TargetSet
-from limbeck.train import TrainSettings
-from limbeck.train.student import StudentSettings
+from limbeck.training import TrainSettings
+from limbeck.training.student import StudentSettings
 
 if TYPE_CHECKING:
-    from limbeck.train.batches import Encoder
+    from limbeck.training.batches import Encoder
 
 
 def train(
@@ -37,8 +37,8 @@ def train(
     with the same losses. Raises InputError when there is nothing to learn.
     """
     from limbeck.targets.cache import Targets
-    from limbeck.train.batches import Encoder
-    from limbeck.train.student import Student
+    from limbeck.training.batches import Encoder
+    from limbeck.training.student import Student
 
     chosen = choose(settings, list(lessons), seed=store.seed, later=start_from is not None)
     learner = Student(
@@ -99,8 +99,8 @@ def run(settings: TrainSettings, learner: Any, encoder: Encoder, lessons: Sequen
     from accelerate import Accelerator
     from accelerate.utils import send_to_device
 
-    from limbeck.train.state import load_state, save_state
-    from limbeck.train.step import Forward, run_step
+    from limbeck.training.state import load_state, save_state
+    from limbeck.training.step import Forward, run_step
 
     accelerator = Accelerator(
         mixed_precision="bf16" if settings.precision == "bfloat16" else "no", cpu=not torch.cuda.is_available()
@@ -161,7 +161,7 @@ def run(settings: TrainSettings, learner: Any, encoder: Encoder, lessons: Sequen
 
 def _plan(settings: TrainSettings, lessons: Sequence[Lesson], steps: int, *, seed: int) -> list[list[Lesson]]:
     """The lessons of each step: epoch after epoch, each in an order of its own, none left out."""
-    from limbeck.train.batches import in_order
+    from limbeck.training.batches import in_order
 
     def endless() -> Iterator[Lesson]:
         epoch = 0

@@ -18,10 +18,10 @@ from limbeck.losses.decision import Decision
 from limbeck.losses.forward_kl import ForwardKL
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.records import Checkpoint, Lesson, Prompt, asked
-from limbeck.train import TrainSettings
-from limbeck.train.baselines import baseline
-from limbeck.train.loop import choose, learning_rate_share, step_count, train
-from limbeck.train.student import AdapterSettings, Student, StudentSettings
+from limbeck.training import TrainSettings
+from limbeck.training.baselines import baseline
+from limbeck.training.loop import choose, learning_rate_share, step_count, train
+from limbeck.training.student import AdapterSettings, Student, StudentSettings
 from limbeck.workspace import Silent, StageStore
 
 ALL_LOSSES = (CrossEntropy(), Decision(), Unlikelihood(weight=0.5))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.protocols import Store
 from limbeck.records import Checkpoint, Lesson
-from limbeck.train import TrainSettings
-from limbeck.train.loop import train
-from limbeck.train.student import StudentSettings
+from limbeck.training import TrainSettings
+from limbeck.training.loop import train
+from limbeck.training.student import StudentSettings
 
 
 def baseline(

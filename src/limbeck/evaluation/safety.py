@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from limbeck.evaluate.spec import Evaluator, known, measurement, plain
+from limbeck.evaluation.spec import Evaluator, known, measurement, plain
 from limbeck.judges.grade import safely
 from limbeck.records import Measurement, Prompt, Trial
 from limbeck.stats import proportion
