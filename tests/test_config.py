@@ -131,7 +131,6 @@ def test_an_override_that_fits_nowhere_is_one_message(recipe: Path, override: st
     assert len(complaint(recipe, RECIPE, override)) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="config.py:108 reads the recipe as UTF-8 and lets UnicodeDecodeError through")
 def test_a_recipe_that_is_not_utf_8_is_one_message(recipe: Path) -> None:
     recipe.write_bytes(b"seed: 1 # caf\xe9\n")
     with pytest.raises(InputError, match="UTF-8"):
@@ -143,25 +142,14 @@ def test_a_recipe_that_is_not_utf_8_is_one_message(recipe: Path) -> None:
     [
         pytest.param("rounds=0", id="no round"),
         pytest.param("train.batch_lessons=0", id="no lesson a step"),
-        pytest.param(
-            "answer.max_tokens=0",
-            id="replies of no token",
-            marks=pytest.mark.xfail(
-                strict=True, reason="models/answer.py:62 has no bound; local.py:140 then decodes past the context"
-            ),
-        ),
+        pytest.param("answer.max_tokens=0", id="replies of no token"),
         pytest.param("teach.draws=0", id="no draw"),
+        pytest.param("student.adapter.rank=0", id="no rank"),
+        pytest.param("curate.split.train=-1", id="a negative share"),
+        # 0.65 + 0.15 + 0.10 + 0.20 = 1.10
+        pytest.param("curate.split.train=0.65", id="shares of more than there is"),
         pytest.param(
-            "student.adapter.rank=0",
-            id="no rank",
-            marks=pytest.mark.xfail(
-                strict=True, reason="train/student.py:22 has no bound; PEFT raises in the train stage"
-            ),
-        ),
-        pytest.param(
-            "curate.split.train=-1",
-            id="a negative share",
-            marks=pytest.mark.xfail(strict=True, reason="curate/split.py:17: shares are neither bounded nor summed"),
+            "curate.split={train: -0.1, probe: 0.3, validation: 0.4, exam: 0.4}", id="negative, but sums to 1"
         ),
     ],
 )
@@ -169,16 +157,15 @@ def test_a_setting_that_cannot_work_is_refused_before_any_compute(recipe: Path, 
     assert len(complaint(recipe, RECIPE, override)) == 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="teach/settings.py:26 allows it; teach/score.py:33 then scores their lessons twice into the same files and "
-    "sift cannot tell who said what",
-)
 def test_two_teachers_of_one_name_are_refused(recipe: Path) -> None:
     twice = RECIPE.replace(
         "- {name: expert, kind: recorded}", "- {kind: recorded, conducts: [refuse]}\n    - {kind: recorded}"
     )
     assert len(complaint(recipe, twice)) == 1
+
+
+def test_a_teacher_with_an_empty_name_is_refused(recipe: Path) -> None:
+    assert len(complaint(recipe, RECIPE.replace("name: expert", "name: ''"))) == 1
 
 
 def test_a_saved_recipe_loads_to_the_same_tree(recipe: Path, tmp_path: Path) -> None:

@@ -97,7 +97,6 @@ def test_an_unknown_tier_says_which_are_known(tmp_path: Path) -> None:
     assert said == "a.jsonl:2: 'tier' is 'medium'; use safe, borderline or adversarial"
 
 
-@pytest.mark.xfail(strict=True, reason="files.py:101 looks the tier up in a dict: a list is unhashable (TypeError)")
 def test_a_tier_that_is_no_text_is_named(tmp_path: Path) -> None:
     assert complaint(tmp_path / "a.jsonl", jsonl({"prompt": "b", "tier": ["safe"]})).startswith("a.jsonl:1: 'tier' is")
 
@@ -113,9 +112,6 @@ def test_an_answer_that_is_none_of_the_choices_is_named(tmp_path: Path, answer: 
     assert said == f"a.jsonl:1: 'answer' is {answer}; use the position of one of the 2 choices"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="records.py:74-79 lets an empty choice through; scoring it ends in a traceback (local.py:229)"
-)
 def test_an_empty_choice_is_named(tmp_path: Path) -> None:
     said = complaint(tmp_path / "a.jsonl", jsonl({"prompt": "Which?", "choices": ["a", ""], "answer": 0}))
     assert said.startswith("a.jsonl:1: ")
@@ -147,10 +143,6 @@ def test_a_csv_row_with_another_number_of_columns_is_named(tmp_path: Path, row: 
     assert said.startswith("a.csv:3: the row does not have the ")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="files.py:68 counts the columns of the row, its surplus under None too: 'the 3 columns of the header'",
-)
 def test_a_csv_row_with_too_many_columns_says_how_many_the_header_has(tmp_path: Path) -> None:
     said = complaint(tmp_path / "a.csv", "prompt,harm\nHow?,bias,one too many\n")
     assert said == "a.csv:2: the row does not have the 2 columns of the header"

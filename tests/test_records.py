@@ -34,11 +34,6 @@ def test_two_nouns_that_say_the_same_have_different_ids() -> None:
     assert Other(text="a").id != Another(text="a").id
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="records.py:24: `id` is a cached_property, and model_copy copies the cache: a copy made after the "
-    "id was asked for keeps the id of the original",
-)
 def test_a_changed_copy_has_an_id_of_its_own() -> None:
     original = Prompt(messages=asked("How?"))
     before = original.id

@@ -40,15 +40,7 @@ def test_a_weight_is_the_share_of_a_lesson() -> None:
     assert lesson(prompt="How?", completion="So.", weight=0.25).weight == 0.25
 
 
-UNBOUNDED = pytest.mark.xfail(
-    strict=True,
-    reason="records.py: Lesson.weight 'in [0, 1]' is not bounded; -1 trains the student away from the reply",
-)
-
-
-@pytest.mark.parametrize(
-    "weight", ["much", None, pytest.param(-1.0, marks=UNBOUNDED), pytest.param(3.0, marks=UNBOUNDED)]
-)
+@pytest.mark.parametrize("weight", ["much", None, -1.0, 3.0])
 def test_a_weight_outside_zero_to_one_is_one_message(weight: Any) -> None:
     with pytest.raises(InputError, match=r"a.jsonl:1: 'weight'"):
         lesson(prompt="How?", completion="So.", weight=weight)

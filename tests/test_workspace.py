@@ -219,11 +219,6 @@ def test_a_moved_run_folder_reads_its_checkpoint_where_it_is_now(tmp_path: Path,
     assert checkpoint.folder.is_relative_to(tmp_path / "there")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="workspace.py:306 hashes a record's whole line, absolute folder included, so whatever is given a checkpoint "
-    "or soft targets (train, student, report; answer and exam through Local.adapter) is made anew after a move",
-)
 def test_a_moved_run_folder_makes_nothing_anew(tmp_path: Path, tools: Any) -> None:
     run(tmp_path / "here", tools)
     (tmp_path / "here").rename(tmp_path / "there")

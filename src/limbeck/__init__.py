@@ -36,7 +36,7 @@ _HOMES = {
     "ChatModel": "protocols",
     "Judge": "protocols",
     "Loss": "losses.spec",
-    "Evaluator": "evaluate.spec",
+    "Evaluator": "evaluation.spec",
     "LimbeckError": "errors",
 }
 __all__ = sorted(_HOMES)

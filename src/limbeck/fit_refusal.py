@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from limbeck.judges.refusal import HEAD_FILE, KINDS, features
 from limbeck.protocols import Encoder, Exchange
 
 # B examples, F features, K kinds of refusal
-EXAMPLES = Path(__file__).with_name("examples")
+EXAMPLES = HEAD_FILE.with_name("examples")
 STRENGTHS = (1.0, 3.0, 10.0)  # inverse regularisation, in scikit-learn's sense
 FOLDS = 10
 CALIBRATION_BINS = 10

@@ -21,8 +21,6 @@ from limbeck.records import Prompt, asked
 from limbeck.taxonomy import Split, Tier
 from limbeck.workspace import StageStore
 
-pytestmark = pytest.mark.filterwarnings("ignore:'duplicates' is deprecated:DeprecationWarning")
-
 
 def prompt(text: str, family: str = "", tier: Tier = "safe", **more: Any) -> Prompt:
     return Prompt(messages=asked(text), family=family, tier=tier, **more)
@@ -51,10 +49,6 @@ def test_near_duplicates_share_a_family(alike: Callable[[dict[str, str]], Any]) 
     assert first == second != third
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="curate/dedupe.py:36 reads `duplicates`, which semhash is to remove and warns of: use duplicate_of",
-)
 def test_near_duplicates_are_found_without_a_deprecated_call(alike: Callable[[dict[str, str]], Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -84,11 +78,6 @@ def test_an_exact_repeat_is_left_out(tools: Any) -> None:
     assert len(with_families([prompt("bread"), prompt("bread"), prompt("chess")], tools.encoder(), alike=0.9)) == 2
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="curate/dedupe.py:18 keeps the last of equal ids before families are joined: the family of the one left out "
-    "is lost, and its twin can fall into another split",
-)
 def test_an_exact_repeat_in_another_family_joins_both_families(tools: Any) -> None:
     kept = [
         prompt("twin of one", "one"),
@@ -99,14 +88,16 @@ def test_an_exact_repeat_in_another_family_joins_both_families(tools: Any) -> No
     assert len(set(families(kept, tools))) == 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="curate/dedupe.py:16 promises 'same chat, choices and conduct', but line 18 goes by id, without conduct: "
-    "of two rows that contradict each other the first is dropped without a word",
-)
-def test_a_repeat_with_another_conduct_is_not_dropped_silently(tools: Any) -> None:
-    contradicting = [prompt("bread", conduct="answer"), prompt("bread", conduct="refuse")]
-    assert len(with_families(contradicting, tools.encoder(), alike=0.9)) == 2
+def test_a_repeat_with_another_conduct_is_one_message_that_names_both_sources(tools: Any) -> None:
+    contradicting = [
+        prompt("bread", conduct="answer", source="mine.jsonl"),
+        prompt("bread", conduct="refuse", source="other.jsonl"),
+    ]
+    with pytest.raises(InputError) as raised:
+        with_families(contradicting, tools.encoder(), alike=0.9)
+    assert str(raised.value).startswith(
+        "'bread' stands in mine.jsonl with conduct answer and in other.jsonl with refuse; "
+    )
 
 
 def split_of(prompts: list[Prompt], seed: int = 1, **shares: float) -> dict[str, Split | None]:
@@ -163,14 +154,17 @@ def test_a_family_with_a_given_split_goes_there_whole() -> None:
     assert found == {"practice": "train", "like it": "train", "other": "exam"}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="curate/split.py: the given split of one member decides before choices are looked at: a multiple-choice "
-    "item that resembles a practice prompt becomes a training prompt",
-)
-def test_a_multiple_choice_item_like_a_training_prompt_still_only_measures() -> None:
+def test_a_multiple_choice_item_in_the_family_of_a_training_prompt_still_only_measures() -> None:
     item = prompt("Which?", "f", choices=("a", "b"), answer=0)
     assert split_of([prompt("practice", "f", split="train"), item])["Which?"] in ("validation", "exam", None)
+
+
+def test_a_multiple_choice_item_like_a_training_prompt_still_only_measures(
+    alike: Callable[[dict[str, str]], Any],
+) -> None:
+    both = [prompt("practice", split="train"), prompt("Which?", choices=("a", "b"), answer=0)]
+    joined = with_families(both, alike({"practice": "same", "Which?": "same"}).encoder(), alike=0.9)
+    assert split_of(joined)["Which?"] in ("validation", "exam")
 
 
 def test_a_prompt_given_to_the_exam_is_never_trained_on() -> None:
@@ -204,11 +198,6 @@ def test_a_limit_keeps_the_first_families_whole(store: StageStore, tmp_path: Pat
     assert sorted(one.text for one in found) == ["0 0?", "0 1?", "1 0?", "1 1?"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="curate/__init__.py:40 counts families that it then leaves out: after a surplus one, later prompts of "
-    "a kept family are dropped too",
-)
 def test_a_limit_keeps_a_family_whole_whose_prompts_stand_apart(store: StageStore, tmp_path: Path) -> None:
     rows = [
         {"prompt": "harmful?", "family": "f1"},

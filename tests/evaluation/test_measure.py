@@ -16,7 +16,7 @@ from limbeck.models.answer import AnswerSettings
 from limbeck.models.local import Local
 from limbeck.models.recorded import Recorded
 from limbeck.models.scripted import Line, Scripted
-from limbeck.perturb import Casing
+from limbeck.perturb import Casing, Perturbation, Typos
 from limbeck.records import Measurement, Prompt, Trial, Verdict, asked
 from limbeck.taxonomy import REFUSAL_OPENINGS, Refused
 from limbeck.workspace import StageStore
@@ -153,6 +153,22 @@ def test_consistency_asks_as_many_harmful_prompts_as_twins_and_the_same_ones_aga
     as_written = [one.prompt for one in wanted if one.is_plain]
     assert sorted(one.conduct for one in as_written) == ["answer", "answer", "refuse", "refuse"]
     assert len(wanted) == 4 * (1 + 1 + 2)
+
+
+@pytest.mark.parametrize(
+    ("noise", "text"),
+    [
+        pytest.param(Typos(), "Why is it so?", id="only short words"),
+        pytest.param(Typos(), "weed", id="equal letters change places"),
+        pytest.param(Typos(), "Москва", id="no neighbour on a Latin keyboard"),
+        pytest.param(Casing(), "1 + 1 = ?", id="no letters"),
+    ],
+)
+def test_a_prompt_that_the_noise_cannot_change_is_not_passed_off_as_changed(noise: Perturbation, text: str) -> None:
+    prompt = Prompt(messages=asked(text), harm="bias", tier="adversarial", conduct="refuse")
+    for seed in range(40):
+        wanted = Consistency(perturbations=(noise,), samples=0).wants([prompt], seed=seed)
+        assert [one.perturbation for one in wanted if one.prompt.text == text] == [None]
 
 
 def settings(judge: JudgeSpec, *dimensions: Any) -> EvaluateSettings:

@@ -100,6 +100,10 @@ def test_spans_lie_inside_the_reply_and_name_what_they_cover() -> None:
     assert labels["instead"] == "redirection"
 
 
+def test_the_examples_that_the_head_was_fitted_on_are_found() -> None:
+    assert len(labelled()) == json.loads(HEAD_FILE.read_text(encoding="utf-8"))["cross_validated"]["n"] > 0
+
+
 @pytest.mark.parametrize("row", labelled()[::20], ids=lambda row: row["reply"][:20])
 def test_every_cue_covers_its_own_wording(row: dict[str, str]) -> None:
     for span in cues(row["reply"]):

@@ -76,19 +76,7 @@ def test_the_order_of_the_trials_does_not_matter(evaluator: Evaluator) -> None:
         assert (one.value, one.scored, one.unscored) == (pytest.approx(other.value), other.scored, other.unscored)
 
 
-BOOTSTRAP = pytest.mark.xfail(
-    strict=True,
-    reason="stats.py:42, 71: the seeded bootstrap draws positions, so the interval hangs on the order of the values",
-)
-
-
-@pytest.mark.parametrize(
-    "evaluator",
-    [
-        pytest.param(member(), id=kind, marks=[BOOTSTRAP] if kind in ("usefulness", "refusal") else [])
-        for kind, member in EVALUATORS.items()
-    ],
-)
+@EVERY
 def test_the_order_of_the_trials_does_not_move_an_interval(evaluator: Evaluator) -> None:
     trials = answered(8)
     found, turned = by_name(evaluator.measure(trials)), by_name(evaluator.measure(trials[::-1]))

@@ -119,11 +119,6 @@ def test_choices_that_do_not_fit_the_context_have_no_score_and_say_why(local: Lo
     assert found.total == () and "exceed the context of 1024" in found.why
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="models/local.py:220 asks only whether the longest of a batch fits and then gives up on the whole batch: "
-    "a short request beside a long one has no score, with the reason '55 tokens exceed the context of 1024'",
-)
 def test_choices_that_fit_are_scored_although_a_request_in_their_batch_does_not(local: LocalModel) -> None:
     found = {one.request_id: one for one in local.choice_scores([FITS, TOO_LONG])}
     assert len(found[FITS.id].total) == 3
@@ -170,11 +165,6 @@ def test_the_end_of_a_turn_is_a_token_of_a_whole_reply_although_it_pads(local: L
     assert whole == [*reply_ids(local.tokenizer, "yes", ends=False), 0]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="models/local.py:229: an empty choice has no token, so the scores of the other choices move up one and the "
-    "last has none (RuntimeError: generator raised StopIteration)",
-)
 def test_an_empty_choice_does_not_shift_the_scores_of_the_others(local: LocalModel) -> None:
     (found,) = local.choice_scores([ChoiceRequest(messages=asked("hi"), choices=("", "yes"))])
     assert found.why or found.tokens == (0, 3)

@@ -74,9 +74,6 @@ def test_torn_model_settings_are_one_message(copied: Path) -> None:
         load_weights(resolve(str(copied)), "float32")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="models/references.py:97 catches OSError and ValueError; safetensors raises its SafetensorError"
-)
 def test_torn_weights_are_one_message(copied: Path) -> None:
     (weights,) = copied.glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:100])
@@ -123,11 +120,6 @@ def test_a_base_model_without_a_chat_template_gets_the_documented_one(copied: Pa
     assert said.startswith("User: Hello?\n") and said.endswith("Assistant: ")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="models/references.py:101 stands under jinja's trim_blocks, which eats the newline after {% endif %}: the "
-    "documented blank line between turns is not there",
-)
 def test_the_default_template_leaves_one_blank_line_between_turns(copied: Path) -> None:
     (copied / "chat_template.jinja").unlink()
     tokenizer = load_tokenizer(resolve(str(copied)))

@@ -135,21 +135,28 @@ def test_a_teacher_that_always_refuses_ends_with_one_message(store: StageStore, 
     drawn = [said(HARMLESS, "0.9 No."), said(OTHER, "0.9 No."), said(OTHER, "", finish="failed", attempt=1)]
     with pytest.raises(InputError) as raised:
         sifted(store, judge, *drawn)
+    assert str(raised.value).startswith("teacher 't' refused every reply to the 2 harmless prompts it was asked; ")
+
+
+def test_a_single_refused_harmless_prompt_does_not_condemn_a_teacher(store: StageStore, judge: JudgeSpec) -> None:
+    lessons = sifted(store, judge, said(HARMFUL, "0.9 No."), said(HARMLESS, "0.9 No."))
+    assert [lesson.reply for lesson in lessons] == ["0.9 No.", None]
+
+
+def test_where_no_reply_is_accepted_one_message_counts_what_was_drawn(store: StageStore, judge: JudgeSpec) -> None:
+    drawn = [said(HARMLESS, "0.9 No."), said(CAREFUL, "0.9 No."), said(CAREFUL, "", finish="failed", attempt=1)]
+    with pytest.raises(InputError) as raised:
+        sifted(store, judge, *drawn)
     assert str(raised.value).startswith(
         "no reply was accepted: of 3 draws on 2 prompts 2 were refusals and 1 blocked or failed; "
     )
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="sift/__init__.py:49 stops only where nothing at all was accepted: once refusals of harmful prompts are, a "
-    "teacher that refuses every harmless prompt passes, and the student learns no answer",
-)
 def test_a_teacher_that_refuses_every_harmless_prompt_ends_with_one_message_although_refusals_were_due_elsewhere(
     store: StageStore, judge: JudgeSpec
 ) -> None:
     drawn = [said(HARMFUL, "0.9 No."), *(said(one, "0.9 No.") for one in (HARMLESS, OTHER))]
-    with pytest.raises(InputError, match="refus"):
+    with pytest.raises(InputError, match="teacher 't' refused every reply to the 2 harmless prompts"):
         sifted(store, judge, *drawn)
 
 

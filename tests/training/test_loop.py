@@ -152,20 +152,12 @@ def test_layers_below_the_first_get_no_adapter(store: StageStore, tiny_model: Pa
     assert adapter(made) and all(".layers.1." in name for name in adapter(made))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="train/step.py:92 keys the figures by kind: of two losses of one kind the last hides the first"
-)
 def test_two_losses_of_one_kind_are_logged_apart(store: StageStore, tiny_model: Path) -> None:
     twice = settings(losses=(CrossEntropy(), CrossEntropy(weight=0.5)), max_steps=1)
     train(twice, student(tiny_model), LESSONS, None, None, store=store)
     assert len(rows(store)[0]["losses"]) == 2
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="train/step.py:88 calls backward on a constant when no loss has a unit with weight: RuntimeError "
-    "'does not require grad' in the middle of a training",
-)
 def test_lessons_of_no_weight_change_nothing_and_stop_nothing(store: StageStore, tiny_model: Path) -> None:
     weightless = [lesson(number, weight=0.0) for number in range(3)]
     made = train(settings(losses=(CrossEntropy(),)), student(tiny_model), weightless, None, None, store=store)

@@ -28,10 +28,8 @@ def with_families(prompts: Sequence[Prompt], encoder: Encoder, *, alike: float) 
             )
         merged.join(families[before], families[at])
     distinct = [prompts[at] for at in first.values()]
-    for one, other in _near_duplicates([prompt.text for prompt in distinct], encoder, alike):
-        # What is only measured never joins what may be taught.
-        if bool(distinct[one].choices) == bool(distinct[other].choices):
-            merged.join(families[first[distinct[one].id]], families[first[distinct[other].id]])
+    for left, right in _near_duplicates([prompt.text for prompt in distinct], encoder, alike):
+        merged.join(families[first[distinct[left].id]], families[first[distinct[right].id]])
     return [prompts[at].model_copy(update={"family": merged.name(families[at])}) for at in first.values()]
 
 

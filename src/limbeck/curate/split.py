@@ -15,6 +15,7 @@ from limbeck.taxonomy import Split
 
 # From the split that nothing is ever learnt from to the one that is taught.
 PROTECTED: tuple[Split, ...] = ("exam", "validation", "probe", "train")
+MEASURED = PROTECTED[:2]
 
 
 class Shares(Spec):
@@ -36,8 +37,8 @@ class Shares(Spec):
 def with_splits(prompts: Sequence[Prompt], shares: Shares, *, seed: int) -> Iterator[Prompt]:
     """The prompts with their split, drawn by family within each harm and hardest tier.
 
-    Multiple-choice items only measure: they go to validation and exam. A family with a prompt whose split is
-    given goes there whole; of several the one that is used least for learning.
+    Multiple-choice items only measure: they and what resembles them go to validation and exam. Any other family with
+    a prompt whose split is given goes there whole; of several the one that is used least for learning.
     """
     families: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
@@ -46,6 +47,8 @@ def with_splits(prompts: Sequence[Prompt], shares: Shares, *, seed: int) -> Iter
     split_of: dict[str, Split] = {}
     for family, members in families.items():
         given = [prompt.split for prompt in members if prompt.split is not None]
+        if any(prompt.choices for prompt in members):
+            given = [split for split in given if split in MEASURED]
         if given:
             split_of[family] = min(given, key=PROTECTED.index)
         else:
