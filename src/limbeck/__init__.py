@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# oneDNN (bf16 on CPU) keeps a compiled primitive for every shape it meets, 1024 of them: batches by length then grow
+# a training by gigabytes. Read once, before the first matrix product; a larger cache was not faster.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 
 if TYPE_CHECKING:
     from limbeck.config import RunConfig as RunConfig

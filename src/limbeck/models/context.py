@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
+from pydantic import Field
+
 from limbeck.models.local import Local, LocalModel
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
@@ -30,7 +32,7 @@ class PrivilegedContext(ModelSpec):
     model: ModelName
     policy: str = POLICY
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch_tokens: int = 4096
+    batch_tokens: int = Field(default=16384, ge=1)
     offers = frozenset({"replies", "distribution"})
 
     @contextmanager

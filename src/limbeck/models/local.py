@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from pydantic import Field
+
 from limbeck.errors import InputError
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
@@ -35,7 +37,7 @@ class Local(ModelSpec):
     model: ModelName
     adapter: Path | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch_tokens: int = 4096
+    batch_tokens: int = Field(default=16384, ge=1)
     offers = frozenset({"replies", "scores", "distribution"})
 
     @contextmanager
