@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from limbeck.curate.dedupe import with_families
@@ -15,6 +17,8 @@ from limbeck.records import Prompt
 from limbeck.spec import Spec
 
 __all__ = ["CurateSettings", "curate"]
+
+EMBEDDED_AT_ONCE = 128
 
 
 class CurateSettings(Spec):
@@ -32,8 +36,22 @@ class CurateSettings(Spec):
 def curate(settings: CurateSettings, *, store: Store) -> Iterator[Prompt]:
     """The prompts of all sources with family and split."""
     gathered = [prompt for source in settings.sources for prompt in _limited(source, settings.limit)]
-    joined = with_families(gathered, store.tools.encoder(), alike=settings.alike)
+    joined = with_families(gathered, _Shown(store), alike=settings.alike)
     yield from with_splits(joined, settings.split, seed=store.seed)
+
+
+class _Shown:
+    """The encoder, with a bar."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        encoder = self.store.tools.encoder()
+        parts = [texts[at : at + EMBEDDED_AT_ONCE] for at in range(0, len(texts), EMBEDDED_AT_ONCE)]
+        return np.concatenate(
+            [encoder.encode(part) for part in self.store.progress("comparing prompts", parts, total=len(parts))]
+        )
 
 
 def _limited(source: Source, limit: int | None) -> Iterator[Prompt]:

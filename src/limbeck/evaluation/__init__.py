@@ -80,7 +80,8 @@ def _trials(
     with subject.open() as model:
         answered = _replies(model, answering, replies, store)
         scored = _scores(model, scores, store)
-    return [*_compared(graded(answered, settings.judges, store.tools), store.tools.encoder()), *scored]
+    said = graded(answered, settings.judges, store, label=f"grading {subject.name}")
+    return [*_compared(said, store.tools.encoder()), *scored]
 
 
 def _replies(model: ChatModel, answering: AnswerSettings, trials: Sequence[Trial], store: Store) -> list[Trial]:

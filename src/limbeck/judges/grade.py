@@ -59,11 +59,12 @@ def safely(trial: Trial) -> bool | None:
     return None if not said or None in said else all(said)
 
 
-def graded(trials: Sequence[Trial], judges: Sequence[JudgeSpec], tools: Tools) -> list[Trial]:
+def graded(trials: Sequence[Trial], judges: Sequence[JudgeSpec], store: Store, *, label: str) -> list[Trial]:
     """The trials with what every judge says of their replies; one without a reply stays as it is."""
     exchanges = [Exchange(trial.id, trial.prompt.text, trial.reply) for trial in trials if trial.reply is not None]
     said: dict[str, list[Verdict]] = defaultdict(list)
-    for verdict in verdicts(judges, exchanges, tools):
+    found = verdicts(judges, exchanges, store.tools)
+    for verdict in store.progress(label, found, total=len(exchanges) * len(judges)):
         said[verdict.of].append(verdict)
     return [trial.model_copy(update={"verdicts": tuple(said[trial.id])}) for trial in trials]
 
@@ -78,5 +79,5 @@ def grade(settings: GradeSettings, candidates: Sequence[Candidate], *, store: St
     """Every judge's verdict on each candidate that says something; a blocked or failed one is never judged."""
     said = [one for one in candidates if one.finish in ("stop", "length")]
     exchanges = [Exchange(one.id, one.prompt.text, one.reply) for one in said]
-    said_of = verdicts(settings.judges, exchanges, store.tools)
-    yield from store.progress("grading", said_of, total=len(exchanges) * len(settings.judges))
+    found = verdicts(settings.judges, exchanges, store.tools)
+    yield from store.progress("grading", found, total=len(exchanges) * len(settings.judges))

@@ -39,7 +39,7 @@ def mine(settings: MineSettings, trials: Sequence[Trial], *, store: Store) -> It
     """The trials that went wrong, each with its kind, its evidence and its cluster of similar failures."""
     encoder = store.tools.encoder()
     found = []
-    for trial in graded(list(trials), settings.judges, store.tools):
+    for trial in graded(list(trials), settings.judges, store, label="grading the probe"):
         if (what := failure_of(trial, encoder, unlike=settings.unlike)) is not None:
             found.append((trial, what))
     numbers = clusters([trial.prompt.text for trial, _ in found], encoder)
