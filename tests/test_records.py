@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from limbeck.records import Candidate, Lesson, Message, Prompt, Record, Request, Trial, Verdict, asked, request_of
+from limbeck.records import Candidate, Lesson, Message, Prompt, Record, Trial, Verdict, asked, request_of
 
 PROMPT = Prompt(messages=asked("How?"), harm="bias", tier="safe", family="f", reference="So.")
 
@@ -86,13 +86,10 @@ def test_a_twin_is_a_harmless_prompt_of_a_harm() -> None:
 def test_what_is_asked_for_makes_a_request_and_who_asks_does_not() -> None:
     request = request_of(PROMPT, max_tokens=9, temperature=1.0, seed=3)
     assert (request.prompt_id, request.reference) == (PROMPT.id, "So.")
-    assert request.id == Request(messages=asked("How?"), max_tokens=9, temperature=1.0, seed=3).id
-    for other in (
-        Request(messages=asked("How?"), max_tokens=9, temperature=1.0, seed=4),
-        Request(messages=asked("How?"), max_tokens=8, temperature=1.0, seed=3),
-        Request(messages=asked("How?"), max_tokens=9, temperature=0.5, seed=3),
-    ):
-        assert other.id != request.id
+    assert request.id == request.model_copy(update={"prompt_id": "another"}).id
+    # Another reference is another answer of a recorded teacher.
+    for change in ({"seed": 4}, {"max_tokens": 8}, {"temperature": 0.5}, {"reference": "No."}):
+        assert request.model_copy(update=change).id != request.id
 
 
 def test_a_verdict_without_a_score_says_nothing_of_refusal() -> None:

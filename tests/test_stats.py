@@ -38,8 +38,15 @@ def test_the_wilson_interval_covers_the_truth_about_as_often_as_it_says() -> Non
         assert 0.91 <= covered <= 0.99
 
 
-def test_a_mean_of_equal_values_is_sure_of_itself() -> None:
-    assert mean([0.25, 0.25, 0.25]) == (0.25, 0.25, 0.25)
+def test_a_mean_of_equal_values_claims_no_interval() -> None:
+    assert mean([0.25, 0.25, 0.25]) == (0.25, None, None)
+
+
+def test_a_paired_difference_without_a_change_is_bounded_by_what_so_few_items_could_hide() -> None:
+    # 0 of 10 changed: the exact bound is 1 - 0.025 ** (1 / 10).
+    value, low, high = paired_difference([True] * 10, [True] * 10)
+    assert (value, high) == (0.0, pytest.approx(1 - 0.025**0.1))
+    assert low == -high
 
 
 def test_the_interval_of_a_mean_is_close_to_the_normal_one() -> None:

@@ -6,7 +6,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from limbeck.version import __version__ as __version__
 
 # oneDNN (bf16 on CPU) keeps a compiled primitive for every shape it meets, 1024 of them: batches by length then grow
 # a training by gigabytes. Read once, before the first matrix product; a larger cache was not faster.

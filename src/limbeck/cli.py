@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from limbeck.errors import InputError, LimbeckError, Stopped
+
+if TYPE_CHECKING:
+    from limbeck.config import RunConfig
 
 Item = TypeVar("Item")
 
@@ -159,7 +162,9 @@ def _disk_complaint(error: Exception) -> str | None:
     return None
 
 
-def _read(recipe: str, folder: Path | None, overrides: list[str] | None, limit: int | None):  # type: ignore[no-untyped-def]
+def _read(
+    recipe: str, folder: Path | None, overrides: list[str] | None, limit: int | None
+) -> tuple[Path, RunConfig, Path]:
     from limbeck.config import load_config
 
     path = Path(recipe) if Path(recipe).suffix in (".yaml", ".yml") else _shipped(recipe)
@@ -217,9 +222,6 @@ class _Bars:
         if not self.console.is_terminal:
             self.console.print(f"{label}: {total}")
         yield from self.progress.track(items, total=total, description=label)
-
-    def say(self, line: str) -> None:
-        self.console.print(line)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from limbeck.curate import CurateSettings
 from limbeck.errors import InputError, did_you_mean
 from limbeck.evaluation import EvaluateSettings
+from limbeck.files import replacing
 from limbeck.judges.grade import GradeSettings
 from limbeck.mine import MineSettings
 from limbeck.models.answer import AnswerSettings
@@ -64,7 +65,7 @@ def save_config(config: RunConfig, path: Path) -> None:
     """The resolved recipe as YAML, every default written out."""
     yaml = YAML()
     yaml.default_flow_style = False
-    with path.open("w", encoding="utf-8") as stream:
+    with replacing(path) as stream:
         yaml.dump(config.model_dump(mode="json"), stream)
 
 

@@ -16,22 +16,10 @@ class InputError(LimbeckError):
     """The user's input is wrong: says what, where, what was allowed and what to do."""
 
 
-class GateFailed(LimbeckError):
-    """A release gate did not pass."""
-
-    exit_code = 1
-
-
 class Stopped(LimbeckError):
     """The user stopped the work."""
 
     exit_code = 130
-
-
-class Unreachable(LimbeckError):
-    """A teacher or judge could not be reached after retries."""
-
-    exit_code = 3
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

@@ -1,12 +1,14 @@
-"""The user's own files: rows of JSONL or CSV, with the file and line in every complaint."""
+"""The user's own files, with the file and line in every complaint; and files of ours, written whole or not at all."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -21,6 +23,17 @@ PROMPT_COLUMNS = (
     "split", "lesson",
 )  # fmt: skip
 EXPECTED_CONDUCT = {"safe": "answer", "borderline": "answer_with_care", "adversarial": "refuse"}
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """A stream whose content takes the file's place when the block ends well: written beside, synced, renamed."""
+    beside = file.with_name(f".{file.name}.new")
+    with beside.open("wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(beside, file)
 
 
 class Row(NamedTuple):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from limbeck.config import RunConfig, save_config
 from limbeck.curate import curate
+from limbeck.errors import InputError
 from limbeck.evaluation import examine, measure
 from limbeck.export import export
 from limbeck.judges.grade import grade
@@ -32,8 +33,21 @@ class Run(NamedTuple):
     scorecards: Sequence[Scorecard]
 
 
+def check_needs(config: RunConfig) -> None:
+    """Raises InputError where a loss needs what no teacher offers."""
+    silent = [teacher for teacher in config.teach.teachers if "distribution" not in teacher.offers]
+    if (loss := config.train.who_needs("distribution")) and silent and config.teach.soft_labels is None:
+        raise InputError(
+            f"loss '{loss}' needs a distribution; teacher '{silent[0].name}' ({silent[0].kind}) offers "
+            f"{', '.join(sorted(silent[0].offers))}; set teach.soft_labels or remove the loss"
+        )
+    if (loss := config.train.who_needs("rejected")) and not config.teach.learn_to_avoid:
+        raise InputError(f"loss '{loss}' needs rejected replies; set teach.learn_to_avoid to true or remove the loss")
+
+
 def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Run:
     """All rounds: what the student gets wrong in one round is taught in the next."""
+    check_needs(config)
     work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress)
     with work.open():
         save_config(config, folder / "recipe.yaml")
@@ -48,7 +62,8 @@ def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Ru
             drawn = at.keep("candidates", teach, config.teach, base, to_teach)
             verdicts = at.keep("verdicts", grade, config.judges, drawn)
             lessons = at.keep("lessons", sift, config.sift, to_teach, drawn, verdicts)
-            targets = at.keep("targets", score, config.teach, base, lessons, targets)
+            if config.train.who_needs("distribution"):
+                targets = at.keep("targets", score, config.teach, base, lessons, targets)
             before = checkpoints[-1] if checkpoints else None
             checkpoint = at.keep("checkpoint", train, config.train, config.student, lessons, targets, before)
             rounds.append(lessons)
@@ -62,7 +77,7 @@ def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Ru
                 to_teach = to_teach + at.keep("variants", vary, config.mine, failures)
         subjects = [base]
         for name in config.baselines:
-            plain = work.keep(name, baseline, config.train, config.student, lessons)
+            plain = work.keep(name, baseline, config.train, config.student, tuple(rounds))
             subjects.append(config.student.trained(name, plain.folder))
         subjects.append(config.student.trained("student", checkpoint.folder))
         exam = prompts.where(split="exam")

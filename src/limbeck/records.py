@@ -97,7 +97,7 @@ class Prompt(Record):
     @property
     def is_twin(self) -> bool:
         """A harmless look-alike of a harmful prompt."""
-        return self.harm is not None and self.tier == "safe"
+        return self.harm is not None and self.tier == "safe" and self.conduct == "answer"
 
 
 def asked(text: str) -> tuple[Message, ...]:
@@ -112,7 +112,7 @@ class Request(Record):
     what it has to say.
     """
 
-    identity = ("messages", "max_tokens", "temperature", "seed")
+    identity = ("messages", "max_tokens", "temperature", "seed", "root", "reference")
 
     messages: tuple[Message, ...]
     max_tokens: int
@@ -216,12 +216,12 @@ class Provenance(Record):
 class Lesson(Record):
     """What the student learns on one prompt: a reply, or where there is none the decision alone.
 
-    `weight` in [0, 1] is the share of a full lesson; `risk` in [0, 1] the probability with which the
+    `weight` in [0, 1] is how much the reply counts; `risk` in [0, 1] the probability with which the
     prompt should be refused, None where nobody says; `ends` tells that the reply is complete, so that
     its end is learnt too.
     """
 
-    identity = ("prompt", "reply", "rejected", "weight", "risk")
+    identity = ("prompt", "reply", "ends", "teacher", "rejected", "weight", "risk")
 
     prompt: Prompt
     reply: str | None

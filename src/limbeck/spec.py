@@ -7,7 +7,7 @@ import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -25,9 +25,13 @@ class Spec(BaseModel):
 
 
 class Kind(Spec):
-    """A Spec that a recipe picks by `kind`; the members of one table share a base class."""
+    """A Spec that a recipe picks by `kind`; the members of one table share a base class.
+
+    `shipped` are files of the package that belong to what it means: results made with others are not reused.
+    """
 
     kind: str
+    shipped: ClassVar[tuple[Path, ...]] = ()
 
 
 Member = TypeVar("Member", bound=Kind)
@@ -125,7 +129,8 @@ def _meaning(value: Any) -> Any:
     if isinstance(value, Spec):
         fields = {name: _field_meaning(getattr(value, name), field) for name, field in type(value).model_fields.items()}
         outside = Path(kind.rpartition(":")[0]) if ".py:" in (kind := getattr(value, "kind", "")) else None
-        return [type(value).__name__, fields, content_hash(outside) if outside is not None else None]
+        files = [*getattr(value, "shipped", ()), *([outside] if outside is not None else [])]
+        return [type(value).__name__, fields, [content_hash(file) for file in files]]
     if isinstance(value, Path):
         return content_hash(value)
     if isinstance(value, tuple | list):

@@ -32,14 +32,14 @@ def proportion(outcomes: Sequence[bool]) -> Figure:
 
 
 def mean(values: Sequence[float]) -> Figure:
-    """Mean, with the percentile bootstrap interval (the value itself where all agree)."""
+    """Mean, with the percentile bootstrap interval; no interval where all agree, for resampling then shows nothing."""
     if not values:
         return NOT_MEASURED
     # Sorted, so that the resampling does not hang on the order of the trials.
     sample = np.sort(np.asarray(values, dtype=np.float64))
     value = float(sample.mean())
     if np.ptp(sample) == 0:
-        return Figure(value, value, value)
+        return Figure(value, None, None)
     interval = bootstrap(
         (sample,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile",
         rng=np.random.default_rng(0),
@@ -75,7 +75,7 @@ def auc(positives: Sequence[float], negatives: Sequence[float]) -> Figure:
     ]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Figure(value, float(low), float(high))
+    return Figure(value, float(low), float(high)) if low < high else Figure(value, None, None)
 
 
 def _auc(positives: np.ndarray, negatives: np.ndarray) -> float:
@@ -102,5 +102,11 @@ def flips(before: Sequence[bool], after: Sequence[bool]) -> Flips:
 
 
 def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> Figure:
-    """Mean of after minus before over the same items, with the bootstrap interval over items."""
+    """Mean of after minus before over the same items, with the bootstrap interval over items.
+
+    Where no item changed, the ends are the exact (Clopper-Pearson) bound on the share that could have.
+    """
+    if before and list(before) == list(after):
+        bound = float(binomtest(0, len(before)).proportion_ci(CONFIDENCE, method="exact").high)
+        return Figure(0.0, -bound, bound)
     return mean([float(a) - float(b) for b, a in zip(before, after, strict=True)])

@@ -19,9 +19,10 @@ from limbeck.losses import LOSSES
 from limbeck.models import MODELS
 from limbeck.models.answer import AnswerSettings
 from limbeck.models.encoder import ModelTools
-from limbeck.models.local import Local
+from limbeck.models.local import Local, check_lengths
 from limbeck.models.references import resolve
 from limbeck.perturb import PERTURBATIONS
+from limbeck.pipeline import check_needs
 from limbeck.protocols import Exchange, Store
 from limbeck.records import Lesson, Prompt, Scorecard, Trial
 from limbeck.report import scorecard_json
@@ -172,12 +173,14 @@ def train(config: RunConfig, lessons: Path, folder: Path, *, progress: Progress 
 
     A loss that needs a teacher's distribution is an error, never left out silently.
     """
-    lacking = [loss.kind for loss in config.train.losses if "distribution" in loss.needs]
-    if lacking:
+    if lacking := config.train.who_needs("distribution"):
         raise InputError(
-            f"loss '{lacking[0]}' needs a teacher's distribution, a lessons file has replies; "
+            f"loss '{lacking}' needs a teacher's distribution, a lessons file has replies; "
             "name losses without it: --set train.losses=[cross_entropy,decision]"
         )
+    rows = [lesson_of(row) for row in read_table(lessons)]
+    longest = max((len(lesson.reply or "") for lesson in rows), default=0)
+    check_lengths(config.student.untrained(), [lesson.prompt for lesson in rows], reply_tokens=longest // 2)
     work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress)
     with work.open():
         given = work.keep("lessons", read_lessons, LessonFile(path=lessons))
@@ -194,17 +197,7 @@ def check(config: RunConfig) -> Iterator[str]:
         if (named := getattr(model, "model", None)) is not None:
             resolve(named)
         fingerprint(model)
-    wants = {need: loss.kind for loss in config.train.losses for need in loss.needs}
-    if "distribution" in wants:
-        silent = [teacher for teacher in config.teach.teachers if "distribution" not in teacher.offers]
-        if silent and config.teach.soft_labels is None:
-            raise InputError(
-                f"loss '{wants['distribution']}' needs a distribution; teacher '{silent[0].name}' "
-                f"({silent[0].kind}) offers {', '.join(sorted(silent[0].offers))}; "
-                "set teach.soft_labels or remove the loss"
-            )
-    if "rejected" in wants and not config.teach.learn_to_avoid:
-        raise InputError(f"loss '{wants['rejected']}' needs rejected replies; set teach.learn_to_avoid to true")
+    check_needs(config)
     prompts = [prompt for source in config.curate.sources for prompt in source.prompts()]
     asked = [prompt for prompt in prompts if prompt.lesson == "reply" and not prompt.choices]
     for teacher, mine in routed(config.teach.teachers, asked):

@@ -16,14 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, get_args, get_origin, get_type_hints, overload
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from filelock import FileLock, Timeout
 
 from limbeck.errors import InputError
+from limbeck.files import replacing
 from limbeck.protocols import Item, Tools
 from limbeck.records import SCHEMA, Record
 from limbeck.spec import Spec, fingerprint
+from limbeck.version import __version__
 
 SHARD_ROWS = 50_000
 KEY_DIGITS = 12
@@ -38,8 +40,6 @@ class Progress(Protocol):
 
     def track(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]: ...
 
-    def say(self, line: str) -> None: ...
-
 
 class Silent:
     """No progress shown."""
@@ -47,24 +47,28 @@ class Silent:
     def track(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]:
         yield from items
 
-    def say(self, line: str) -> None:
-        pass
+
+class Part(NamedTuple):
+    """The rows of one folder that a predicate keeps."""
+
+    folder: Path
+    noun: type[Record]
+    keep: Callable[[Any], bool]
 
 
 class Rows(Sequence[Noun], Generic[Noun]):
     """Kept rows of one noun, read from disk each time they are walked; `key` says what they were made from."""
 
-    def __init__(self, key: str, parts: Sequence[tuple[Path, type[Noun]]], keep: Callable[[Noun], bool] | None = None):
+    def __init__(self, key: str, parts: Sequence[Part]) -> None:
         self.key = key
         self.parts = tuple(parts)
-        self.keep = keep
 
     def __iter__(self) -> Iterator[Noun]:
-        for folder, noun in self.parts:
-            for file in sorted(folder.glob("rows-*.jsonl")):
-                for row in read_rows(file, noun):
-                    if self.keep is None or self.keep(row):
-                        yield row
+        for part in self.parts:
+            for file in sorted(part.folder.glob("rows-*.jsonl")):
+                for row in read_rows(file, part.noun):
+                    if part.keep(row):
+                        yield row  # type: ignore[misc]
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -79,38 +83,18 @@ class Rows(Sequence[Noun], Generic[Noun]):
     def where(self, **fields: object) -> Rows[Noun]:
         """The rows whose fields have these values."""
         chosen = ",".join(f"{name}={value}" for name, value in sorted(fields.items()))
-        before = self.keep
 
-        def keep(row: Noun) -> bool:
-            return (before is None or before(row)) and all(getattr(row, name) == fields[name] for name in fields)
+        def narrowed(keep: Callable[[Any], bool]) -> Callable[[Any], bool]:
+            return lambda row: keep(row) and all(getattr(row, name) == fields[name] for name in fields)
 
-        return Rows(_hash(self.key, chosen), self.parts, keep)
-
-    def __add__(self, other: Rows[Noun]) -> Rows[Noun]:
-        if self.keep is None and other.keep is None:
-            return Rows(_hash(self.key, other.key), self.parts + other.parts)
-        return _Joined(self, other)
-
-
-class _Joined(Rows[Noun]):
-    """Two selections of rows, one after the other."""
-
-    def __init__(self, first: Rows[Noun], second: Rows[Noun]) -> None:
-        super().__init__(_hash(first.key, second.key), ())
-        self.both = (first, second)
-
-    def __iter__(self) -> Iterator[Noun]:
-        for rows in self.both:
-            for row in rows:
-                if self.keep is None or self.keep(row):
-                    yield row
-
-    def where(self, **fields: object) -> Rows[Noun]:
-        first, second = (rows.where(**fields) for rows in self.both)
-        return _Joined(first, second)
+        return Rows(_hash(self.key, chosen), [part._replace(keep=narrowed(part.keep)) for part in self.parts])
 
     def __add__(self, other: Rows[Noun]) -> Rows[Noun]:
-        return _Joined(self, other)
+        return Rows(_hash(self.key, other.key), self.parts + other.parts)
+
+
+def _all(row: Record) -> bool:
+    return True
 
 
 def read_rows(file: Path, noun: type[Noun]) -> Iterator[Noun]:
@@ -127,13 +111,9 @@ def read_rows(file: Path, noun: type[Noun]) -> Iterator[Noun]:
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """The whole text or nothing: written beside, synced, renamed."""
-    beside = file.with_name(f".{file.name}.new")
-    with beside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, file)
+    """The whole text or nothing."""
+    with replacing(file) as stream:
+        stream.write(text.encode())
 
 
 class Kept:
@@ -243,11 +223,10 @@ class Workspace:
     def keep(self, name: str, stage: Callable[..., Any], settings: Spec, *given: Any) -> Any:
         """The stage's result: read if it was made from just this before, else made and written.
 
-        The key hashes the stage's name and version, its settings with the content of files they name, the seed,
-        and the keys of what it is given; never the rows.
+        The key hashes the stage's name, Limbeck's version, the settings with the content of files they name, the
+        seed, and the keys of what the stage is given; never the rows.
         """
-        version = getattr(stage, "version", 1)
-        key = _hash(name, str(version), str(self.seed), fingerprint(settings), *map(_key_of, given))[:KEY_DIGITS]
+        key = _hash(name, __version__, str(self.seed), fingerprint(settings), *map(_key_of, given))[:KEY_DIGITS]
         folder = self.folder / f"{name}-{key}"
         done = folder / "done.json"
         if not done.is_file():
@@ -345,7 +324,7 @@ def _read_result(folder: Path, key: str, returns: Any, root: Path) -> Any:
         return folder
     if get_origin(returns) is not None:
         (noun,) = get_args(returns)
-        return Rows(key, [(folder, noun)])
+        return Rows(key, [Part(folder, noun, _all)])
     (row,) = read_rows(folder / "rows-00000.jsonl", returns)
     return _outside(row, root)
 

@@ -133,9 +133,9 @@ def test_the_same_seed_gives_the_same_split_in_any_order_and_another_seed_anothe
 
 
 def test_multiple_choice_items_only_measure() -> None:
-    items = [prompt(f"Which {n}?", f"f{n}", choices=("a", "b"), answer=0) for n in range(30)]
-    # Validation to exam as 10 to 20.
-    assert Counter(split_of(items).values()) == {"validation": 10, "exam": 20}
+    items = [prompt(f"Which {n}?", f"f{n}", choices=("a", "b"), answer=0) for n in range(32)]
+    # A quarter to validation.
+    assert Counter(split_of(items).values()) == {"validation": 8, "exam": 24}
 
 
 def test_a_question_in_the_family_of_a_multiple_choice_item_only_measures() -> None:

@@ -22,7 +22,7 @@ from limbeck.models.tree import TreeBatch
 from limbeck.protocols import TopK
 from limbeck.records import Lesson, Prompt, asked
 from limbeck.taxonomy import REFUSAL_OPENINGS
-from limbeck.training.batches import Encoder, in_order
+from limbeck.training.batches import LessonEncoder, in_order
 from limbeck.training.step import Forward, StepFigures, run_step
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 
@@ -53,7 +53,7 @@ def step(
 ) -> tuple[StepFigures, torch.Tensor]:
     """The figures of one step and its whole gradient, one after the other; nothing is clipped."""
     wants = frozenset(need for loss in losses for need in loss.needs)
-    encoder = Encoder(learner.tokenizer, targets or {}, wants=wants)
+    encoder = LessonEncoder(learner.tokenizer, targets or {}, wants=wants)
     batches = list(encoder.micro_batches([encoder.example(one) for one in lessons], budget=budget))
     parameters = learner.trainable()
     for parameter in parameters:
@@ -135,7 +135,7 @@ class Certain(nn.Module):
 def test_a_rejected_token_that_the_student_is_certain_of_is_pushed_down_exactly(
     learner: Student, margin: float
 ) -> None:
-    encoder = Encoder(learner.tokenizer, {}, wants=Unlikelihood.needs)
+    encoder = LessonEncoder(learner.tokenizer, {}, wants=Unlikelihood.needs)
     (batch,) = encoder.micro_batches([encoder.example(lesson("Why?", rejected=("No.",)))], budget=WHOLE)
     tokens_R, others = batch.labels.rejected_R, len(learner.tokenizer) - 1
     assert batch.trees.scored.at_N[batch.rejected_R].tolist() == list(range(len(tokens_R)))
@@ -150,8 +150,16 @@ def test_a_rejected_token_that_the_student_is_certain_of_is_pushed_down_exactly(
     torch.testing.assert_close(certain.logits_UV.grad, expected_RV, rtol=1e-4, atol=1e-8)
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), Decision(), Unlikelihood()], ids=lambda loss: loss.kind)
-def test_the_weight_of_a_lesson_reaches_the_gradient(learner: Student, loss: Loss) -> None:
+@pytest.mark.parametrize("loss", [Decision(), Unlikelihood()], ids=lambda loss: loss.kind)
+def test_a_reply_that_counts_less_leaves_the_decision_and_what_to_avoid_whole(learner: Student, loss: Loss) -> None:
+    one = lesson("What is up?", rejected=("Nothing.",), risk=1.0)
+    _, full = step(learner, [loss], [one])
+    _, half = step(learner, [loss], [one.model_copy(update={"weight": 0.5})])
+    torch.testing.assert_close(half, full)
+
+
+def test_the_weight_of_a_lesson_reaches_the_gradient(learner: Student) -> None:
+    loss = CrossEntropy()
     one = lesson("What is up?", rejected=("Nothing.",), risk=1.0)
     other = lesson("What is down?", reply="Something else entirely", rejected=("Go.",), risk=1.0)
 
@@ -205,7 +213,7 @@ def test_a_loss_that_found_nothing_in_the_step_is_not_reported_as_zero(learner: 
 
 
 def test_the_prompt_is_read_once_for_openings_reply_and_rejected_reply(learner: Student) -> None:
-    encoder = Encoder(learner.tokenizer, {}, wants=frozenset({"reply", "risk", "rejected"}))
+    encoder = LessonEncoder(learner.tokenizer, {}, wants=frozenset({"reply", "risk", "rejected"}))
     example = encoder.example(FOUR[0])
     (batch,) = encoder.micro_batches([example], budget=WHOLE)
     branches = encoder.tree(example).branches

@@ -41,6 +41,7 @@ class Starter(Source):
     """
 
     kind: Literal["starter"] = "starter"
+    shipped = (STARTER,)
     harms: tuple[Literal["manipulation", "toxicity", "bias", "unsafe_advice"], ...] = (
         "manipulation",
         "toxicity",

@@ -37,7 +37,8 @@ class Shares(Spec):
 def with_splits(prompts: Sequence[Prompt], shares: Shares, *, seed: int) -> Iterator[Prompt]:
     """The prompts with their split, drawn by family within each harm and hardest tier.
 
-    Multiple-choice items only measure: they and what resembles them go to validation and exam. Any other family with
+    Multiple-choice items only measure: of them and what resembles them a quarter goes to validation, the rest to the
+    exam. Any other family with
     a prompt whose split is given goes there whole; of several the one that is used least for learning.
     """
     families: dict[str, list[Prompt]] = defaultdict(list)
@@ -69,9 +70,9 @@ def _stratum(members: Sequence[Prompt]) -> tuple[str, ...]:
 
 
 def _splits(count: int, shares: Shares, *, only_measured: bool) -> Iterator[Split]:
-    wanted: dict[Split, float] = {"validation": shares.validation, "exam": shares.exam}
+    wanted: dict[Split, float] = {"validation": 0.25, "exam": 0.75}
     if not only_measured:
-        wanted = {"train": shares.train, "probe": shares.probe, **wanted}
+        wanted = {"train": shares.train, "probe": shares.probe, "validation": shares.validation, "exam": shares.exam}
     whole = sum(wanted.values())
     given = dict.fromkeys(wanted, 0)
     for number in range(1, count + 1):

@@ -35,6 +35,7 @@ class Refusal(JudgeSpec):
     """Grades refusals with the weights that ship with the package; no key, no server, English."""
 
     kind: Literal["refusal"] = "refusal"
+    shipped = (HEAD_FILE,)
 
     @contextmanager
     def open(self, tools: Tools) -> Iterator[RefusalJudge]:

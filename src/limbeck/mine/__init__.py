@@ -57,7 +57,8 @@ def _variants(settings: MineSettings, failures: Sequence[Failure], *, seed: int)
         prompt = failure.trial.prompt.model_copy(update={"split": "train"})
         yield prompt.model_copy(update={"root": prompt.id, "made_by": "probe"})
         for perturbation in settings.perturbations[: settings.variants]:
-            yield perturbation(prompt, seed=seed)
+            if (variant := perturbation(prompt, seed=seed)).text != prompt.text:
+                yield variant
 
 
 def _in_turn(failures: Sequence[Failure]) -> list[Failure]:

@@ -43,8 +43,7 @@ def _distinct(requests: Sequence[Asked]) -> list[Asked]:
 
 
 def _key(model: ChatModel, request: Request) -> str:
-    # What a recording says belongs to the request: another reference reply is another answer.
-    return _hash(model.identity, request.id, request.reference or "")
+    return _hash(model.identity, request.id)
 
 
 def _kept(store: Store, key: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from limbeck.records import Message
@@ -35,8 +36,14 @@ def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
+@lru_cache(maxsize=16)
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id that ends a reply."""
+    """The id that ends a reply: the special token that the chat template puts behind one, else the tokenizer's eos."""
+    chat = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+    behind = tokenizer.apply_chat_template(chat, tokenize=False).rpartition("answer")[2]
+    ids = tokenizer.encode(behind, add_special_tokens=False) if behind else []
+    if ids and ids[0] in tokenizer.all_special_ids:
+        return int(ids[0])
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
         raise ValueError(f"tokenizer {tokenizer.name_or_path} has no eos token")

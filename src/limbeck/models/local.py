@@ -46,13 +46,16 @@ class Local(ModelSpec):
         from limbeck.models.references import load_tokenizer, load_weights, resolve
 
         reference = resolve(self.model)
-        weights = load_weights(reference, self.dtype)
+        weights = load_weights(reference, self.dtype if self.adapter is None else "float32")
         identity = f"{reference.identity} {self.dtype}"
         if self.adapter is not None:
+            import torch
             from peft import PeftModel
 
-            # Merged: decoding then costs what it costs without an adapter.
-            weights = PeftModel.from_pretrained(weights, self.adapter).merge_and_unload()
+            # Merged, as it is exported: decoding costs what it costs without an adapter, and small updates are not
+            # rounded away before they are added.
+            merged = PeftModel.from_pretrained(weights, self.adapter).merge_and_unload()
+            weights = merged.to(getattr(torch, self.dtype))
             identity += f" {content_hash(self.adapter)}"
         tokenizer = load_tokenizer(reference)
         yield LocalModel(
@@ -204,7 +207,8 @@ class LocalModel:
 
         configured = self.weights.generation_config.eos_token_id if self.weights.generation_config else None
         more = configured if isinstance(configured, list) else [configured]
-        return {end_of_turn(self.tokenizer), *(token for token in more if token is not None)}
+        known = (end_of_turn(self.tokenizer), self.tokenizer.eos_token_id, *more)
+        return {token for token in known if token is not None}
 
     def choice_scores(self, requests: Sequence[ChoiceRequest]) -> Iterator[ChoiceScores]:
         """Log-probabilities of each request's choices, the longest first."""

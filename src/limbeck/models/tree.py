@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from limbeck.errors import InputError
+
 
 class Tree(NamedTuple):
     """A prompt and its continuations, as token ids; `prompt` is not empty, nor is any branch."""
@@ -123,6 +125,12 @@ def _ancestor_mask(laid: Sequence[_Laid], width: int) -> Tensor:
 def hidden_states(decoder: nn.Module, batch: TreeBatch) -> Tensor:
     """The last hidden state at each place that predicts something, shape (U, H)."""
     mask = None if batch.mask_BTT is None else batch.mask_BTT[:, None]
+    attention = decoder.config._attn_implementation
+    if mask is not None and attention != "sdpa":
+        # Others would add a boolean mask, or leave it out, and so let branches see one another.
+        raise InputError(
+            f"attention '{attention}' cannot read several continuations at once; use a model that runs on sdpa"
+        )
     hidden_BTH = decoder(
         input_ids=batch.ids_BT, attention_mask=mask, position_ids=batch.positions_BT, use_cache=False
     ).last_hidden_state

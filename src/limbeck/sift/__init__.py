@@ -47,7 +47,8 @@ def sift(
         by_prompt[candidate.prompt.id].append(candidate)
     for teacher in dict.fromkeys(one.teacher for one in candidates if one.role == "taught"):
         _check_answers(teacher, candidates, graded)
-    lessons = [_lesson(settings, prompt, by_prompt[prompt.id], graded) for prompt in prompts]
+    distinct = {prompt.id: prompt for prompt in prompts}
+    lessons = [_lesson(settings, prompt, by_prompt[prompt.id], graded) for prompt in distinct.values()]
     if not any(lesson.reply for lesson in lessons):
         raise InputError(_nothing_accepted(settings, by_prompt, graded))
     yield from lessons
@@ -68,11 +69,12 @@ def _check_answers(teacher: str, candidates: Sequence[Candidate], graded: dict[s
 def _lesson(
     settings: SiftSettings, prompt: Prompt, drawn: Sequence[Candidate], graded: dict[str, list[Verdict]]
 ) -> Lesson:
-    taught = [one for one in drawn if one.role == "taught"]
+    avoided = [one for one in drawn if any(handled_safely(prompt.conduct, said) is False for said in graded[one.id])]
+    # A reply to be avoided is never the reply to learn, however close the judge's call was.
+    taught = [one for one in drawn if one.role == "taught" and one not in avoided]
     scores = {one.id: _score(one, graded[one.id]) for one in taught}
     best = max(taught, key=lambda one: (scores[one.id], -one.attempt), default=None)
     weight, rule = _weight(settings, best, scores)
-    avoided = [one for one in drawn if any(handled_safely(prompt.conduct, said) is False for said in graded[one.id])]
     used = ([best] if best is not None else []) + [one for one in avoided if one is not best]
     accepted = best is not None and weight > 0
     return Lesson(
@@ -102,7 +104,7 @@ def _score(candidate: Candidate, said: Sequence[Verdict]) -> float:
 
 def _weight(settings: SiftSettings, best: Candidate | None, scores: dict[str, float]) -> tuple[float, str]:
     if best is None:
-        return 0.0, "no teacher was asked: the decision alone"
+        return 0.0, "no reply that may be learnt: the decision alone"
     score = scores[best.id]
     if score < 0:
         return 0.0, f"{best.finish if best.finish in ('blocked', 'failed') else 'unscored'}: the decision alone"

@@ -6,7 +6,6 @@ temperature 1. Row groups of 8 lessons keep a random read short.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from limbeck.errors import InputError
+from limbeck.files import replacing
 from limbeck.protocols import TopK
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ SCHEMA = pa.schema([
 
 
 def write_part(file: Path, targets: Sequence[tuple[str, TopK]]) -> None:
-    """One file of targets by lesson id: written beside, synced, renamed."""
+    """One file of targets by lesson id, whole or not at all."""
     table = pa.table(
         {
             "lesson": [lesson for lesson, _ in targets],
@@ -43,20 +43,17 @@ def write_part(file: Path, targets: Sequence[tuple[str, TopK]]) -> None:
         },
         schema=SCHEMA,
     )
-    beside = file.with_name(f".{file.name}.new")
-    pq.write_table(
-        table,
-        beside,
-        row_group_size=ROW_GROUP,
-        compression="zstd",
-        compression_level=3,
-        use_dictionary=["lesson"],
-        column_encoding={"ids.list.element": "BYTE_STREAM_SPLIT"},
-        write_page_checksum=True,
-    )
-    with beside.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(beside, file)
+    with replacing(file) as stream:
+        pq.write_table(
+            table,
+            stream,
+            row_group_size=ROW_GROUP,
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=["lesson"],
+            column_encoding={"ids.list.element": "BYTE_STREAM_SPLIT"},
+            write_page_checksum=True,
+        )
 
 
 class Targets(Mapping[str, TopK]):

@@ -21,7 +21,8 @@ def teach(settings: TeachSettings, student: Local, prompts: Sequence[Prompt], *,
     Raises InputError for a prompt that exceeds the student's context, before anything is drawn.
     """
     check_lengths(student, prompts, reply_tokens=settings.max_tokens)
-    asked = [prompt for prompt in prompts if prompt.lesson == "reply" and not prompt.choices]
+    distinct = {prompt.id: prompt for prompt in prompts}
+    asked = [prompt for prompt in distinct.values() if prompt.lesson == "reply" and not prompt.choices]
     for teacher, mine in routed(settings.teachers, _spread(asked, settings.at_most)):
         if mine:
             yield from draw_until_accepted(settings, teacher, mine, store)

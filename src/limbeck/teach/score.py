@@ -37,14 +37,14 @@ def score(
         if lesson.reply is not None and lesson.id not in known:
             by_teacher[lesson.teacher].append(lesson)
     scored = len(known)
-    for teacher in settings.teachers:
+    for place, teacher in enumerate(settings.teachers):
         labeller = teacher if "distribution" in teacher.offers else settings.soft_labels
         mine = by_teacher[teacher.name]
         if labeller is None or not mine:
             continue
         scored += len(mine)
         parts = [mine[at : at + PART_LESSONS] for at in range(0, len(mine), PART_LESSONS)]
-        files = [folder / f"targets-{teacher.name}-{number:05d}.parquet" for number in range(len(parts))]
+        files = [folder / f"targets-{place}-{number:05d}.parquet" for number in range(len(parts))]
         missing = [(file, part) for file, part in zip(files, parts, strict=True) if not file.exists()]
         work = _write(labeller, student, missing, settings.top) if missing else iter(())
         total = sum(len(part) for _, part in missing)

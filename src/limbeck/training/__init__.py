@@ -10,6 +10,7 @@ from limbeck.losses import AnyLoss
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
 from limbeck.losses.forward_kl import ForwardKL
+from limbeck.losses.spec import Needs
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.spec import Spec
 
@@ -39,3 +40,7 @@ class TrainSettings(Spec):
     micro_batch_tokens: int = Field(default=1024, ge=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     save_every_s: float = Field(default=30.0, gt=0)
+
+    def who_needs(self, what: Needs) -> str | None:
+        """The first loss that needs this, None where none does."""
+        return next((loss.kind for loss in self.losses if what in loss.needs), None)

@@ -15,12 +15,12 @@ from limbeck.training.student import StudentSettings
 def baseline(
     settings: TrainSettings,
     student: StudentSettings,
-    lessons: Sequence[Lesson],
+    rounds: tuple[Sequence[Lesson], ...],
     *,
     store: Store,
 ) -> Checkpoint:
-    """Filtered fine-tuning: cross-entropy alone on the same accepted lessons, each as often as the student read it."""
+    """Filtered fine-tuning: cross-entropy alone on the accepted lessons of all rounds, for as many epochs."""
     plain = settings.model_copy(update={"losses": (CrossEntropy(),)})
-    accepted = [lesson for lesson in lessons if lesson.reply is not None]
-    made = train(plain, student, accepted, None, None, store=store)
+    accepted = {lesson.id: lesson for lessons in rounds for lesson in lessons if lesson.reply is not None}
+    made = train(plain, student, list(accepted.values()), None, None, store=store)
     return made.model_copy(update={"name": "filtered_sft"})

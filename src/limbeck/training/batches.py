@@ -45,7 +45,7 @@ class MicroBatch(NamedTuple):
     teacher: TopK
 
 
-class Encoder:
+class LessonEncoder:
     """Turns lessons into examples and examples into batches."""
 
     def __init__(
@@ -87,7 +87,6 @@ class Encoder:
         openings: list[int] = []
         opening_of: list[int] = []
         risks: list[float | None] = []
-        risk_weights: list[float] = []
         weights, rejected_weights, known, teachers = [], [], [], []
         at = 0
         for example in examples:
@@ -98,7 +97,6 @@ class Encoder:
                     opening_of += [number] * len(tokens)
                     at += len(tokens)
                 risks.append(lesson.risk)
-                risk_weights.append(lesson.weight)
             if example.reply:
                 taught += range(at, at + len(example.reply))
                 at += len(example.reply)
@@ -109,7 +107,7 @@ class Encoder:
             for tokens in example.rejected:
                 rejected += range(at, at + len(tokens))
                 at += len(tokens)
-                rejected_weights += [lesson.weight] * len(tokens)
+                rejected_weights += [1.0] * len(tokens)
         tokens_N = trees.scored.token_N
         taught_N, rejected_R = (torch.tensor(rows, dtype=torch.long) for rows in (taught, rejected))
         labels = Labels(
@@ -119,7 +117,7 @@ class Encoder:
             rejected_R=tokens_N[rejected_R],
             rejected_weight_R=torch.tensor(rejected_weights),
             risk_B=torch.tensor(risks, dtype=torch.float32),
-            risk_weight_B=torch.tensor(risk_weights),
+            risk_weight_B=torch.ones(len(risks)),
         )
         return MicroBatch(
             trees,

@@ -19,7 +19,7 @@ from limbeck.training import TrainSettings
 from limbeck.training.student import StudentSettings
 
 if TYPE_CHECKING:
-    from limbeck.training.batches import Encoder
+    from limbeck.training.batches import LessonEncoder
 
 
 def train(
@@ -37,7 +37,7 @@ def train(
     with the same losses. Raises InputError when there is nothing to learn.
     """
     from limbeck.targets.cache import Targets
-    from limbeck.training.batches import Encoder
+    from limbeck.training.batches import LessonEncoder
     from limbeck.training.student import Student
 
     chosen = choose(settings, list(lessons), seed=store.seed, later=start_from is not None)
@@ -48,7 +48,7 @@ def train(
         seed=store.seed,
     )
     wants = frozenset(need for loss in settings.losses for need in loss.needs)
-    encoder = Encoder(learner.tokenizer, Targets(targets.folders) if targets is not None else {}, wants=wants)
+    encoder = LessonEncoder(learner.tokenizer, Targets(targets.folders) if targets is not None else {}, wants=wants)
     usable = [lesson for lesson in chosen if encoder.tree(encoder.example(lesson)).branches]
     if not usable:
         kinds = ", ".join(loss.kind for loss in settings.losses)
@@ -58,8 +58,7 @@ def train(
     if learner.frozen_hash() != before:
         raise AssertionError("the frozen backbone has changed")
     folder = store.folder("adapter")
-    learner.model.save_pretrained(folder)
-    learner.tokenizer.save_pretrained(folder)
+    learner.save(folder)
     done_before = start_from.steps if start_from is not None else 0
     return Checkpoint(
         name="student",
@@ -93,7 +92,9 @@ def learning_rate_share(step: int, *, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def run(settings: TrainSettings, learner: Any, encoder: Encoder, lessons: Sequence[Lesson], *, store: Store) -> int:
+def run(
+    settings: TrainSettings, learner: Any, encoder: LessonEncoder, lessons: Sequence[Lesson], *, store: Store
+) -> int:
     """All optimizer steps, from the last saved state on; returns how many there are."""
     import torch
     from accelerate import Accelerator

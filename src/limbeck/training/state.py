@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from limbeck.files import replacing
+
 
 def save_state(file: Path, state: dict[str, Any]) -> None:
-    """Written beside, synced, renamed."""
-    beside = file.with_name(f".{file.name}.new")
-    with beside.open("wb") as stream:
+    """The whole state or nothing."""
+    with replacing(file) as stream:
         torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, file)
 
 
 def load_state(file: Path) -> dict[str, Any] | None:

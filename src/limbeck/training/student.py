@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from limbeck.models.local import Local
-from limbeck.models.references import load_tokenizer, load_weights, resolve
+from limbeck.models.references import SHORT_NAMES, load_tokenizer, load_weights, resolve
 from limbeck.spec import ModelName, Spec
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Student:
         from peft import LoraConfig, PeftModel, get_peft_model
 
         reference = resolve(settings.model)
+        self.name = settings.model
         self.identity = reference.identity
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(reference)
         # PEFT keeps the adapter in float32 whatever the backbone is in.
@@ -75,14 +76,18 @@ class Student:
             )
             self.model = get_peft_model(backbone, config)
 
-    @property
-    def backbone(self) -> Any:
-        """The causal language model inside the adapter."""
-        return self.model.get_base_model()
-
     def trainable(self) -> list[nn.Parameter]:
         """The adapter's parameters."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def save(self, folder: Path) -> None:
+        """The adapter and the tokenizer. The base is called as it is elsewhere, not by where it lies here."""
+        wheel = SHORT_NAMES.get(self.name)
+        for config in self.model.peft_config.values():
+            config.base_model_name_or_path = wheel.hub_name if wheel is not None else self.name
+        self.model.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)
+        self.tokenizer.save_pretrained(folder)
 
     def frozen_hash(self) -> str:
         """Hash of every parameter that must not change."""
