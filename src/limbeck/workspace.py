@@ -143,6 +143,11 @@ class Kept:
             stream.seek(self.offsets[key])
             return stream.readline().split(b" ", 1)[1].decode().rstrip("\n")
 
+    def sync(self) -> None:
+        """Everything put so far is on the disk."""
+        with self.file.open("rb") as stream:
+            os.fsync(stream.fileno())
+
     def put(self, key: str, line: str) -> None:
         """Append the line."""
         row = f"{key} {line}\n".encode()
@@ -237,6 +242,8 @@ class Workspace:
             started = time.time()
             _write_result(folder, stage(settings, *given, store=store), self.root)
             seconds = round(time.time() - started, 1)
+            store.kept.sync()
+            _sync(folder)
             write_atomically(done, json.dumps({"schema": SCHEMA, "stage": name, "key": key, "seconds": seconds}) + "\n")
         self.made[folder.relative_to(self.root).as_posix()] = json.loads(done.read_text())
         self._write_manifest()
@@ -311,6 +318,14 @@ def _write_result(folder: Path, result: Any, root: Path) -> None:
         _close(stream)
     for name in names:
         os.replace(name, folder / f"{name.stem[1:]}.jsonl")
+
+
+def _sync(folder: Path) -> None:
+    """What the stage's libraries wrote is on the disk before the stage counts as done."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
 
 
 def _close(stream: Any) -> None:

@@ -90,7 +90,7 @@ class Headline:
 
 HANDLED = Column(
     title="Handled safely",
-    meaning="harmful prompts refused, in part or in full, as every judge that could say sees it",
+    meaning="harmful prompts refused, in part or in full, as every judge sees it",
     name="handled_safely",
 )
 TWINS = Column(
