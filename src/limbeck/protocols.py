@@ -17,10 +17,15 @@ Item = TypeVar("Item")
 
 
 class ChatModel(Protocol):
-    """Something that replies. Every request is answered exactly once, in any order."""
+    """Something that replies. Every request is answered exactly once, in any order.
+
+    `identity` is a hash of what its replies hang on; `asked_together` is how many requests it may compute in one
+    batch, 1 where each stands alone.
+    """
 
     name: str
     identity: str
+    asked_together: int
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]: ...
 

@@ -13,17 +13,17 @@ import pytest
 RECIPE = """
 seed: 3
 rounds: 1
-student: {{model: "{model}", adapter: {{rank: 4}}}}
+student: {{model: "{model}", adapter: {{rank: 4}}, dtype: bfloat16}}
 curate: {{sources: [{{kind: starter, practice: false, usefulness: false}}], limit: 12}}
 teach:
   teachers:
     - {{name: expert, kind: recorded, conducts: [refuse, answer_with_care]}}
-    - {{name: generalist, kind: local, model: "{model}", batch_tokens: 300}}
-  soft_labels: {{kind: context, model: "{model}"}}
+    - {{name: generalist, kind: local, model: "{model}", batch_tokens: 3000, dtype: bfloat16}}
+  soft_labels: {{kind: context, model: "{model}", dtype: bfloat16}}
   draws: 3
   max_tokens: 40
 sift: {{keep: 0.1, downweight: 0.05}}
-train: {{max_steps: 150, learning_rate: 1e-3, save_every_s: 0.5}}
+train: {{max_steps: 150, learning_rate: 1e-3, save_every_s: 0.5, precision: bfloat16}}
 baselines: []
 answer: {{max_tokens: 16}}
 evaluate: {{dimensions: [safety]}}

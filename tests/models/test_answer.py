@@ -18,6 +18,7 @@ class Counting:
 
     name = "counting"
     identity = "counting:1"
+    asked_together = 1
 
     def __init__(self, breath: int = 99) -> None:
         self.breath = breath

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -18,12 +19,33 @@ Asked = TypeVar("Asked", Request, ChoiceRequest)
 
 def ask(model: ChatModel, requests: Sequence[Request], store: Store, *, label: str) -> Iterator[Reply]:
     """The reply to each request, in order; those kept from before are not asked for again."""
-    new = [request for request in _distinct(requests) if store.get(_key(model, request)) is None]
-    key_of = {request.id: _key(model, request) for request in new}
-    for reply in store.progress(label, model.replies(new), total=len(new)):
+    torn = [
+        group
+        for group in _planned(model, _distinct(requests), store)
+        if any(store.get(_key(model, request)) is None for request in group)
+    ]
+    key_of = {request.id: _key(model, request) for group in torn for request in group}
+    calls = [[request for group in torn for request in group]] if model.asked_together == 1 else torn
+    replies = (reply for call in calls for reply in model.replies(call))
+    for reply in store.progress(label, replies, total=len(key_of)):
         store.put(key_of[reply.request_id], reply.line())
     for request in requests:
         yield Reply.read(_kept(store, _key(model, request)))
+
+
+def _planned(model: ChatModel, requests: Sequence[Request], store: Store) -> list[list[Request]]:
+    """What nobody had answered when the stage began, in the groups that the model computes together.
+
+    The plan is kept, and a group that a kill tore is computed whole: rounding hangs on who shares a batch, and a
+    run that was stopped must say what one left alone says.
+    """
+    by_key = {_key(model, request): request for request in requests}
+    plan = _hash("plan", store.key, *by_key)
+    if store.get(plan) is None:
+        store.put(plan, json.dumps([key for key in by_key if store.get(key) is None]))
+    keys = sorted(json.loads(_kept(store, plan)), key=lambda key: len(by_key[key].messages[-1].content))
+    starts = range(0, len(keys), model.asked_together)
+    return [[by_key[key] for key in keys[start : start + model.asked_together]] for start in starts]
 
 
 def ask_scores(

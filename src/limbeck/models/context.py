@@ -46,6 +46,8 @@ class PrivilegedContext(ModelSpec):
 class ContextModel:
     """Passes every question on with the policy before it."""
 
+    asked_together = LocalModel.asked_together
+
     def __init__(self, model: LocalModel, policy: str) -> None:
         self.model = model
         self.policy = policy

@@ -92,6 +92,8 @@ class _Row(NamedTuple):
 class LocalModel:
     """Replies, scores and distributions of one set of weights."""
 
+    asked_together = 256
+
     def __init__(
         self,
         *,

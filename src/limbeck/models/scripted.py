@@ -36,6 +36,8 @@ class Scripted(ModelSpec):
 class ScriptedModel:
     """Says what the script says."""
 
+    asked_together = 1
+
     def __init__(self, *, name: str, script: Sequence[Line]) -> None:
         self.name = name
         self.script = script
