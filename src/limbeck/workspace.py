@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -242,6 +243,8 @@ class Workspace:
             started = time.time()
             _write_result(folder, stage(settings, *given, store=store), self.root)
             seconds = round(time.time() - started, 1)
+            # Models hold cycles: what the stage leaves behind goes before the next one loads its own.
+            gc.collect()
             store.kept.sync()
             _sync(folder)
             write_atomically(done, json.dumps({"schema": SCHEMA, "stage": name, "key": key, "seconds": seconds}) + "\n")

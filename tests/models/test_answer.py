@@ -105,3 +105,16 @@ def test_a_scripted_model_takes_its_replies_in_turn_by_seed_and_cuts_them_by_wor
     with spec.open() as model:
         drawn = [Request(messages=asked("?"), max_tokens=2, seed=seed) for seed in (0, 1)]
         assert [(one.text, one.finish) for one in model.replies(drawn)] == [("one two", "length"), ("four", "stop")]
+
+
+def test_a_group_that_a_kill_tore_is_computed_whole(store: StageStore) -> None:
+    class InPairs(Counting):
+        asked_together = 2
+
+    four = requests("a", "bc", "def", "ghij")
+    with pytest.raises(KeyboardInterrupt):
+        list(ask(InPairs(breath=3), four, store, label=""))
+    again = InPairs()
+    assert [reply.text for reply in ask(again, four, store, label="")] == ["a", "cb", "fed", "jihg"]
+    # "ghij" had its reply: its pair was torn, and both are computed again.
+    assert again.asked == ["ghij", "def"]
