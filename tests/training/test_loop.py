@@ -202,3 +202,11 @@ def test_the_learning_rate_rises_over_the_warm_up_and_falls_along_half_a_cosine_
     assert shares == pytest.approx([1 / 3, 2 / 3, 1.0, 0.85355, 0.5, 0.14645], abs=1e-4)
     assert learning_rate_share(0, steps=1, warmup=0) == 1.0
     assert all(learning_rate_share(step, steps=50, warmup=5) > 0 for step in range(50))
+
+
+def test_a_later_round_learns_at_its_share_of_the_rate(store: StageStore, tiny_model: Path) -> None:
+    start = train(settings(), student(tiny_model), LESSONS, None, None, store=store)
+    first = [row["learning_rate"] for row in rows(store)]
+    later = replace(store, root=store.root / "later")
+    train(settings(later_round_rate=0.5), student(tiny_model), LESSONS, None, start, store=later)
+    assert [row["learning_rate"] for row in rows(later)] == pytest.approx([0.5 * rate for rate in first])

@@ -20,7 +20,8 @@ class TrainSettings(Spec):
 
     `batch_lessons` make one optimizer step; it is cut into micro-batches of at most `micro_batch_tokens`.
     `later_round_lessons` is how many lessons a round after the first trains on: the new ones first, then a
-    sample of the old. `precision` is what the frozen backbone computes in; the adapter stays in float32.
+    sample of the old; `later_round_rate` is its share of the learning rate, since few lessons at the full rate undo
+    what many have taught. `precision` is what the frozen backbone computes in; the adapter stays in float32.
     """
 
     losses: tuple[AnyLoss, ...] = (
@@ -32,6 +33,7 @@ class TrainSettings(Spec):
     epochs: float = Field(default=2.0, gt=0)
     max_steps: int | None = Field(default=None, ge=1)
     later_round_lessons: int = Field(default=180, ge=1)
+    later_round_rate: float = Field(default=0.2, gt=0)
     learning_rate: float = Field(default=2e-4, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)

@@ -41,6 +41,9 @@ def train(
     from limbeck.training.student import Student
 
     chosen = choose(settings, list(lessons), seed=store.seed, later=start_from is not None)
+    if start_from is not None:
+        rate = settings.learning_rate * settings.later_round_rate
+        settings = settings.model_copy(update={"learning_rate": rate})
     learner = Student(
         student,
         start_from=start_from.folder if start_from is not None else None,
