@@ -210,3 +210,13 @@ def test_a_later_round_learns_at_its_share_of_the_rate(store: StageStore, tiny_m
     later = replace(store, root=store.root / "later")
     train(settings(later_round_rate=0.5), student(tiny_model), LESSONS, None, start, store=later)
     assert [row["learning_rate"] for row in rows(later)] == pytest.approx([0.5 * rate for rate in first])
+
+
+def test_one_process_can_train_in_float32_and_then_in_bfloat16(store: StageStore, tiny_model: Path) -> None:
+    exact = train(settings(), student(tiny_model), LESSONS, None, None, store=store)
+    halved = replace(store, root=store.root / "bfloat16")
+    made = train(settings(precision="bfloat16"), student(tiny_model), LESSONS, None, None, store=halved)
+    assert made.steps == exact.steps
+    losses = [[row["losses"]["cross_entropy"] for row in rows(one)] for one in (store, halved)]
+    # Eight bits of mantissa: alike to a few per cent, and not the same.
+    assert losses[0] == pytest.approx(losses[1], rel=0.05) and losses[0] != losses[1]

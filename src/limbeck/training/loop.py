@@ -106,9 +106,7 @@ def run(
     from limbeck.training.state import load_state, save_state
     from limbeck.training.step import Forward, run_step
 
-    accelerator = Accelerator(
-        mixed_precision="bf16" if settings.precision == "bfloat16" else "no", cpu=not torch.cuda.is_available()
-    )
+    accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
     parameters = learner.trainable()
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     steps = step_count(settings, len(lessons))

@@ -27,8 +27,12 @@ class Forward(nn.Module):
 
     def forward(self, batch: TreeBatch) -> Tensor:
         backbone = self.model.get_base_model()
-        hidden_UH = hidden_states(backbone.get_decoder(), batch)
-        return logits_of(backbone, hidden_UH).log_softmax(-1)
+        # The adapter is in float32 whatever the backbone computes in. Accelerate's own mixed precision is set once
+        # for a whole process, and a second training could not choose another.
+        computes_in = backbone.dtype
+        with torch.autocast(batch.ids_BT.device.type, computes_in, enabled=computes_in != torch.float32):
+            logits_UV = logits_of(backbone, hidden_states(backbone.get_decoder(), batch))
+        return logits_UV.log_softmax(-1)
 
 
 def passes_of(logprobs_UV: Tensor, micro: MicroBatch) -> Passes:

@@ -85,7 +85,8 @@ class Student:
         wheel = SHORT_NAMES.get(self.name)
         for config in self.model.peft_config.values():
             config.base_model_name_or_path = wheel.hub_name if wheel is not None else self.name
-        self.model.save_pretrained(folder)
+        # The embeddings are frozen; left to itself PEFT would ask the Hub whether they changed.
+        self.model.save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
         self.tokenizer.save_pretrained(folder)
 
