@@ -49,18 +49,18 @@ class Silent:
         yield from items
 
 
-class Part(NamedTuple):
+class Part(NamedTuple, Generic[Noun]):
     """The rows of one folder that a predicate keeps."""
 
     folder: Path
-    noun: type[Record]
+    noun: type[Noun]
     keep: Callable[[Any], bool]
 
 
 class Rows(Sequence[Noun], Generic[Noun]):
     """Kept rows of one noun, read from disk each time they are walked; `key` says what they were made from."""
 
-    def __init__(self, key: str, parts: Sequence[Part]) -> None:
+    def __init__(self, key: str, parts: Sequence[Part[Noun]]) -> None:
         self.key = key
         self.parts = tuple(parts)
 
@@ -69,7 +69,7 @@ class Rows(Sequence[Noun], Generic[Noun]):
             for file in sorted(part.folder.glob("rows-*.jsonl")):
                 for row in read_rows(file, part.noun):
                     if part.keep(row):
-                        yield row  # type: ignore[misc]
+                        yield row
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
