@@ -28,9 +28,9 @@ def plainly(weights: Any, prompt: list[int], branch: list[int]) -> list[float]:
     return [float(logits_TV[len(prompt) + at - 1, token]) for at, token in enumerate(branch)]
 
 
-def as_trees(weights: Any, trees: list[Tree], pad: int = PAD) -> list[list[float]]:
+def as_trees(weights: Any, trees: list[Tree], pad: int = PAD, per_row: int = 1) -> list[list[float]]:
     """The same of every branch of every tree, by one pass over all of them."""
-    batch = collate(trees, pad=pad)
+    batch = collate(trees, pad=pad, per_row=per_row)
     with torch.inference_mode():
         logprobs_UV = weights.lm_head(hidden_states(weights.get_decoder(), batch)).log_softmax(-1)
     said_N = logprobs_UV[batch.scored.at_N, batch.scored.token_N]
@@ -43,10 +43,11 @@ def test_one_tree_pass_scores_every_branch_as_a_plain_pass_of_its_own(weights: A
         assert said == pytest.approx(plainly(weights, PROMPT, branch), abs=1e-4)
 
 
-def test_trees_and_chains_of_unequal_length_in_one_batch_do_not_touch_one_another(weights: Any) -> None:
+@pytest.mark.parametrize("per_row", [1, 2, 3])
+def test_trees_and_chains_of_unequal_length_do_not_touch_one_another(weights: Any, per_row: int) -> None:
     trees = [Tree(PROMPT, BRANCHES), Tree([7], [[8, 9]]), Tree(PROMPT * 4, [[60, 61], [60, 62]])]
     expected = [plainly(weights, tree.prompt, branch) for tree in trees for branch in tree.branches]
-    for one, other in zip(as_trees(weights, trees), expected, strict=True):
+    for one, other in zip(as_trees(weights, trees, per_row=per_row), expected, strict=True):
         assert one == pytest.approx(other, abs=1e-4)
 
 
@@ -67,6 +68,15 @@ def test_shared_beginnings_are_computed_once() -> None:
     # Read: the prompt, 40, 41, 43; what the last token of a branch would predict is asked of nobody.
     assert batch.ids_BT.tolist() == [[*PROMPT, 40, 41, 43]]
     assert batch.positions_BT.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7]]
+
+
+def test_prompts_in_one_row_share_their_beginning_alone() -> None:
+    batch = collate([Tree([5, 9, 17], [[40]]), Tree([5, 9, 18], [[50, 51]]), Tree([7], [[8]])], pad=PAD, per_row=3)
+    assert batch.ids_BT.tolist() == [[5, 9, 17, 18, 50, 7]]
+    assert batch.positions_BT.tolist() == [[0, 1, 2, 2, 3, 0]]
+    assert batch.mask_BTT is not None
+    assert batch.mask_BTT[0, 4].int().tolist() == [1, 1, 0, 1, 1, 0]
+    assert batch.mask_BTT[0, 5].int().tolist() == [0, 0, 0, 0, 0, 1]
 
 
 def test_siblings_stand_at_the_same_position_and_do_not_see_each_other() -> None:

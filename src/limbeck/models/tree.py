@@ -2,7 +2,8 @@
 
 Continuations of the same prompt (choices, refusal openings, a taught and a rejected reply) share its tokens
 and their own common beginnings: the sequence is a tree, and each token attends to its ancestors alone. The
-prompt is thus computed once, and so is the head where branches fork. Axes: B trees, T tokens of a tree,
+prompt is thus computed once, and so is the head where branches fork. Several prompts may stand in one row; what
+they have in common at their beginning (a system prompt) is computed once too. Axes: B rows, T tokens of a row,
 N scored tokens, U places where they are predicted, H hidden, V vocabulary.
 """
 
@@ -44,7 +45,7 @@ class Scored(NamedTuple):
 
 
 class TreeBatch(NamedTuple):
-    """Trees padded on the right. `mask_BTT` is None where every tree is a chain."""
+    """Rows of trees padded on the right. `mask_BTT` is None where every row is a chain."""
 
     ids_BT: Tensor
     positions_BT: Tensor
@@ -59,25 +60,25 @@ class _Laid(NamedTuple):
     predictors: list[list[int]]
 
 
-def _lay(tree: Tree) -> _Laid:
-    tokens, parents = list(tree.prompt), list(range(-1, len(tree.prompt) - 1))
-    depths = list(range(len(tree.prompt)))
+def _lay(trees: Sequence[Tree]) -> _Laid:
+    laid = _Laid([], [], [], [])
     child: dict[tuple[int, int], int] = {}
-    predictors = []
-    for branch in tree.branches:
-        node, path = len(tree.prompt) - 1, []
-        for position, token in enumerate(branch):
-            path.append(node)
-            # What the last token of a branch would predict is asked of nobody.
-            if position + 1 < len(branch):
-                if (node, token) not in child:
-                    child[node, token] = len(tokens)
-                    tokens.append(token)
-                    parents.append(node)
-                    depths.append(depths[node] + 1)
-                node = child[node, token]
-        predictors.append(path)
-    return _Laid(tokens, parents, depths, predictors)
+
+    def path(node: int, tokens: Sequence[int]) -> Iterator[int]:
+        for token in tokens:
+            if (node, token) not in child:
+                child[node, token] = len(laid.tokens)
+                laid.tokens.append(token)
+                laid.parents.append(node)
+                laid.depths.append(laid.depths[node] + 1 if node >= 0 else 0)
+            node = child[node, token]
+            yield node
+
+    for tree in trees:
+        *_, prompt_end = path(-1, tree.prompt)
+        # What the last token of a branch would predict is asked of nobody.
+        laid.predictors.extend([prompt_end, *path(prompt_end, branch[:-1])] for branch in tree.branches)
+    return laid
 
 
 def tree_length(tree: Tree) -> int:
@@ -85,9 +86,10 @@ def tree_length(tree: Tree) -> int:
     return len(tree.prompt) + sum(len(branch) - 1 for branch in tree.branches)
 
 
-def collate(trees: Sequence[Tree], *, pad: int) -> TreeBatch:
-    """The trees as one batch."""
-    laid = [_lay(tree) for tree in trees]
+def collate(trees: Sequence[Tree], *, pad: int, per_row: int = 1) -> TreeBatch:
+    """The trees as one batch, in their order, so many in a row."""
+    rows = [trees[first : first + per_row] for first in range(0, len(trees), per_row)]
+    laid = [_lay(row) for row in rows]
     width = max(len(one.tokens) for one in laid)
     ids = torch.full((len(laid), width), pad)
     positions = torch.zeros((len(laid), width), dtype=torch.long)
@@ -95,15 +97,16 @@ def collate(trees: Sequence[Tree], *, pad: int) -> TreeBatch:
     at: list[int] = []
     tokens: list[int] = []
     owners: list[int] = []
-    for b, (tree, one) in enumerate(zip(trees, laid, strict=True)):
+    for b, (row, one) in enumerate(zip(rows, laid, strict=True)):
         ids[b, : len(one.tokens)] = torch.tensor(one.tokens)
         positions[b, : len(one.tokens)] = torch.tensor(one.depths)
-        for branch, path in zip(tree.branches, one.predictors, strict=True):
+        branches = (branch for tree in row for branch in tree.branches)
+        for branch, path in zip(branches, one.predictors, strict=True):
             owner = owners[-1] + 1 if owners else 0
             at += [place.setdefault(b * width + node, len(place)) for node in path]
             tokens += branch
             owners += [owner] * len(branch)
-    chains = all(tree.is_chain for tree in trees)
+    chains = per_row == 1 and all(tree.is_chain for tree in trees)
     return TreeBatch(
         ids,
         positions,
