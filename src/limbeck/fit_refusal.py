@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.judges.refusal import HEAD_FILE, KINDS, features
+from limbeck.judges.refusal import HEAD_FILE, KINDS, features, kinds_of
 from limbeck.protocols import Encoder, Exchange
 
 # B examples, F features, K kinds of refusal
@@ -107,9 +107,9 @@ def log_loss(logits_BK: NDArray[np.float64], kinds_B: NDArray[np.int64]) -> floa
 
 def figures(logits_BK: NDArray[np.float64], kinds_B: NDArray[np.int64], prompts: Sequence[str]) -> dict[str, Any]:
     """Accuracy of the three kinds, of refused against not, confusion (true kind by judged kind), calibration error."""
-    said_B = logits_BK.argmax(axis=1)
     none = KINDS.index("none")
     probabilities_BK = np.exp(logits_BK - np.logaddexp.reduce(logits_BK, axis=1, keepdims=True))
+    said_B = kinds_of(probabilities_BK)
     confusion = [[int(np.sum((kinds_B == true) & (said_B == said))) for said in range(3)] for true in range(3)]
     return {
         "n": len(kinds_B),
