@@ -46,7 +46,7 @@ HARMS: tuple[Harm, ...] = (
 )
 
 # What a refusal opens with: the student's probability of refusing a prompt is the mass of these openings.
-# None begins another, so their probabilities add up.
+# None begins another, so their probabilities add up. The first is the one that a student is taught to open with.
 REFUSAL_OPENINGS: tuple[str, ...] = (
     "I can't",
     "I won't",

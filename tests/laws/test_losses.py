@@ -16,7 +16,7 @@ from limbeck.losses import LOSSES
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
 from limbeck.losses.forward_kl import ForwardKL, top_k_kl
-from limbeck.losses.spec import Labels, Loss, Passes, log1mexp
+from limbeck.losses.spec import Labels, Loss, Openings, Passes, log1mexp
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.protocols import TopK
 
@@ -66,9 +66,15 @@ def passes(logits: Model, labels: Labels, teacher: TopK) -> Passes:
     return Passes(
         student_NV=logits.taught_NV.log_softmax(-1),
         others_R=others_RV.logsumexp(-1),
-        refuses_B=torch.nn.functional.logsigmoid(logits.refuses_B),
+        openings=openings(torch.nn.functional.logsigmoid(logits.refuses_B)),
         teacher=teacher,
     )
+
+
+def openings(refusing_B: Tensor) -> Openings:
+    """One opening of one token, with those log-probabilities, against a vocabulary of one other token."""
+    logprobs_DV = torch.stack([refusing_B, log1mexp(refusing_B)], dim=1)
+    return Openings(logprobs_DV, torch.arange(len(refusing_B))[:, None], torch.tensor([0]), (1,))
 
 
 def pull(loss: Loss, logits: Model, labels: Labels, teacher: TopK) -> Tensor:
@@ -252,9 +258,41 @@ def test_forward_kl_does_not_read_rows_without_a_teacher() -> None:
 def test_the_decision_is_the_cross_entropy_of_refusing() -> None:
     # q = 1/4: risk 1 costs -log 1/4 = 1.38629, risk 0 costs -log 3/4 = 0.28768, risk 1/2 their mean 0.83699.
     labels, teacher = given()
-    quarter = passes(model(), labels, teacher)._replace(refuses_B=torch.full((3,), 0.25).log())
+    quarter = passes(model(), labels, teacher)._replace(openings=openings(torch.full((3,), 0.25).log()))
     value, _ = Decision()(quarter, labels._replace(risk_B=torch.tensor([1.0, 0.0, 0.5]), risk_weight_B=torch.ones(3)))
     assert value.tolist() == pytest.approx([1.38629, 0.28768, 0.83699], abs=1e-4)
+
+
+def test_refusing_a_harmless_prompt_can_be_made_to_cost_more() -> None:
+    labels, teacher = given()
+    quarter = passes(model(), labels, teacher)._replace(openings=openings(torch.full((2,), 0.25).log()))
+    two = labels._replace(risk_B=torch.tensor([1.0, 0.0]), risk_weight_B=torch.ones(2))
+    value, _ = Decision(harmless_cost=3.0)(quarter, two)
+    assert value.tolist() == pytest.approx([1.38629, 3 * 0.28768], abs=1e-4)
+
+
+def test_a_refusal_is_drawn_to_the_first_opening_and_every_opening_counts_against_an_answer() -> None:
+    labels, teacher = given()
+    logprobs_DV = torch.tensor([[0.1, 0.4, 0.5]] * 2).log()
+    said = Openings(logprobs_DV, torch.tensor([[0, 0], [1, 1]]), torch.tensor([0, 1]), (1, 1))
+    two = labels._replace(risk_B=torch.tensor([1.0, 0.0]), risk_weight_B=torch.ones(2))
+    value, _ = Decision()(passes(model(), labels, teacher)._replace(openings=said), two)
+    assert value.tolist() == pytest.approx([-math.log(0.1), -math.log(0.5)])
+
+
+def test_at_half_the_temperature_the_decision_is_nearer_to_what_greedy_decoding_does() -> None:
+    # "No" opens with 0.4; "Yes" (0.3), "Well" (0.2) and "So" (0.1) answer. Squared and shared out: 16 of 30.
+    logprobs_DV = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    said = Openings(logprobs_DV, torch.zeros(1, 1, dtype=torch.long), torch.tensor([0]), (1,))
+    assert said.logprobs_BE(1.0).exp().tolist() == [pytest.approx([0.4])]
+    assert said.logprobs_BE(0.5).exp().tolist() == [pytest.approx([16 / 30])]
+
+
+def test_each_opening_is_the_product_of_its_tokens() -> None:
+    # "I can't" (0.5 * 0.6) and "I won't" (0.5 * 0.2) and "No" (0.1).
+    logprobs_DV = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.1, 0.1, 0.6, 0.2]]).log()
+    said = Openings(logprobs_DV, torch.tensor([[0, 1, 0, 1, 0]]), torch.tensor([0, 2, 0, 3, 1]), (2, 2, 1))
+    assert said.logprobs_BE(1.0).exp().tolist() == [pytest.approx([0.3, 0.1, 0.1])]
 
 
 def test_unlikelihood_of_a_token_with_probability_one_fifth_is_the_log_of_five_quarters() -> None:

@@ -83,7 +83,7 @@ FOUR = [
 def test_a_step_cut_into_micro_batches_gives_the_same_gradient(learner: Student, loss: Loss) -> None:
     whole, gradient = step(learner, [loss], FOUR)
     cut, gradient_cut = step(learner, [loss], FOUR, budget=1)
-    assert cut.losses == pytest.approx(whole.losses, rel=1e-5)
+    assert cut.losses == pytest.approx(whole.losses, rel=1e-4)
     torch.testing.assert_close(gradient_cut, gradient, rtol=1e-3, atol=1e-6)
 
 
@@ -108,9 +108,9 @@ def test_the_end_of_a_turn_is_learnt_although_it_pads_and_not_where_the_reply_wa
 
 
 def test_the_decision_is_taught_on_the_mass_of_the_refusal_openings(learner: Student) -> None:
-    figures, _ = step(learner, [Decision()], [lesson("Why?", reply=None, risk=1.0)])
+    figures, _ = step(learner, [Decision()], [lesson("Why?", reply=None, risk=0.0)])
     masses = [plain_logprobs(learner, "Why?", opening, ends=False).sum() for opening in REFUSAL_OPENINGS]
-    assert figures.losses["decision"] == pytest.approx(-float(torch.stack(masses).logsumexp(0)), rel=1e-4)
+    assert figures.losses["decision"] == pytest.approx(-float(torch.log1p(-torch.stack(masses).exp().sum())), rel=1e-4)
 
 
 def test_unlikelihood_reads_the_rejected_replies_alone(learner: Student) -> None:

@@ -2,7 +2,7 @@
 
 A loss sees only tensors, and none reduces: it returns a value and a weight per unit (token or prompt), and one
 function in the training step divides by the weight of the whole optimizer step. Axes: N supervised tokens,
-R tokens of rejected replies, B prompts with a known risk, K kept ids, V vocabulary.
+R tokens of rejected replies, B prompts with a known risk, O tokens of refusal openings, K kept ids, V vocabulary.
 """
 
 from __future__ import annotations
@@ -31,13 +31,32 @@ class Labels(NamedTuple):
     risk_weight_B: Tensor
 
 
+class Openings(NamedTuple):
+    """Log-probabilities at the D places where tokens of refusal openings would come, for B prompts.
+
+    All prompts share the openings: `token_O` are their tokens, one opening after the other, `sizes` their lengths,
+    `at_BO` the place of each token.
+    """
+
+    logprobs_DV: Tensor
+    at_BO: Tensor
+    token_O: Tensor
+    sizes: tuple[int, ...]
+
+    def logprobs_BE(self, temperature: float) -> Tensor:
+        """Log-probability of each of the E openings, nats, when the model is decoded at that temperature."""
+        scaled_DV = self.logprobs_DV / temperature
+        said_BO = scaled_DV[self.at_BO, self.token_O] - scaled_DV.logsumexp(-1)[self.at_BO]
+        return torch.stack([one.sum(1) for one in said_BO.split(self.sizes, dim=1)], dim=1)
+
+
 class Passes(NamedTuple):
     """What the model said: log-probabilities where a taught token comes, of every token but the rejected one, and
-    of refusing each prompt."""
+    where a refusal would open."""
 
     student_NV: Tensor
     others_R: Tensor  # log of the mass of all tokens but the rejected one, exact where the rejected one has nearly all
-    refuses_B: Tensor  # log of the mass of refusal openings, nats
+    openings: Openings
     teacher: TopK  # rows where `taught_N` is False are not read
 
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+# They share their system prompt; in longer rows attention costs more than is shared.
+TREES_PER_ROW = 4
+
+
 class Example(NamedTuple):
     """A lesson as token ids; `reply` and `rejected` are empty where the lesson has none."""
 
@@ -32,16 +36,17 @@ class Example(NamedTuple):
 class MicroBatch(NamedTuple):
     """One forward pass: the trees, the labels, and which scored tokens belong to which loss.
 
-    `openings_O` are the scored tokens of refusal openings and `opening_O` numbers the openings over the batch;
-    each deciding prompt has all of them, one after the other.
+    `openings_BO` are the scored tokens of refusal openings for each deciding prompt, `opening_O` the tokens
+    themselves and `opening_sizes` how many of them each opening has.
     """
 
     trees: TreeBatch
     labels: Labels
     taught_N: Tensor
     rejected_R: Tensor
-    openings_O: Tensor
+    openings_BO: Tensor
     opening_O: Tensor
+    opening_sizes: tuple[int, ...]
     teacher: TopK
 
 
@@ -81,21 +86,19 @@ class LessonEncoder:
             yield self._batch([useful[item] for item in chosen])
 
     def _batch(self, examples: Sequence[Example]) -> MicroBatch:
-        trees = collate([self.tree(example) for example in examples], pad=self.pad)
+        trees = collate([self.tree(example) for example in examples], pad=self.pad, per_row=TREES_PER_ROW)
         taught: list[int] = []
         rejected: list[int] = []
-        openings: list[int] = []
-        opening_of: list[int] = []
+        openings: list[range] = []
+        opening_O = [token for tokens in self.openings for token in tokens]
         risks: list[float | None] = []
         weights, rejected_weights, known, teachers = [], [], [], []
         at = 0
         for example in examples:
             lesson = example.lesson
             if self._decides(example):
-                for number, tokens in enumerate(self.openings, len(risks) * len(self.openings)):
-                    openings += range(at, at + len(tokens))
-                    opening_of += [number] * len(tokens)
-                    at += len(tokens)
+                openings.append(range(at, at + len(opening_O)))
+                at += len(opening_O)
                 risks.append(lesson.risk)
             if example.reply:
                 taught += range(at, at + len(example.reply))
@@ -124,8 +127,9 @@ class LessonEncoder:
             labels,
             taught_N,
             rejected_R,
-            torch.tensor(openings, dtype=torch.long),
-            torch.tensor(opening_of, dtype=torch.long),
+            torch.tensor([list(one) for one in openings], dtype=torch.long).view(len(openings), len(opening_O)),
+            torch.tensor(opening_O),
+            tuple(map(len, self.openings)),
             _stacked(teachers),
         )
 

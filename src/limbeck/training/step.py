@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from limbeck.losses.spec import Loss, Passes
+from limbeck.losses.spec import Loss, Openings, Passes
 from limbeck.models.head import logits_of
 from limbeck.models.tree import TreeBatch, hidden_states
-from limbeck.taxonomy import REFUSAL_OPENINGS
 from limbeck.training.batches import MicroBatch
 
 if TYPE_CHECKING:
@@ -38,13 +37,11 @@ class Forward(nn.Module):
 def passes_of(logprobs_UV: Tensor, micro: MicroBatch) -> Passes:
     """What the model said, sorted by what it is for."""
     scored = micro.trees.scored
-    said_N = logprobs_UV[scored.at_N, scored.token_N]
-    openings = len(micro.labels.risk_B) * len(REFUSAL_OPENINGS)
-    opening_logp = said_N.new_zeros(openings).index_add(0, micro.opening_O, said_N[micro.openings_O])
+    places_D, at_BO = scored.at_N[micro.openings_BO].unique(return_inverse=True)
     return Passes(
         student_NV=logprobs_UV[scored.at_N[micro.taught_N]],
         others_R=_others(logprobs_UV, scored.at_N[micro.rejected_R], micro.labels.rejected_R),
-        refuses_B=opening_logp.view(-1, len(REFUSAL_OPENINGS)).logsumexp(-1),
+        openings=Openings(logprobs_UV[places_D], at_BO, micro.opening_O, micro.opening_sizes),
         teacher=micro.teacher,
     )
 
