@@ -76,8 +76,8 @@ def _lay(trees: Sequence[Tree]) -> _Laid:
 
     for tree in trees:
         *_, prompt_end = path(-1, tree.prompt)
-        # What the last token of a branch would predict is asked of nobody.
-        laid.predictors.extend([prompt_end, *path(prompt_end, branch[:-1])] for branch in tree.branches)
+        # What the last token of a branch would predict is asked of nobody; an empty branch has no token at all.
+        laid.predictors.extend([prompt_end, *path(prompt_end, branch[:-1])][: len(branch)] for branch in tree.branches)
     return laid
 
 
