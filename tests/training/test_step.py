@@ -83,7 +83,8 @@ FOUR = [
 def test_a_step_cut_into_micro_batches_gives_the_same_gradient(learner: Student, loss: Loss) -> None:
     whole, gradient = step(learner, [loss], FOUR)
     cut, gradient_cut = step(learner, [loss], FOUR, budget=1)
-    assert cut.losses == pytest.approx(whole.losses, rel=1e-4)
+    # A loss near 0 is a sum of float32 logarithms near 1, which are exact to 1e-7 each and no better.
+    assert cut.losses == pytest.approx(whole.losses, rel=1e-5, abs=1e-7)
     torch.testing.assert_close(gradient_cut, gradient, rtol=1e-3, atol=1e-6)
 
 
