@@ -77,7 +77,7 @@ def evaluate(
     folder: Annotated[Path, typer.Option(help="Where scorecard.json and trials.jsonl go.")],
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter to put on the model.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest reply, tokens.")] = 256,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "float32",
 ) -> None:
     """Measure any model on prompt files: usefulness, safety, consistency, refusal."""
     from limbeck.models.local import Local

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from limbeck.models.local import Local, LocalModel
+from limbeck.models.precision import Precision
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import Message, Reply, Request
@@ -31,7 +32,7 @@ class PrivilegedContext(ModelSpec):
     kind: Literal["context"] = "context"
     model: ModelName
     policy: str = POLICY
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
     offers = frozenset({"replies", "distribution"})
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import Field
 
 from limbeck.errors import InputError
+from limbeck.models.precision import Precision, torch_type
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import ChoiceRequest, ChoiceScores, Prompt, Reply, Request
@@ -36,7 +37,7 @@ class Local(ModelSpec):
     kind: Literal["local"] = "local"
     model: ModelName
     adapter: Path | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
     offers = frozenset({"replies", "scores", "distribution"})
 
@@ -47,15 +48,13 @@ class Local(ModelSpec):
 
         reference = resolve(self.model)
         weights = load_weights(reference, self.dtype if self.adapter is None else "float32")
-        identity = f"{reference.identity} {self.dtype}"
+        identity = f"{reference.identity} {torch_type(self.dtype)}"
         if self.adapter is not None:
-            import torch
             from peft import PeftModel
 
             # Merged, as it is exported: decoding costs what it costs without an adapter, and small updates are not
             # rounded away before they are added.
-            merged = PeftModel.from_pretrained(weights, self.adapter).merge_and_unload()
-            weights = merged.to(getattr(torch, self.dtype))
+            weights = PeftModel.from_pretrained(weights, self.adapter).merge_and_unload().to(torch_type(self.dtype))
             identity += f" {content_hash(self.adapter)}"
         tokenizer = load_tokenizer(reference)
         yield LocalModel(
@@ -140,28 +139,17 @@ class LocalModel:
     def _decode(self, rows: list[_Row]) -> Iterator[Reply]:
         """Batched decoding with a key-value cache; a finished row leaves the batch."""
         import torch
-        from transformers import DynamicCache
 
         from limbeck.models.head import logits_of
+        from limbeck.models.prefill import prefill
 
         ends = self._ends()
-        width = max(len(row.prompt) for row in rows)
-        pad = next(iter(ends))
-        ids_BT = torch.tensor([[pad] * (width - len(row.prompt)) + row.prompt for row in rows])
-        mask_BT = torch.tensor([[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows])
-        cache = DynamicCache(config=self.weights.config)
+        device = self.weights.device
         decoder = self.weights.get_decoder()
         with torch.inference_mode():
+            cache, mask_BT, hidden_BH = prefill(decoder, [row.prompt for row in rows], pad=next(iter(ends)))
             while rows:
-                positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
-                hidden_BTH = decoder(
-                    input_ids=ids_BT.to(self.weights.device),
-                    attention_mask=mask_BT.to(self.weights.device),
-                    position_ids=positions_BT.to(self.weights.device),
-                    past_key_values=cache,
-                    use_cache=True,
-                ).last_hidden_state
-                tokens_B = self._choose(logits_of(self.weights, hidden_BTH[:, -1]), rows)
+                tokens_B = self._choose(logits_of(self.weights, hidden_BH), rows)
                 alive = []
                 for b, (row, token) in enumerate(zip(rows, tokens_B, strict=True)):
                     if token in ends:
@@ -174,13 +162,19 @@ class LocalModel:
                         alive.append(b)
                 if len(alive) < len(rows):
                     rows = [rows[b] for b in alive]
-                    kept = torch.tensor(alive, dtype=torch.long)
-                    mask_BT = mask_BT[kept]
-                    if rows:
-                        cache.batch_select_indices(kept.to(self.weights.device))
-                if rows:
-                    ids_BT = torch.tensor([[row.reply[-1]] for row in rows])
-                    mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], dim=1)
+                    if not rows:
+                        return
+                    kept_B = torch.tensor(alive, device=device)
+                    mask_BT = mask_BT[kept_B]
+                    cache.batch_select_indices(kept_B)
+                mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], dim=1)
+                hidden_BH = decoder(
+                    input_ids=torch.tensor([[row.reply[-1]] for row in rows], device=device),
+                    attention_mask=mask_BT,
+                    position_ids=mask_BT.sum(1, keepdim=True) - 1,
+                    past_key_values=cache,
+                    use_cache=True,
+                ).last_hidden_state[:, -1]
 
     def _choose(self, logits_BV: Tensor, rows: Sequence[_Row]) -> list[int]:
         """The next token of each row: the likeliest, or drawn by inverting the cumulative distribution."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from limbeck.errors import InputError, did_you_mean
+from limbeck.models.precision import Precision, torch_type
 from limbeck.spec import content_hash
 
 if TYPE_CHECKING:
@@ -81,9 +82,8 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_weights(reference: Reference, dtype: str) -> PreTrainedModel:
+def load_weights(reference: Reference, precision: Precision) -> PreTrainedModel:
     """The causal language model in evaluation mode; safetensors only, no code from the model's folder."""
-    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -91,7 +91,7 @@ def load_weights(reference: Reference, dtype: str) -> PreTrainedModel:
     logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            reference.location, revision=reference.revision, dtype=getattr(torch, dtype), use_safetensors=True
+            reference.location, revision=reference.revision, dtype=torch_type(precision), use_safetensors=True
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"model '{reference.location}' could not be loaded: {_first_line(error)}") from error

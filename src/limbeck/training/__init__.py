@@ -21,7 +21,8 @@ class TrainSettings(Spec):
     `batch_lessons` make one optimizer step; it is cut into micro-batches of at most `micro_batch_tokens`.
     `later_round_lessons` is how many lessons a round after the first trains on: the new ones first, then a
     sample of the old; `later_round_rate` is its share of the learning rate, since few lessons at the full rate undo
-    what many have taught. `precision` is what the frozen backbone computes in; the adapter stays in float32.
+    what many have taught. `precision` is what the frozen backbone computes in
+    (`auto`: bfloat16 where the machine multiplies in it, else float32); the adapter stays in float32.
     """
 
     losses: tuple[AnyLoss, ...] = (
@@ -40,7 +41,7 @@ class TrainSettings(Spec):
     clip: float = Field(default=1.0, gt=0)
     batch_lessons: int = Field(default=16, ge=1)
     micro_batch_tokens: int = Field(default=1024, ge=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
     save_every_s: float = Field(default=30.0, gt=0)
 
     def who_needs(self, what: Needs) -> str | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from limbeck.models.local import Local
+from limbeck.models.precision import Precision
 from limbeck.models.references import SHORT_NAMES, load_tokenizer, load_weights, resolve
 from limbeck.spec import ModelName, Spec
 
@@ -36,7 +37,7 @@ class StudentSettings(Spec):
 
     model: ModelName
     adapter: AdapterSettings = AdapterSettings()
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Precision = "float32"
 
     def untrained(self) -> Local:
         """The model as it is before any lesson."""
@@ -50,7 +51,7 @@ class StudentSettings(Spec):
 class Student:
     """Backbone, adapter and tokenizer, ready to train."""
 
-    def __init__(self, settings: StudentSettings, *, start_from: Path | None, precision: str, seed: int) -> None:
+    def __init__(self, settings: StudentSettings, *, start_from: Path | None, precision: Precision, seed: int) -> None:
         import torch
         from peft import LoraConfig, PeftModel, get_peft_model
 
