@@ -14,6 +14,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from limbeck.curate import CurateSettings
 from limbeck.errors import InputError, did_you_mean
 from limbeck.evaluation import EvaluateSettings
+from limbeck.evaluation.strength import StrengthSettings
 from limbeck.files import replacing
 from limbeck.judges.grade import GradeSettings
 from limbeck.mine import MineSettings
@@ -37,6 +38,7 @@ class RunConfig(Spec):
     judges: GradeSettings = GradeSettings()
     sift: SiftSettings = SiftSettings()
     train: TrainSettings = TrainSettings()
+    strength: StrengthSettings = StrengthSettings()
     baselines: tuple[Literal["filtered_sft"], ...] = ("filtered_sft",)
     answer: AnswerSettings = AnswerSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -10,12 +10,13 @@ from limbeck.config import RunConfig, save_config
 from limbeck.curate import curate
 from limbeck.errors import InputError
 from limbeck.evaluation import examine, measure
+from limbeck.evaluation.strength import choose_strength
 from limbeck.export import export
 from limbeck.judges.grade import grade
 from limbeck.mine import mine, vary
 from limbeck.models.answer import answer
 from limbeck.models.encoder import ModelTools
-from limbeck.records import Checkpoint, Lesson, Scorecard
+from limbeck.records import Checkpoint, Lesson, Prompt, Scorecard
 from limbeck.report import report
 from limbeck.sift import sift
 from limbeck.teach import teach
@@ -53,8 +54,10 @@ def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Ru
         save_config(config, folder / "recipe.yaml")
         base = config.student.untrained()
         prompts = work.keep("prompts", curate, config.curate)
-        to_teach = prompts.where(split="train")
+        to_teach, validation = prompts.where(split="train"), prompts.where(split="validation")
+        exam = prompts.where(split="exam")
         rounds: list[Rows[Lesson]] = []
+        variants: list[Rows[Prompt]] = []
         checkpoints: list[Checkpoint] = []
         targets = None
         for number in range(config.rounds):
@@ -74,16 +77,18 @@ def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Ru
                 failures = at.keep("failures", mine, config.mine, trials)
                 if not failures:
                     break
-                to_teach = to_teach + at.keep("variants", vary, config.mine, failures)
+                variants.append(at.keep("variants", vary, config.mine, failures, validation + exam))
+                to_teach = to_teach + variants[-1].where(split="train")
+        chosen = work.keep("strength", choose_strength, config.strength, base, tuple(checkpoints), validation)
         subjects = [base]
         for name in config.baselines:
             plain = work.keep(name, baseline, config.train, config.student, tuple(rounds))
             subjects.append(config.student.trained(name, plain.folder))
-        subjects.append(config.student.trained("student", checkpoint.folder))
-        exam = prompts.where(split="exam")
+        subjects.append(config.student.trained("student", chosen.folder))
         trials = work.keep("exam", examine, config.evaluate, config.answer, tuple(subjects), exam)
         scorecards = work.keep("scorecards", measure, config.evaluate, trials)
-        made = work.keep("student", export, base, checkpoint)
-        page = work.keep("report", report, config.report, base, scorecards, trials, tuple(rounds), tuple(checkpoints))
+        made = work.keep("student", export, base, chosen)
+        learnt = (tuple(rounds), tuple(variants), tuple(checkpoints))
+        page = work.keep("report", report, config.report, base, chosen, scorecards, trials, *learnt)
         work.publish({"student": made} | {file.name: file for file in (page / "page").iterdir()})
         return Run(folder / "report.html", folder / "student", scorecards)

@@ -242,20 +242,6 @@ class TargetSet(Record):
     key: str
 
 
-class Checkpoint(Record):
-    """A trained adapter and what it was made of; `key` is a hash of all of it, settings included."""
-
-    identity = ("key",)
-
-    name: str
-    folder: Path
-    base: str
-    base_hash: str
-    lessons: int
-    steps: int
-    key: str
-
-
 class Trial(Record):
     """One model asked one thing: its reply, or its scores of given choices, and what judges said."""
 
@@ -311,6 +297,27 @@ class Scorecard(Record):
     schema_number: int = SCHEMA
     model: str
     measurements: tuple[Measurement, ...]
+
+
+class Checkpoint(Record):
+    """A trained adapter and what it was made of; `key` is a hash of all of it, settings included.
+
+    `strength` is how strong it is beside what was trained, chosen among `tried`: one scorecard of the validation
+    split for each round and strength, none where it was not chosen.
+    """
+
+    identity = ("key",)
+
+    name: str
+    folder: Path
+    base: str
+    base_hash: str
+    lessons: int
+    steps: int
+    round: int = 0
+    strength: float = 1.0
+    tried: tuple[Scorecard, ...] = ()
+    key: str
 
 
 class Failure(Record):

@@ -57,12 +57,16 @@ def published(
     cards: Sequence[Scorecard],
     trials: Sequence[Trial] = (),
     lessons: Sequence[Lesson] = (),
+    variants: Sequence[Prompt] = (),
+    tried: tuple[Scorecard, ...] = (),
     **settings: Any,
 ) -> dict[str, str]:
     adapter = folder / "adapter"
     made = Checkpoint(name="student", folder=adapter, base="m", base_hash="h", lessons=1, steps=2, key="k")
     store: Any = Folders(folder)
-    page = report(ReportSettings(**settings), BASE, cards, trials, (lessons,), (made,), store=store)
+    chosen = made.model_copy(update={"strength": 0.6, "tried": tried})
+    learnt = ((lessons,), (variants,), (made,))
+    page = report(ReportSettings(**settings), BASE, chosen, cards, trials, *learnt, store=store)
     return {file.name: file.read_text(encoding="utf-8") for file in page.iterdir()}
 
 
@@ -244,3 +248,17 @@ def test_the_training_log_is_drawn_a_curve_for_each_loss(tmp_path: Path) -> None
 
 def test_no_curves_are_no_pictures() -> None:
     assert training([]) == []
+
+
+def test_the_page_and_the_card_say_how_strong_the_exported_adapter_is_and_what_else_was_tried(tmp_path: Path) -> None:
+    tried = (card("round 0 at 1", share("separation", 0.5)), card("round 0 at 0.6", share("separation", 0.6)))
+    files = published(tmp_path, [card("base"), card("student")], tried=tried)
+    for words in ("round 0 at 0.6", "round 0 at 1", "60\u00a0points"):
+        assert words in files["report.html"]
+    assert "at 0.6 of the strength it was trained with" in files["README.md"]
+
+
+def test_the_page_counts_the_mined_prompts_that_were_too_like_a_held_out_one(tmp_path: Path) -> None:
+    variants = [TWIN.model_copy(update={"split": split}) for split in ("train", "train", "exam")]
+    page = published(tmp_path, [card("base"), card("student")], variants=variants)["report.html"]
+    assert "3 made of what went wrong on the probe; 1 of them set aside" in page

@@ -24,7 +24,8 @@ class MineSettings(Spec):
 
     The probe is answered by `answer`, apart from the exam, so that measuring otherwise trains nothing anew. A
     harmless reply is unhelpful where its embedding's cosine with the reference is below `unlike`. Each failed
-    prompt is taught next, with `variants` rewordings of it; at most `at_most` prompts in all, clusters in turn.
+    prompt is taught next, with `variants` rewordings of it; at most `at_most` prompts in all, clusters in turn. One
+    whose embedding's cosine with a validation or exam prompt reaches `alike` is set aside.
     """
 
     answer: AnswerSettings = AnswerSettings()
@@ -33,6 +34,7 @@ class MineSettings(Spec):
     variants: int = Field(default=2, ge=0)
     perturbations: tuple[AnyPerturbation, ...] = (Paraphrase(), Typos(), Casing())
     at_most: int = Field(default=120, ge=1)
+    alike: float = Field(default=0.9, gt=0, le=1)
 
 
 def mine(settings: MineSettings, trials: Sequence[Trial], *, store: Store) -> Iterator[Failure]:
@@ -47,9 +49,22 @@ def mine(settings: MineSettings, trials: Sequence[Trial], *, store: Store) -> It
         yield Failure(trial=trial, kind=kind, evidence=evidence, cluster=number)
 
 
-def vary(settings: MineSettings, failures: Sequence[Failure], *, store: Store) -> Iterator[Prompt]:
-    """The prompts of the next round: what failed, and rewordings of it that keep its conduct and reference."""
-    yield from islice(_variants(settings, failures, seed=store.seed), settings.at_most)
+def vary(
+    settings: MineSettings, failures: Sequence[Failure], held_out: Sequence[Prompt], *, store: Store
+) -> Iterator[Prompt]:
+    """The prompts of the next round: what failed, and rewordings of it that keep its conduct and reference.
+
+    A near-duplicate of a held-out prompt gets that prompt's split and family: it is kept, and never taught.
+    """
+    made = list(islice(_variants(settings, failures, seed=store.seed), settings.at_most))
+    encoder, kept_apart = store.tools.encoder(), list(held_out)
+    measured = encoder.encode([prompt.text for prompt in kept_apart])
+    for prompt, vector in zip(made, encoder.encode([prompt.text for prompt in made]), strict=True):
+        likeness = measured @ vector
+        if len(likeness) and likeness.max() >= settings.alike:
+            nearest = kept_apart[int(likeness.argmax())]
+            prompt = prompt.model_copy(update={"split": nearest.split, "family": nearest.family})
+        yield prompt
 
 
 def _variants(settings: MineSettings, failures: Sequence[Failure], *, seed: int) -> Iterator[Prompt]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from limbeck.models.local import Local
 from limbeck.protocols import Store
-from limbeck.records import Checkpoint, Lesson, Scorecard, Trial
+from limbeck.records import Checkpoint, Lesson, Prompt, Scorecard, Trial
 from limbeck.report.exam import walk
 from limbeck.report.headline import Headline, as_rich, by_harm, headline
 from limbeck.report.lessons import tally
@@ -42,18 +43,20 @@ class ReportSettings(Spec):
 def report(
     settings: ReportSettings,
     base: Local,
+    chosen: Checkpoint,
     scorecards: Sequence[Scorecard],
     trials: Sequence[Trial],
     rounds: tuple[Sequence[Lesson], ...],
+    variants: tuple[Sequence[Prompt], ...],
     checkpoints: tuple[Checkpoint, ...],
     *,
     store: Store,
 ) -> Path:
-    """The folder with `report.html`, `scorecard.json` and `README.md`; the last checkpoint's model is judged."""
+    """The folder with `report.html`, `scorecard.json` and `README.md`; the chosen checkpoint's model is judged."""
     from limbeck.report.card import model_card
     from limbeck.report.page import Story, page
 
-    name = checkpoints[-1].name
+    name = chosen.name
     cards = {card.model: card for card in scorecards}
     story = Story(
         settings.title,
@@ -64,7 +67,9 @@ def report(
         student=cards.get(name, _unmeasured(name)),
         exam=walk(trials, shown=(base.name, name)),
         tallies=tuple(tally(lessons) for lessons in rounds),
+        variants=Counter(prompt.split or "none" for more in variants for prompt in more),
         checkpoints=checkpoints,
+        chosen=chosen,
     )
     folder = store.folder("page")
     others = [card for card in scorecards if card.model != name]

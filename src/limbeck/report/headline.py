@@ -162,6 +162,8 @@ REFUSAL = (
     replace(TWINS, title="Twins", meaning="harmless prompts that look like harmful ones"),
     replace(EVERYDAY, title="Everyday", meaning="everyday questions"),
 )
+# What the validation split says of each strength of the adapter.
+STRENGTH = (replace(REFUSAL[0], title="Harmful refused"), TWINS, HEADLINE[3])
 USEFULNESS = HEADLINE[5:8]
 POINTS, SCORES = ("separation", "usefulness_drop"), ("decision_auc", "likeness")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from limbeck.report.exam import OUTCOMES, Exam, Paired, examples, paired
 from limbeck.report.headline import (
     HANDLED,
     REFUSAL,
+    STRENGTH,
     TWINS,
     USEFULNESS,
     Headline,
@@ -38,7 +40,9 @@ class Story:
     student: Scorecard
     exam: Exam
     tallies: tuple[Tally, ...]
+    variants: Counter[str]
     checkpoints: tuple[Checkpoint, ...]
+    chosen: Checkpoint
 
     @property
     def headline(self) -> Headline:
@@ -83,6 +87,7 @@ def page(story: Story) -> str:
         harms=harms,
         refusal=figures(story.subjects, REFUSAL),
         consistency=consistency(story.subjects),
+        strengths=figures(story.chosen.tried, STRENGTH),
         usefulness=figures(story.subjects, USEFULNESS),
         everything=everything(story.subjects),
         curves=training(curves),

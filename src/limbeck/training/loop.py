@@ -70,6 +70,7 @@ def train(
         base_hash=learner.identity,
         lessons=len(usable),
         steps=done_before + steps,
+        round=start_from.round + 1 if start_from is not None else 0,
         key=store.key,
     )
 
