@@ -17,7 +17,7 @@ from limbeck.errors import InputError
 from limbeck.protocols import Store
 from limbeck.records import Checkpoint, Lesson, Prompt, asked
 from limbeck.spec import Spec
-from limbeck.workspace import Kept, Rows, Workspace, read_rows
+from limbeck.workspace import Kept, Reached, Rows, Workspace, read_rows
 
 calls: list[str] = []
 
@@ -81,9 +81,17 @@ def nothing_called() -> None:
     calls.clear()
 
 
-def run(folder: Path, tools: Any, *, words: Words | None = None, learning: Spec | None = None, seed: int = 0) -> Path:
+def run(
+    folder: Path,
+    tools: Any,
+    *,
+    words: Words | None = None,
+    learning: Spec | None = None,
+    seed: int = 0,
+    until: str | None = None,
+) -> Path:
     """A small pipeline: prompts, lessons of the training split, a checkpoint, a page."""
-    work = Workspace(folder, seed=seed, tools=tools)
+    work = Workspace(folder, seed=seed, tools=tools, until=until)
     with work.open():
         prompts = work.keep("prompts", make, words or Words())
         at = work.round(0)
@@ -100,6 +108,17 @@ def test_a_second_run_calls_nothing(tmp_path: Path, tools: Any) -> None:
     calls.clear()
     assert run(tmp_path, tools).read_text() == "ONE"
     assert calls == []
+
+
+def test_a_run_stopped_after_a_stage_gives_its_rows_and_a_later_run_goes_on_from_it(tmp_path: Path, tools: Any) -> None:
+    for _ in range(2):
+        with pytest.raises(Reached) as reached:
+            run(tmp_path, tools, until="lessons")
+        assert calls == ["make", "learn"]
+    assert [lesson.reply for lesson in reached.value.rows] == ["ONE"]
+    assert reached.value.folder == next(tmp_path.glob("round-0/lessons-*"))
+    run(tmp_path, tools)
+    assert calls == ["make", "learn", "train", "page"]
 
 
 def test_a_changed_setting_redoes_its_stage_and_what_follows(tmp_path: Path, tools: Any) -> None:

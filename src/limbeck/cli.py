@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
 import typer
 
@@ -45,6 +46,45 @@ def run(recipe: Recipe, folder: Folder = None, set_: Override = None, limit: Lim
     console.print(as_rich(headline(made.scorecards)))
     console.print(f"report:  {made.page}\nstudent: {made.student / 'merged'}")
     console.print(f"next:    limbeck show {folder} · change {path.name} and run again: only what it touches is redone")
+
+
+class Stop(NamedTuple):
+    """Where a verb stops: after which rows, what they are, an example of options, and the verb to go on with."""
+
+    rows: str
+    are: str
+    options: str
+    then: str
+
+
+STOPS = {
+    "curate": Stop("prompts", "gathered, near-duplicates joined into families, split", "--limit 10", "teach"),
+    "teach": Stop("candidates", "all that the teachers reply in the first round", "--set teach.draws=4", "sift"),
+    "sift": Stop("lessons", "the replies that the student is to learn, weighed", "--set sift.keep=0.8", "run"),
+    "mine": Stop("variants", "what the first round's student got wrong, to be taught next", "--folder trial", "run"),
+}
+
+
+def run_as_far(
+    context: typer.Context, recipe: Recipe, folder: Folder = None, set_: Override = None, limit: Limit = None
+) -> None:
+    """Run as far as the rows of the verb that was typed."""
+    from limbeck.pipeline import run_until
+
+    stop = STOPS[context.info_name or ""]
+    _, config, folder = _read(recipe, folder, set_, limit)
+    with _Bars() as bars:
+        made, rows = run_until(config, folder, stage=stop.rows, progress=bars)
+    print(f"{len(rows)} {stop.rows} in {made}")
+    print(f"next: {shlex.join(['limbeck', stop.then, *sys.argv[2:]])}")
+
+
+for verb, stop in STOPS.items():
+    app.command(
+        verb,
+        help=f"Run as far as the {stop.rows}: {stop.are}.",
+        epilog=f"Example:  `limbeck {verb} mine.yaml {stop.options}`",
+    )(run_as_far)
 
 
 @app.command(epilog="Example:  `limbeck check mine.yaml`")

@@ -16,14 +16,14 @@ from limbeck.judges.grade import grade
 from limbeck.mine import mine, vary
 from limbeck.models.answer import answer
 from limbeck.models.encoder import ModelTools
-from limbeck.records import Checkpoint, Lesson, Prompt, Scorecard
+from limbeck.records import Checkpoint, Lesson, Prompt, Record, Scorecard
 from limbeck.report import report
 from limbeck.sift import sift
 from limbeck.teach import teach
 from limbeck.teach.score import score
 from limbeck.training.baselines import baseline
 from limbeck.training.loop import train
-from limbeck.workspace import Progress, Rows, Workspace
+from limbeck.workspace import Progress, Reached, Rows, Workspace
 
 
 class Run(NamedTuple):
@@ -48,10 +48,13 @@ def check_needs(config: RunConfig) -> None:
 
 def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Run:
     """All rounds: what the student gets wrong in one round is taught in the next."""
+    return _loop(config, Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress))
+
+
+def _loop(config: RunConfig, work: Workspace) -> Run:
     check_needs(config)
-    work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress)
     with work.open():
-        save_config(config, folder / "recipe.yaml")
+        save_config(config, work.folder / "recipe.yaml")
         base = config.student.untrained()
         prompts = work.keep("prompts", curate, config.curate)
         to_teach, validation = prompts.where(split="train"), prompts.where(split="validation")
@@ -75,10 +78,11 @@ def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Ru
                 student = config.student.trained("student", checkpoint.folder)
                 trials = at.keep("trials", answer, config.mine.answer, student, prompts.where(split="probe"))
                 failures = at.keep("failures", mine, config.mine, trials)
-                if not failures:
-                    break
                 variants.append(at.keep("variants", vary, config.mine, failures, validation + exam))
-                to_teach = to_teach + variants[-1].where(split="train")
+                taught_next = variants[-1].where(split="train")
+                if not taught_next:
+                    break
+                to_teach = to_teach + taught_next
         chosen = work.keep("strength", choose_strength, config.strength, base, tuple(checkpoints), validation)
         subjects = [base]
         for name in config.baselines:
@@ -91,4 +95,20 @@ def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Ru
         learnt = (tuple(rounds), tuple(variants), tuple(checkpoints))
         page = work.keep("report", report, config.report, base, chosen, scorecards, trials, *learnt)
         work.publish({"student": made} | {file.name: file for file in (page / "page").iterdir()})
-        return Run(folder / "report.html", folder / "student", scorecards)
+        return Run(work.folder / "report.html", work.folder / "student", scorecards)
+
+
+def run_until(
+    config: RunConfig, folder: Path, *, stage: str, progress: Progress | None = None
+) -> tuple[Path, Rows[Record]]:
+    """The first round as far as this stage: its folder and its rows. `run` goes on from there."""
+    if stage == "variants" and config.rounds == 1:
+        raise InputError(
+            "rounds is 1, and what goes wrong in the last round is not mined; "
+            "set rounds to 2 or more, in the recipe or with --set rounds=2"
+        )
+    try:
+        _loop(config, Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress, until=stage))
+    except Reached as reached:
+        return reached.folder, reached.rows
+    raise ValueError(f"no stage of the loop is called '{stage}'")

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, get_args, get_origin, get_type_hints, overload
@@ -192,15 +193,27 @@ class StageStore:
         return self.shown.track(label, items, total=total)
 
 
-class Workspace:
-    """A run folder, or one round's part of it."""
+class Reached(Exception):
+    """The stage to stop after is made: its folder, and its rows."""
 
-    def __init__(self, folder: Path, *, seed: int, tools: Tools, progress: Progress | None = None) -> None:
+    def __init__(self, folder: Path, rows: Rows[Any]) -> None:
+        super().__init__(str(folder))
+        self.folder = folder
+        self.rows = rows
+
+
+class Workspace:
+    """A run folder, or one round's part of it; with `until`, no stage after the first of that name is made."""
+
+    def __init__(
+        self, folder: Path, *, seed: int, tools: Tools, progress: Progress | None = None, until: str | None = None
+    ) -> None:
         self.folder = folder
         self.root = folder
         self.seed = seed
         self.tools = tools
         self.progress: Progress = progress or Silent()
+        self.until = until
         self.made: dict[str, dict[str, Any]] = {}
         self.kept: dict[str, Kept] = {}
 
@@ -224,15 +237,15 @@ class Workspace:
 
     def round(self, number: int) -> Workspace:
         """The part of the run folder for one round."""
-        part = Workspace(self.folder / f"round-{number}", seed=self.seed, tools=self.tools, progress=self.progress)
-        part.root, part.made, part.kept = self.root, self.made, self.kept
+        part = copy(self)
+        part.folder = self.folder / f"round-{number}"
         return part
 
     def keep(self, name: str, stage: Callable[..., Any], settings: Spec, *given: Any) -> Any:
         """The stage's result: read if it was made from just this before, else made and written.
 
         The key hashes the stage's name, Limbeck's version, the settings with the content of files they name, the
-        seed, and the keys of what the stage is given; never the rows.
+        seed, and the keys of what the stage is given; never the rows. Raises Reached after the stage named `until`.
         """
         key = _hash(name, __version__, str(self.seed), fingerprint(settings), *map(_key_of, given))[:KEY_DIGITS]
         folder = self.folder / f"{name}-{key}"
@@ -251,7 +264,10 @@ class Workspace:
             write_atomically(done, json.dumps({"schema": SCHEMA, "stage": name, "key": key, "seconds": seconds}) + "\n")
         self.made[folder.relative_to(self.root).as_posix()] = json.loads(done.read_text())
         self._write_manifest()
-        return _read_result(folder, key, _returns(stage), self.root)
+        result = _read_result(folder, key, _returns(stage), self.root)
+        if name == self.until:
+            raise Reached(folder, result)
+        return result
 
     def publish(self, places: Mapping[str, Path]) -> None:
         """Show results at the top of the run folder: a copy of a file, a link to a folder."""

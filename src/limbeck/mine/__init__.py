@@ -57,6 +57,8 @@ def vary(
     A near-duplicate of a held-out prompt gets that prompt's split and family: it is kept, and never taught.
     """
     made = list(islice(_variants(settings, failures, seed=store.seed), settings.at_most))
+    if not made:
+        return
     encoder, kept_apart = store.tools.encoder(), list(held_out)
     measured = encoder.encode([prompt.text for prompt in kept_apart])
     for prompt, vector in zip(made, encoder.encode([prompt.text for prompt in made]), strict=True):
