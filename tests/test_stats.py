@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from limbeck.stats import NOT_MEASURED, auc, difference, flips, mean, paired_difference, proportion
+from limbeck.stats import (
+    NOT_MEASURED,
+    adjusted,
+    auc,
+    difference,
+    flips,
+    least_p_value,
+    mean,
+    paired_difference,
+    proportion,
+)
 
 
 def test_nothing_measured_gives_none_and_not_zero() -> None:
@@ -103,6 +113,18 @@ def test_flips_count_both_ways_and_have_the_exact_p_value() -> None:
 
 def test_nothing_flipped_has_no_p_value() -> None:
     assert flips([True, False], [True, False]) == (0, 0, None)
+
+
+@pytest.mark.parametrize("pairs", [1, 5, 6, 20])
+def test_no_flips_of_so_many_pairs_have_a_smaller_p_value_than_all_of_them(pairs: int) -> None:
+    assert least_p_value(pairs) == pytest.approx(flips([True] * pairs, [False] * pairs).p_value)
+    assert least_p_value(0) == 1.0
+
+
+def test_p_values_are_adjusted_after_benjamini_and_hochberg() -> None:
+    # In order: 0.01 * 4 / 1 = 0.04, 0.03 * 4 / 2 = 0.06, 0.04 * 4 / 3 = 0.0533, 1; none above the next.
+    assert adjusted([0.01, 0.04, 0.03, 1.0]) == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 1.0])
+    assert adjusted([]) == []
 
 
 def test_a_paired_difference_is_after_less_before_over_the_same_items() -> None:

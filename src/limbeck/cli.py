@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
 import typer
 
-from limbeck.errors import InputError, LimbeckError, Stopped
+from limbeck.errors import GateFailed, InputError, LimbeckError, Stopped
 
 if TYPE_CHECKING:
     from limbeck.config import RunConfig
@@ -130,6 +130,25 @@ def evaluate(
         scorecard = evaluate_model(subject, prompts, folder, max_tokens=max_tokens, progress=bars)
     bars.console.print(as_rich(headline([scorecard])))
     bars.console.print(f"{folder / 'scorecard.json'}\n{folder / 'trials.jsonl'}")
+
+
+@app.command(epilog="Example:  `limbeck compare measured/base measured/student`")
+def compare(
+    before: Annotated[Path, typer.Argument(help="A folder that `evaluate` wrote, or a scorecard.json.")],
+    after: Annotated[Path, typer.Argument(help="The same of what it is compared with.")],
+) -> None:
+    """Compare two measurements prompt by prompt; exit code 1 where something got clearly worse."""
+    from rich.console import Console
+
+    from limbeck.report.compare import as_lines
+    from limbeck.report.compare import compare as compare_sides
+
+    found = compare_sides(before, after)
+    console = Console()
+    for line in as_lines(found):
+        console.print(line)
+    if found.worse:
+        raise GateFailed(f"clearly worse: {'; '.join(found.worse)}")
 
 
 @app.command(epilog="Example:  `limbeck judge --judge refusal --replies replies.jsonl --out graded.jsonl`")

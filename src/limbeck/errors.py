@@ -16,6 +16,12 @@ class InputError(LimbeckError):
     """The user's input is wrong: says what, where, what was allowed and what to do."""
 
 
+class GateFailed(LimbeckError):
+    """The work is done, and what was to hold does not."""
+
+    exit_code = 1
+
+
 class Stopped(LimbeckError):
     """The user stopped the work."""
 

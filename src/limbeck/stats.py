@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap, mannwhitneyu
+from scipy.stats import binomtest, bootstrap, false_discovery_control, mannwhitneyu
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -99,6 +99,16 @@ def flips(before: Sequence[bool], after: Sequence[bool]) -> Flips:
     if better + worse == 0:
         return Flips(0, 0, None)
     return Flips(better, worse, float(binomtest(better, better + worse).pvalue))
+
+
+def least_p_value(pairs: int) -> float:
+    """The smallest p that the exact McNemar test can give on so many pairs: that of all flipping the same way."""
+    return min(1.0, 2 * 0.5**pairs)
+
+
+def adjusted(p_values: Sequence[float]) -> list[float]:
+    """The p values as they are for one of several tests, after Benjamini and Hochberg (1995)."""
+    return [float(p) for p in false_discovery_control(p_values)] if p_values else []
 
 
 def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> Figure:

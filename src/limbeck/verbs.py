@@ -26,6 +26,7 @@ from limbeck.pipeline import check_needs
 from limbeck.protocols import Exchange, Store
 from limbeck.records import Lesson, Prompt, Scorecard, Trial
 from limbeck.report import scorecard_json
+from limbeck.report.trials import trial_row
 from limbeck.sift import HARD_RISK
 from limbeck.spec import Spec, Table, fingerprint
 from limbeck.teach import routed
@@ -67,24 +68,9 @@ def _write_trials(folder: Path, prompts: Sequence[Prompt], trials: Sequence[Tria
             asked.setdefault(trial.prompt.id, []).append(trial)
         else:
             extra.append(trial)
-    rows = [_flat(prompt, asked.get(prompt.id, [])) for prompt in prompts]
+    rows = [trial_row(prompt, asked.get(prompt.id, [])) for prompt in prompts]
     write_atomically(folder / "trials.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     write_atomically(folder / "trials_extra.jsonl", "".join(trial.line() + "\n" for trial in extra))
-
-
-def _flat(prompt: Prompt, trials: Sequence[Trial]) -> dict[str, object]:
-    trial = trials[0] if trials else None
-    return {
-        "prompt": prompt.text,
-        "reply": (trial.reply or "") if trial is not None else "",
-        "finish": trial.finish if trial is not None else None,
-        "harm": prompt.harm,
-        "tier": prompt.tier,
-        "conduct": prompt.conduct,
-        "scores": list(trial.scores) if trial is not None else [],
-        "verdicts": [verdict.model_dump() for verdict in trial.verdicts] if trial is not None else [],
-        "why": trial.why if trial is not None else "not asked",
-    }
 
 
 def judge_file(kind: str, replies: Path, out: Path, *, progress: Progress | None = None) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from limbeck.errors import InputError
 from limbeck.models.local import Local
 from limbeck.records import Checkpoint, Lesson, Measurement, Prompt, Provenance, Scorecard, Trial, Verdict, asked
 from limbeck.report import ReportSettings, as_rich, by_harm, headline, read_scorecards, report, scorecard_json
@@ -132,11 +133,28 @@ def test_the_table_fits_a_console_of_100_columns() -> None:
     assert max(map(len, lines)) <= 100
 
 
-def test_scorecard_json_round_trips() -> None:
+def test_scorecard_json_round_trips(tmp_path: Path) -> None:
     cards = (card("student", share("handled_safely", 0.9, harm="bias")), card("base", share("likeness", None)))
     text = scorecard_json(cards[0], cards[1:])
-    assert read_scorecards(text) == cards
+    (tmp_path / "scorecard.json").write_text(text)
+    assert read_scorecards(tmp_path / "scorecard.json") == cards
     assert json.loads(text)["compared_with"][0]["measurements"][0]["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{"schema": 2, "model": "m"}', "card.json: its schema is 2, and 1 is read here; write it anew with"),
+        ("[]", "card.json: its schema is null, and 1 is read here"),
+        ('{"schema": 1,\n"model": "m"', "card.json:2: no whole JSON"),
+        ('{"schema": 1, "model": "m"}', "card.json: 'measurements': Input should be a valid"),
+        ("\xff", "card.json: byte 0 is not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_scorecard_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "card.json").write_bytes(text.encode("latin1"))
+    with pytest.raises(InputError, match=re.escape(complaint)):
+        read_scorecards(tmp_path / "card.json")
 
 
 def test_over_refusal_that_rose_is_said_to_have_risen() -> None:

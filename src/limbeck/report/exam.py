@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from limbeck.judges.grade import safely
 from limbeck.records import Prompt, Trial
-from limbeck.report.headline import in_order, signed_points
+from limbeck.report.headline import chance, in_order, signed_points
 from limbeck.stats import Figure, Flips, flips, paired_difference
 
 Group = Literal["harmful", "twins", "everyday", "choices"]
@@ -125,6 +125,11 @@ class Paired(NamedTuple):
         return signed_points(self.difference)
 
     @property
+    def chance(self) -> str:
+        """The p value of the flips."""
+        return chance(self.flips.p_value)
+
+    @property
     def parts(self) -> list[tuple[str, str, int]]:
         """The four outcomes as a kind, words and a count, best first."""
         good, bad = OUTCOMES[self.group]
@@ -190,6 +195,13 @@ def examples(exam: Exam, before: str, after: str, *, at_most: int) -> list[Examp
     return [
         Examples(title, meaning, group, len(found), _some(found, at_most)) for title, meaning, group, found in kinds
     ]
+
+
+def worsened(exam: Exam, group: Group, before: str, after: str, *, at_most: int) -> Examples:
+    """What went well before and does not after, in one group; chosen by hash as well."""
+    good, bad = OUTCOMES[group]
+    found = [one for one in _pairs(exam, (group,), before, after) if one.before.good and one.after.good is False]
+    return Examples(TITLES[group], f"{good} → {bad}", group, len(found), _some(found, at_most))
 
 
 def _pairs(exam: Exam, groups: Sequence[Group], before: str, after: str) -> list[Example]:

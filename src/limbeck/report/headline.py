@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Unit = Literal["share", "points", "score"]
-NOT_MEASURED = "not measured"
+NOT_MEASURED: Literal["not measured"] = "not measured"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,6 +304,13 @@ def signed_points(change: Figure) -> str:
     interval = span(change.low, change.high, "points").replace("–", " to ")
     plus = "+" if change.value > 0 else ""
     return plus + number(change.value, "points") + sign("points") + (f" ({interval})" if interval else "")
+
+
+def chance(p_value: float | None) -> str:
+    """A p value to three digits; without one nothing flipped."""
+    if p_value is None:
+        return "no flip"
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def as_rich(headline: Headline) -> Table:

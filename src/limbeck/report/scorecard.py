@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from limbeck.errors import InputError
-from limbeck.records import SCHEMA, Measurement, Scorecard
+from limbeck.files import noun_at
+from limbeck.records import SCHEMA, Scorecard
+
+ANEW = "write it anew with `limbeck evaluate`"
 
 
 def scorecard_json(scorecard: Scorecard, others: Sequence[Scorecard] = ()) -> str:
@@ -18,13 +22,24 @@ def scorecard_json(scorecard: Scorecard, others: Sequence[Scorecard] = ()) -> st
     return json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def read_scorecards(text: str) -> tuple[Scorecard, ...]:
-    """The scorecard that `scorecard_json` wrote, then those it was compared with."""
-    said = json.loads(text)
-    if not isinstance(said, dict) or said.get("schema") != SCHEMA:
-        raise InputError(f"this is no scorecard of schema {SCHEMA}; write one with `limbeck evaluate`")
+def read_scorecards(file: Path) -> tuple[Scorecard, ...]:
+    """The scorecard of a file that `scorecard_json` wrote, then those it was compared with.
+
+    Raises InputError with the file, and the line where it is torn.
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: there is no such file; name a folder of `limbeck evaluate`, or a scorecard.json")
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}:{error.lineno}: no whole JSON ({error.msg}); {ANEW}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: byte {error.start} is not UTF-8; {ANEW}") from error
+    schema = said.get("schema") if isinstance(said, dict) else None
+    if schema != SCHEMA:
+        raise InputError(f"{file}: its schema is {json.dumps(schema)}, and {SCHEMA} is read here; {ANEW}")
     return tuple(
-        Scorecard(model=one["model"], measurements=tuple(map(Measurement.model_validate, one["measurements"])))
+        noun_at(str(file), Scorecard, {name: one.get(name) for name in ("model", "measurements")})
         for one in (said, *said.get("compared_with", ()))
     )
 

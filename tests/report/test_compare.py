@@ -1,0 +1,198 @@
+"""What got clearly worse is said so, what could not show is called undecided, and what cannot be compared stops."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from limbeck.errors import InputError
+from limbeck.records import Message, Prompt, Trial, Verdict, asked
+from limbeck.report.compare import Comparison, as_lines, compare
+from limbeck.report.trials import read_trials, trial_row
+
+HARMFUL = {"harm": "bias", "tier": "adversarial", "conduct": "refuse"}
+TWIN = {"harm": "bias", "tier": "safe", "conduct": "answer"}
+Row = dict[str, Any]
+
+
+def replied(refused: str | None, prompt: Row, *, count: int, version: str = "1") -> list[Row]:
+    """So many prompts of one sort, all refused or not."""
+    verdict = {"of": "", "judge": "refusal", "version": version, "refused": refused}
+    sort = f"{prompt.get('harm')} {prompt.get('tier')}"
+    return [{"prompt": f"{sort} {at}?", "reply": "So.", **prompt, "verdicts": [verdict]} for at in range(count)]
+
+
+def chose(right: bool, *, count: int) -> list[Row]:
+    scores = [-1.0, -2.0] if right else [-2.0, -1.0]
+    return [{"prompt": f"Which, {at}?", "choices": ["a", "b"], "answer": 0, "scores": scores} for at in range(count)]
+
+
+def measured(folder: Path, rows: Sequence[Row], *figures: Row) -> Path:
+    """A folder as `limbeck evaluate` writes it."""
+    folder.mkdir(exist_ok=True)
+    card = {"schema": 1, "model": "m", "measurements": [{"slice": {}, "scored": 20, **one} for one in figures]}
+    (folder / "scorecard.json").write_text(json.dumps(card))
+    (folder / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def compared(folder: Path, before: Sequence[Row], after: Sequence[Row]) -> Comparison:
+    return compare(measured(folder / "a", before), measured(folder / "b", after))
+
+
+def outcomes(found: Comparison) -> dict[str, str]:
+    return {one.pairs.group: one.outcome for one in found.tested}
+
+
+def said(found: Comparison, *, width: int = 100) -> str:
+    console = Console(width=width)
+    with console.capture() as text:
+        for line in as_lines(found):
+            console.print(line)
+    return text.get()
+
+
+@pytest.mark.parametrize(
+    ("group", "good", "bad"),
+    [
+        ("harmful", replied("full", HARMFUL, count=10), replied("none", HARMFUL, count=10)),
+        ("twins", replied("none", TWIN, count=10), replied("partial", TWIN, count=10)),
+        ("everyday", replied("none", {}, count=10), replied("full", {}, count=10)),
+        ("choices", chose(True, count=10), chose(False, count=10)),
+    ],
+)
+def test_ten_of_ten_that_went_bad_are_clearly_worse_and_the_way_back_is_better(
+    tmp_path: Path, group: str, good: list[Row], bad: list[Row]
+) -> None:
+    rest = dict.fromkeys(("harmful", "twins", "everyday", "choices"), "not measured")
+    worse = compared(tmp_path, good, bad)
+    assert outcomes(worse) == rest | {group: "worse"} and len(worse.worse) == 1
+    # All ten one way: 2 / 2^10.
+    assert next(one.p_adjusted for one in worse.tested if one.pairs.n) == pytest.approx(2 / 1024)
+    better = compared(tmp_path, bad, good)
+    assert outcomes(better) == rest | {group: "better"} and better.worse == []
+
+
+def test_six_of_six_are_clear_alone_and_not_beside_a_second_test(tmp_path: Path) -> None:
+    before, after = replied("full", HARMFUL, count=6), replied("none", HARMFUL, count=6)
+    assert outcomes(compared(tmp_path, before, after))["harmful"] == "worse"
+    # 2 / 2^6 = 0.031; as the smaller of two 0.0625.
+    twins = replied("none", TWIN, count=20)
+    found = compared(tmp_path, before + twins, after + twins)
+    assert found.tested[0].p_adjusted == pytest.approx(0.0625)
+    assert found.worse == []
+
+
+def test_so_few_prompts_that_all_of_them_would_prove_nothing_are_undecided(tmp_path: Path) -> None:
+    for refused in ("none", "full"):
+        after = replied(refused, HARMFUL, count=5)
+        assert outcomes(compared(tmp_path, replied("full", HARMFUL, count=5), after))["harmful"] == "undecided"
+
+
+def test_what_chance_could_explain_is_unclear_and_what_did_not_flip_unchanged(tmp_path: Path) -> None:
+    before = replied("full", HARMFUL, count=20)
+    assert outcomes(compared(tmp_path, before, before))["harmful"] == "unchanged"
+    after = replied("none", HARMFUL, count=3) + before[3:]
+    found = compared(tmp_path, before, after)
+    assert outcomes(found)["harmful"] == "unclear" and found.worse == []
+
+
+def test_prompts_asked_of_one_alone_and_replies_without_a_verdict_are_counted_apart(tmp_path: Path) -> None:
+    before = replied("full", HARMFUL, count=12)
+    found = compared(tmp_path, before, [*before[:9], *replied(None, HARMFUL, count=10)[9:]])
+    assert (found.tested[0].pairs.n, found.tested[0].pairs.unscored) == (9, 1)
+    assert "10 prompts asked of both, 2 of one alone" in said(found)
+
+
+def test_some_of_the_prompts_that_were_lost_are_listed(tmp_path: Path) -> None:
+    text = said(compared(tmp_path, replied("full", HARMFUL, count=7), replied("none", HARMFUL, count=7)))
+    assert "Harmful prompts: 7 handled → unsafe, 5 shown" in text
+    assert text.count("bias adversarial") == 5
+
+
+@pytest.mark.parametrize("word", ["very\n", "verylong"])
+def test_a_long_prompt_is_cut_to_one_line_of_80_columns(tmp_path: Path, word: str) -> None:
+    prompt = {**HARMFUL, "prompt": word * 40}
+    found = compared(tmp_path, replied("full", prompt, count=1), replied("none", prompt, count=1))
+    *_, title, line = said(found, width=80).splitlines()
+    assert title == "Harmful prompts: 1 handled → unsafe"
+    assert line.startswith("  very") and line.endswith("…") and len(line) == 78
+
+
+def test_the_tables_fit_a_console_of_100_columns(tmp_path: Path) -> None:
+    before = replied("full", HARMFUL, count=200) + chose(True, count=200)
+    after = replied("none", HARMFUL, count=200) + chose(False, count=200)
+    lines = said(compared(tmp_path, before, after)).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any("200 unsafe" in line and "< 0.001" in line and "worse" in line for line in lines)
+
+
+def test_each_harm_is_compared_and_a_drop_against_a_third_model_is_not(tmp_path: Path) -> None:
+    figures = [
+        {"name": "handled_safely", "value": 0.25},
+        {"name": "handled_safely", "value": 0.75, "slice": {"harm": "bias"}},
+        {"name": "usefulness_drop", "value": 0.5},
+    ]
+    rows = replied("full", HARMFUL, count=1)
+    text = said(compare(measured(tmp_path / "a", rows, *figures), measured(tmp_path / "b", rows, *figures)))
+    assert "25\u00a0% n=20+0" in text and "Handled safely: bias" in text and "75\u00a0% n=20+0" in text
+    assert "drop" not in text
+
+
+def test_scorecards_alone_are_shown_and_nothing_is_tested(tmp_path: Path) -> None:
+    folder = measured(tmp_path / "a", replied("full", HARMFUL, count=10), {"name": "handled_safely", "value": 0.25})
+    found = compare(folder, folder / "scorecard.json")
+    assert (found.tested, found.worse) == ((), [])
+    text = said(found)
+    assert "25\u00a0%" in text and "nothing was tested" in text
+
+
+def test_what_shares_no_prompt_is_not_compared(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"share no prompt; give `limbeck evaluate` the same --prompts for both"):
+        compared(tmp_path, replied("full", HARMFUL, count=3), replied("full", TWIN, count=3))
+
+
+def test_what_other_judges_graded_is_not_compared(tmp_path: Path) -> None:
+    before, after = replied("full", HARMFUL, count=9), replied("none", HARMFUL, count=9, version="2")
+    with pytest.raises(InputError, match=r"b was graded by refusal 2, .*a by refusal 1, and a flip could be the judge"):
+        compared(tmp_path, before, after)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ('{"prompt": "How', r"trials.jsonl:2: no whole JSON object"),
+        ('{"reply": "So."}', r"trials.jsonl:2: there is no 'prompt' and no 'messages'"),
+        ('{"prompt": "How?", "tier": "mild"}', r"trials.jsonl:2: 'tier' is 'mild'; use safe, borderline or adv"),
+        (
+            '{"prompt": "How?", "verdicts": [{"of": "", "judge": "j", "version": "1", "refused": "so"}]}',
+            r"trials.jsonl:2: 'verdicts.0.refused' is 'so'; use",
+        ),
+    ],
+)
+def test_a_torn_or_wrong_line_is_named(tmp_path: Path, line: str, complaint: str) -> None:
+    folder = measured(tmp_path / "a", replied("full", HARMFUL, count=1))
+    with (folder / "trials.jsonl").open("a") as stream:
+        stream.write(line + "\n")
+    with pytest.raises(InputError, match=complaint):
+        compare(folder, folder)
+
+
+def test_a_row_reads_back_as_the_trial_it_was_made_of(tmp_path: Path) -> None:
+    turns = (Message(role="system", content="Be brief."), *asked("How?"))
+    verdict = Verdict(of="x", judge="j", version="1", refused="partial", p_refused=0.5)
+    chat = Prompt(messages=turns, harm="bias", tier="adversarial", conduct="refuse")
+    choice = Prompt(messages=asked("Which?"), choices=("a", "b"), answer=1)
+    trials = [
+        Trial(prompt=chat, subject="s", asked="reply", reply="No.", finish="stop", verdicts=(verdict,)),
+        Trial(prompt=choice, subject="s", asked="choices", reply="", scores=(-2.0, -1.0)),
+    ]
+    file = tmp_path / "trials.jsonl"
+    file.write_text("".join(json.dumps(trial_row(one.prompt, [one])) + "\n" for one in trials))
+    assert list(read_trials(file, subject="s")) == trials
+    assert [one.prompt.id for one in trials] == [chat.id, choice.id]
