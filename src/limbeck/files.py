@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,12 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(beside, file)
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of the file's content, hex digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class Row(NamedTuple):

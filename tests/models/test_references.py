@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from limbeck.errors import InputError
 from limbeck.models import references
 from limbeck.models.chat import prompt_ids
-from limbeck.models.references import SHORT_NAMES, Wheel, load_tokenizer, load_weights, resolve
+from limbeck.models.references import SHORT_NAMES, Wheel, load_merged, load_tokenizer, load_weights, resolve
 from limbeck.records import asked
+from limbeck.training.student import AdapterSettings, Student, StudentSettings
 
 
 @pytest.fixture
@@ -79,6 +82,21 @@ def test_torn_weights_are_one_message(copied: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(InputError, match="could not be loaded"):
         load_weights(resolve(str(copied)), "float32")
+
+
+@pytest.mark.parametrize("misfit", [{"r": 3}, {"target_modules": ["nowhere"]}, None])
+def test_an_adapter_that_does_not_go_on_the_model_is_one_message(
+    tiny_model: Path, tmp_path: Path, misfit: dict[str, Any] | None
+) -> None:
+    settings = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(rank=4))
+    Student(settings, start_from=None, precision="float32", seed=0).save(tmp_path)
+    if misfit is None:
+        (tmp_path / "adapter_model.safetensors").write_bytes(b"torn")
+    else:
+        config = json.loads((tmp_path / "adapter_config.json").read_text())
+        (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **misfit}))
+    with pytest.raises(InputError, match=r"adapter '.*' does not go on model '.*' \(.*\); name the model it was"):
+        load_merged(resolve(str(tiny_model)), tmp_path)
 
 
 def test_a_torn_tokenizer_is_one_message(copied: Path) -> None:

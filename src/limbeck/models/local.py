@@ -44,17 +44,16 @@ class Local(ModelSpec):
     @contextmanager
     def open(self) -> Iterator[LocalModel]:
         """The model, in memory until the block ends."""
-        from limbeck.models.references import load_tokenizer, load_weights, resolve
+        from limbeck.models.references import load_merged, load_tokenizer, load_weights, resolve
 
         reference = resolve(self.model)
-        weights = load_weights(reference, self.dtype if self.adapter is None else "float32")
         identity = f"{reference.identity} {torch_type(self.dtype)}"
-        if self.adapter is not None:
-            from peft import PeftModel
-
+        if self.adapter is None:
+            weights = load_weights(reference, self.dtype)
+        else:
             # Merged, as it is exported: decoding costs what it costs without an adapter, and small updates are not
             # rounded away before they are added.
-            weights = PeftModel.from_pretrained(weights, self.adapter).merge_and_unload().to(torch_type(self.dtype))
+            weights = load_merged(reference, self.adapter).to(torch_type(self.dtype))
             identity += f" {content_hash(self.adapter)}"
         tokenizer = load_tokenizer(reference)
         yield LocalModel(

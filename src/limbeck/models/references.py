@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import shutil
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from limbeck.errors import InputError, did_you_mean
+from limbeck.files import file_sha256
 from limbeck.models.precision import Precision, torch_type
 from limbeck.spec import content_hash
 
@@ -99,6 +100,22 @@ def load_weights(reference: Reference, precision: Precision) -> PreTrainedModel:
     return model
 
 
+def load_merged(reference: Reference, adapter: Path) -> PreTrainedModel:
+    """The model in float32 with the adapter merged into it. Raises InputError where the adapter does not fit."""
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    weights = load_weights(reference, "float32")
+    try:
+        adapted = PeftModel.from_pretrained(weights, adapter)
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        why = textwrap.shorten(str(error), 160, placeholder="…")
+        raise InputError(
+            f"adapter '{adapter}' does not go on model '{reference.location}' ({why}); name the model it was trained on"
+        ) from error
+    return adapted.merge_and_unload()
+
+
 # For a base model without a template of its own: turns by name, one blank line between them.
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}"
@@ -122,9 +139,7 @@ def packaged_folder(package: str, requirement: str) -> Path:
 
 def check_sha256(file: Path, expected: str, remedy: str) -> None:
     """Raises InputError where the file's content is not what was pinned."""
-    with file.open("rb") as stream:
-        actual = hashlib.file_digest(stream, "sha256").hexdigest()
-    if actual != expected:
+    if (actual := file_sha256(file)) != expected:
         raise InputError(f"{file}: SHA-256 is {actual[:16]}…, expected {expected[:16]}…; {remedy}")
 
 
