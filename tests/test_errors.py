@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from limbeck.errors import InputError, LimbeckError, Stopped, did_you_mean
+from limbeck.errors import GateFailed, InputError, LimbeckError, Stopped, did_you_mean
 
 
-def test_a_failed_gate_is_1_a_wrong_input_2_and_somebody_unreachable_3() -> None:
-    assert [one.exit_code for one in (InputError, LimbeckError, Stopped)] == [2, 2, 130]
+def test_a_failed_gate_is_1_a_wrong_input_2_and_a_stop_130() -> None:
+    assert [one.exit_code for one in (GateFailed, InputError, LimbeckError, Stopped)] == [1, 2, 2, 130]
 
 
 def test_a_near_miss_is_suggested_and_else_all_that_is_allowed() -> None:

@@ -181,6 +181,14 @@ def train(
     print(f"student: {student / 'merged'}")
 
 
+@app.command(epilog="Example:  `limbeck verify runs/quickstart/student`")
+def verify(folder: Annotated[Path, typer.Argument(help="A student's folder, with SHA256SUMS in it.")]) -> None:
+    """Check that a student's files are those that were written."""
+    from limbeck.export.checksums import verify as verify_files
+
+    print(f"{folder}: all {verify_files(folder)} files are as listed")
+
+
 @app.command(epilog="Examples:  `limbeck show losses`  ·  `limbeck show runs/quickstart 1f2e`")
 def show(
     what: Annotated[

@@ -91,10 +91,10 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         subjects.append(config.student.trained("student", chosen.folder))
         trials = work.keep("exam", examine, config.evaluate, config.answer, tuple(subjects), exam)
         scorecards = work.keep("scorecards", measure, config.evaluate, trials)
-        made = work.keep("student", export, base, chosen)
+        made = work.keep("export", export, base, chosen)
         learnt = (tuple(rounds), tuple(variants), tuple(checkpoints))
         page = work.keep("report", report, config.report, base, chosen, scorecards, trials, *learnt)
-        work.publish({"student": made} | {file.name: file for file in (page / "page").iterdir()})
+        work.publish({"student": made / "student"} | {file.name: file for file in (page / "page").iterdir()})
         return Run(work.folder / "report.html", work.folder / "student", scorecards)
 
 

@@ -171,8 +171,8 @@ def train(config: RunConfig, lessons: Path, folder: Path, *, progress: Progress 
     with work.open():
         given = work.keep("lessons", read_lessons, LessonFile(path=lessons))
         checkpoint = work.keep("checkpoint", train_stage, config.train, config.student, given, None, None)
-        made = work.keep("student", export, config.student.untrained(), checkpoint)
-        work.publish({"student": made})
+        made = work.keep("export", export, config.student.untrained(), checkpoint)
+        work.publish({"student": made / "student"})
     return folder / "student"
 
 

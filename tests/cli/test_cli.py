@@ -250,6 +250,7 @@ def test_train_makes_an_adapter_and_a_merged_model_from_ready_lessons_and_a_seco
     code, out, _ = limbeck(*train)
     assert code == 0 and out.endswith("student: out/student/merged\n")
     assert Path("out/student/adapter/adapter_config.json").is_file()
+    assert limbeck("verify", "out/student")[0] == 0
     made = {file: file.stat().st_mtime_ns for file in Path("out").rglob("*.safetensors")}
     assert made and limbeck(*train)[0] == 0
     assert {file: file.stat().st_mtime_ns for file in Path("out").rglob("*.safetensors")} == made
@@ -329,6 +330,18 @@ def test_a_run_goes_on_from_curate_teach_sift_and_mine_and_redoes_nothing(limbec
         done = {file: file.stat().st_mtime_ns for file in Path("out").rglob("done.json")}
         assert made.items() < done.items() and max(done, key=done.__getitem__).parent == folder
         made = done
+
+
+def test_verify_names_what_changed_with_exit_code_1_and_a_folder_without_a_list_with_2(limbeck: Command) -> None:
+    from limbeck.export.checksums import write_checksums
+
+    Path("weights").write_text("abc")
+    code, _, err = limbeck("verify", ".")
+    assert code == 2 and err.startswith("SHA256SUMS: there is no such file")
+    write_checksums(Path())
+    Path("weights").write_text("abd")
+    code, out, err = limbeck("verify", ".")
+    assert (code, out, err.splitlines()[0]) == (1, "", "weights: changed")
 
 
 @pytest.mark.model

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from limbeck.export import export
+from limbeck.export import export, write_student
+from limbeck.export.checksums import verify
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.models.local import Local
 from limbeck.records import Checkpoint, Lesson, Prompt, Request, asked
@@ -48,7 +49,7 @@ def test_the_student_says_what_it_was_taught_and_the_base_does_not(
 def test_the_merged_model_loads_in_plain_transformers_and_says_the_same(
     student: StudentSettings, checkpoint: Checkpoint, store: StageStore
 ) -> None:
-    folder = export(student.untrained(), checkpoint, store=store)
+    folder = export(student.untrained(), checkpoint, store=store) / "student"
     model = AutoModelForCausalLM.from_pretrained(folder / "merged")
     tokenizer = AutoTokenizer.from_pretrained(folder / "merged")
     turns = [{"role": "user", "content": QUESTION.messages[0].content}]
@@ -64,6 +65,17 @@ def test_the_merged_model_loads_in_plain_transformers_and_says_the_same(
 def test_the_adapter_is_beside_it_in_peft_format_and_the_weights_are_safetensors(
     student: StudentSettings, checkpoint: Checkpoint, store: StageStore
 ) -> None:
-    folder = export(student.untrained(), checkpoint, store=store)
+    folder = export(student.untrained(), checkpoint, store=store) / "student"
     assert (folder / "adapter" / "adapter_config.json").is_file()
     assert list((folder / "merged").glob("*.safetensors")) and not list((folder / "merged").glob("*.bin"))
+    assert verify(folder) == sum(len(list((folder / part).iterdir())) for part in ("adapter", "merged"))
+
+
+@pytest.mark.parametrize("strength", [0, 1])
+def test_at_strength_0_the_student_says_what_the_base_says_and_at_1_what_it_was_taught(
+    student: StudentSettings, checkpoint: Checkpoint, tmp_path: Path, strength: float
+) -> None:
+    write_student(student.model, checkpoint.folder, tmp_path / "out", strength=strength)
+    wanted = "Take one step." if strength else said(student.untrained())
+    assert said(Local(model=str(tmp_path / "out" / "merged"))) == wanted
+    assert said(Local(model=student.model, adapter=tmp_path / "out" / "adapter")) == wanted

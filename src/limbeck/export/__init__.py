@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from limbeck.export.checksums import write_checksums
+from limbeck.models.adapter import scaled_adapter
 from limbeck.models.local import Local
-from limbeck.models.references import load_tokenizer, load_weights, resolve
+from limbeck.models.references import load_merged, load_tokenizer, resolve
 from limbeck.protocols import Store
 from limbeck.records import Checkpoint
 
 
 def export(base: Local, checkpoint: Checkpoint, *, store: Store) -> Path:
-    """A folder with `adapter/` (PEFT) and `merged/` (plain transformers, safetensors, float32, tokenizer)."""
-    from peft import PeftModel
+    """A folder with the student in `student/`."""
+    student = store.folder("student")
+    write_student(base.model, checkpoint.folder, student, strength=1.0)
+    return student.parent
 
-    adapter, merged = store.folder("adapter"), store.folder("merged")
-    shutil.copytree(checkpoint.folder, adapter, dirs_exist_ok=True)
-    reference = resolve(base.model)
-    weights = PeftModel.from_pretrained(load_weights(reference, "float32"), checkpoint.folder).merge_and_unload()
-    weights.save_pretrained(merged)
-    load_tokenizer(reference).save_pretrained(merged)
-    return adapter.parent
+
+def write_student(model: str, adapter: Path, folder: Path, *, strength: float) -> None:
+    """The model with `strength` times the adapter: `adapter/` (PEFT), `merged/` (plain transformers, safetensors,
+    float32, tokenizer) and the SHA256SUMS of both."""
+    scaled_adapter(adapter, folder / "adapter", strength)
+    reference = resolve(model)
+    load_merged(reference, folder / "adapter").save_pretrained(folder / "merged")
+    load_tokenizer(reference).save_pretrained(folder / "merged")
+    write_checksums(folder)
