@@ -181,6 +181,23 @@ def train(
     print(f"student: {student / 'merged'}")
 
 
+@app.command(
+    epilog="Example:  `limbeck export --model smollm2-135m-instruct --adapter runs/quickstart/student/adapter "
+    "--strength 0.7 --folder weaker`",
+)
+def export(
+    model: Annotated[str, typer.Option(help="The model the adapter was trained on: folder, Hub id or short name.")],
+    adapter: Annotated[Path, typer.Option(help="A PEFT LoRA adapter's folder.")],
+    folder: Annotated[Path, typer.Option(help="Where adapter, merged and SHA256SUMS go: new or empty.")],
+    strength: Annotated[float, typer.Option(help="Times the adapter's effect, 0 to 1.5; 0 is the base model.")] = 1.0,
+) -> None:
+    """Merge an adapter into its model, as trained or weaker or stronger."""
+    from limbeck.verbs import export as export_student
+
+    export_student(model, adapter, folder, strength=strength)
+    print(f"student: {folder / 'merged'}\nnext:    limbeck verify {folder}")
+
+
 @app.command(epilog="Example:  `limbeck verify runs/quickstart/student`")
 def verify(folder: Annotated[Path, typer.Argument(help="A student's folder, with SHA256SUMS in it.")]) -> None:
     """Check that a student's files are those that were written."""

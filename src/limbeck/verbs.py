@@ -1,17 +1,19 @@
-"""Single verbs on the user's own files: evaluate, train, judge, check, show."""
+"""Single verbs on the user's own files: evaluate, train, export, judge, check, show."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from limbeck.config import RunConfig
 from limbeck.curate.sources import SOURCES, Files, read_prompts
 from limbeck.errors import InputError, did_you_mean
 from limbeck.evaluation import EVALUATORS, EvaluateSettings, examine, measure
-from limbeck.export import export
+from limbeck.export import export as export_stage
+from limbeck.export import write_student
 from limbeck.files import Row, noun_at, prompt_of, read_table
 from limbeck.judges import JUDGES
 from limbeck.judges.grade import verdicts
@@ -171,9 +173,22 @@ def train(config: RunConfig, lessons: Path, folder: Path, *, progress: Progress 
     with work.open():
         given = work.keep("lessons", read_lessons, LessonFile(path=lessons))
         checkpoint = work.keep("checkpoint", train_stage, config.train, config.student, given, None, None)
-        made = work.keep("export", export, config.student.untrained(), checkpoint)
+        made = work.keep("export", export_stage, config.student.untrained(), checkpoint)
         work.publish({"student": made / "student"})
     return folder / "student"
+
+
+def export(model: str, adapter: Path, folder: Path, *, strength: float) -> None:
+    """A student's files in a new or empty folder, whole or not at all."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"{folder}: this is no empty folder; name one that is empty or not there yet")
+    if folder.resolve().is_relative_to(adapter.resolve()):
+        raise InputError(f"{folder}: this lies inside the adapter's folder {adapter}; name a folder elsewhere")
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder) as beside:
+        write_student(model, adapter, Path(beside), strength=strength)
+        for part in list(Path(beside).iterdir()):
+            part.rename(folder / part.name)
 
 
 def check(config: RunConfig) -> Iterator[str]:

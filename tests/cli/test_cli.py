@@ -17,7 +17,8 @@ from limbeck.errors import Stopped
 
 Command = Callable[..., tuple[int, str, str]]
 VERBS = (
-    "run", "curate", "teach", "sift", "mine", "check", "new", "evaluate", "compare", "judge", "train", "show",
+    "run", "curate", "teach", "sift", "mine", "check", "new", "evaluate", "compare", "judge", "train", "export",
+    "verify", "show",
 )  # fmt: skip
 
 
@@ -330,6 +331,49 @@ def test_a_run_goes_on_from_curate_teach_sift_and_mine_and_redoes_nothing(limbec
         done = {file: file.stat().st_mtime_ns for file in Path("out").rglob("done.json")}
         assert made.items() < done.items() and max(done, key=done.__getitem__).parent == folder
         made = done
+
+
+@pytest.fixture
+def adapter(limbeck: Command, tiny_model: Path) -> str:
+    """The folder of an adapter of alpha 32 on the tiny model."""
+    from limbeck.training.student import AdapterSettings, Student, StudentSettings
+
+    settings = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(rank=4, alpha=32))
+    Student(settings, start_from=None, precision="float32", seed=0).save(Path("adapter"))
+    return "adapter"
+
+
+def test_export_writes_a_student_of_the_strength_wanted_that_verifies(
+    limbeck: Command, tiny_model: Path, adapter: str
+) -> None:
+    export = ("export", "--model", str(tiny_model), "--adapter", adapter, "--folder", "out/half")
+    code, out, _ = limbeck(*export, "--strength", "0.5")
+    assert code == 0 and out.endswith("student: out/half/merged\nnext:    limbeck verify out/half\n")
+    assert {part.name for part in Path("out/half").iterdir()} == {"adapter", "merged", "SHA256SUMS"}
+    assert json.loads(Path("out/half/adapter/adapter_config.json").read_text())["lora_alpha"] == 16
+    files = sum(file.is_file() for file in Path("out/half").rglob("*"))
+    assert limbeck("verify", "out/half") == (0, f"out/half: all {files - 1} files are as listed\n", "")
+
+
+def test_export_never_writes_where_something_is(limbeck: Command, tiny_model: Path, adapter: str) -> None:
+    Path("taken").mkdir()
+    Path("taken/mine").write_text("mine")
+    export = ("export", "--model", str(tiny_model), "--adapter", adapter, "--folder")
+    said = "this is no empty folder; name one that is empty or not there yet\n"
+    assert limbeck(*export, "taken") == (2, "", f"taken: {said}")
+    assert limbeck(*export, "taken/mine") == (2, "", f"taken/mine: {said}")
+    assert [file.name for file in Path("taken").iterdir()] == ["mine"]
+    code, _, err = limbeck(*export, "adapter/half")
+    assert code == 2 and err.startswith("adapter/half: this lies inside the adapter's folder adapter;")
+
+
+def test_an_export_that_fails_leaves_the_folder_empty_for_the_next(
+    limbeck: Command, tiny_model: Path, adapter: str
+) -> None:
+    export = ("export", "--adapter", adapter, "--folder", "out", "--model")
+    code, _, err = limbeck(*export, "nowhere")
+    assert code == 2 and err.startswith("model 'nowhere' is no folder here")
+    assert limbeck(*export, str(tiny_model))[0] == 0
 
 
 def test_verify_names_what_changed_with_exit_code_1_and_a_folder_without_a_list_with_2(limbeck: Command) -> None:

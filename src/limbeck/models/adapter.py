@@ -9,6 +9,7 @@ from typing import Any
 
 from limbeck.errors import InputError
 
+# Times the trained effect. Tried from 0.55 to 1 (docs/notebook.md); far above 1 nothing that was trained stands.
 STRONGEST = 1.5
 # Settings of PEFT with the values under which all that an adapter changes goes with lora_alpha. Others train or
 # replace weights that keep their full effect whatever alpha is.
