@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from limbeck.config import load_config
 from limbeck.errors import InputError
-from limbeck.files import Row, prompt_of, read_table
+from limbeck.files import Row, file_sha256, prompt_of, read_table
 from limbeck.records import Message, Prompt
+from limbeck.spec import content_hash
 
 
 def prompts(file: Path, text: str | bytes) -> list[Prompt]:
@@ -158,6 +162,22 @@ def test_a_missing_file_and_another_kind_of_file_are_named(tmp_path: Path) -> No
     (tmp_path / "a.txt").touch()
     with pytest.raises(InputError, match=r"a.txt: the name ends in '.txt'; use a .jsonl or .csv file"):
         list(read_table(tmp_path / "a.txt"))
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"^{tmp_path}: this is a folder and cannot be read as a file; name a file$"):
+        list(read_table(tmp_path))
+
+
+@pytest.mark.parametrize("read", [content_hash, file_sha256, lambda file: list(read_table(file)), load_config])
+def test_a_locked_file_is_never_taken_for_one_that_cannot_be_written(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    (tmp_path / "a.jsonl").touch(mode=0)
+    if os.access(tmp_path / "a.jsonl", os.R_OK):
+        pytest.skip("this user (root) may read every file")
+    with pytest.raises(InputError, match=r"a.jsonl: cannot be read \(Permission denied\)"):
+        read(tmp_path / "a.jsonl")
 
 
 USER, ASSISTANT = {"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from limbeck.curate import CurateSettings
-from limbeck.errors import InputError, did_you_mean
+from limbeck.errors import InputError, did_you_mean, reading
 from limbeck.evaluation import EvaluateSettings
 from limbeck.evaluation.strength import StrengthSettings
 from limbeck.files import replacing
@@ -104,8 +104,9 @@ def _kinds(base: type[Kind]) -> Iterator[type[Kind]]:
         yield from _kinds(member)
 
 
+@reading()
 def _read(path: Path) -> Any:
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: there is no such recipe; write one with `limbeck new {path}`")
     try:
         tree = YAML().load(path.read_text(encoding="utf-8"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -26,6 +27,19 @@ class Stopped(LimbeckError):
     """The user stopped the work."""
 
     exit_code = 130
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Raises InputError where the block reads what is a folder, or what this user may not read."""
+    try:
+        yield
+    except IsADirectoryError as error:
+        raise InputError(f"{error.filename}: this is a folder and cannot be read as a file; name a file") from error
+    except PermissionError as error:
+        raise InputError(
+            f"{error.filename}: cannot be read ({error.strerror}); let this user read it and enter its folder"
+        ) from error
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

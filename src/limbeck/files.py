@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from limbeck.errors import InputError
+from limbeck.errors import InputError, reading
 from limbeck.records import Message, Prompt, Record, asked
 
 Noun = TypeVar("Noun", bound=Record)
@@ -37,6 +37,7 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
     os.replace(beside, file)
 
 
+@reading()
 def file_sha256(file: Path) -> str:
     """SHA-256 of the file's content, hex digits."""
     with file.open("rb") as stream:
@@ -52,13 +53,14 @@ class Row(NamedTuple):
 
 def read_table(path: Path) -> Iterator[Row]:
     """The rows of a JSONL or CSV file. Raises InputError at the line that cannot be read."""
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; name a JSONL or CSV file")
-    if path.suffix not in (".jsonl", ".csv"):
-        raise InputError(f"{path}: the name ends in '{path.suffix}'; use a .jsonl or .csv file")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            yield from _csv(path, stream) if path.suffix == ".csv" else _jsonl(path, stream)
+        with reading():
+            if not path.exists():
+                raise InputError(f"{path}: there is no such file; name a JSONL or CSV file")
+            with path.open(encoding="utf-8-sig", newline="") as stream:
+                if path.suffix not in (".jsonl", ".csv"):
+                    raise InputError(f"{path}: the name ends in '{path.suffix}'; use a .jsonl or .csv file")
+                yield from _csv(path, stream) if path.suffix == ".csv" else _jsonl(path, stream)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: byte {error.start} is not UTF-8; convert it: iconv -f latin1 -t utf-8 {path}"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from limbeck.errors import InputError, did_you_mean
+from limbeck.errors import InputError, did_you_mean, reading
 
 # Files up to this size are hashed whole; larger ones (weights) by size and modification time.
 HASHED_WHOLE_BYTES = 64 * 2**20
@@ -81,7 +81,8 @@ class Table(Mapping[str, type[Member]], Generic[Member]):
         if not Path(path).is_file() or module_spec is None or module_spec.loader is None:
             raise ValueError(f"'{kind}': there is no file {path}")
         module = importlib.util.module_from_spec(module_spec)
-        module_spec.loader.exec_module(module)
+        with reading():
+            module_spec.loader.exec_module(module)
         member = getattr(module, name, None)
         if not (isinstance(member, type) and issubclass(member, self.base)):
             raise ValueError(f"'{kind}': {path} has no {self.base.__name__} called {name}")
@@ -109,6 +110,7 @@ def fingerprint(spec: Spec) -> str:
     return hashlib.sha256(json.dumps(_meaning(spec)).encode()).hexdigest()
 
 
+@reading()
 def content_hash(path: Path) -> str:
     """Hash of a file, or of a folder's files by their place in it."""
     if not path.exists():

@@ -79,6 +79,8 @@ def judge_file(kind: str, replies: Path, out: Path, *, progress: Progress | None
     """Grades rows of prompt and reply into `out`; returns how many there are and how many stayed unscored."""
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: there is no such folder; make it, or name a file elsewhere")
+    if out.is_dir():
+        raise InputError(f"{out}: this is a folder; name a file in it")
     rows = list(read_table(replies))
     for row in rows:
         for name in ("prompt", "reply"):

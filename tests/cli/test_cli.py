@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.cli import _Bars, main
+from limbeck.cli import _Bars, _disk_complaint, main
 from limbeck.errors import Stopped
 
 Command = Callable[..., tuple[int, str, str]]
@@ -127,9 +129,37 @@ def test_a_recipe_for_a_folder_that_is_not_there_is_one_message(limbeck: Command
     assert limbeck("new", "nowhere/mine.yaml")[0] == 2
 
 
-def test_graded_replies_for_a_folder_that_is_not_there_are_one_message(limbeck: Command) -> None:
+def test_graded_replies_for_a_folder_or_for_one_that_is_not_there_are_one_message(limbeck: Command) -> None:
     Path("a.jsonl").write_text("")
     assert limbeck("judge", "--replies", "a.jsonl", "--out", "nowhere/out.jsonl")[0] == 2
+    code, _, err = limbeck("judge", "--replies", "a.jsonl", "--out", ".")
+    assert (code, err) == (2, ".: this is a folder; name a file in it\n")
+
+
+def test_a_folder_for_a_recipe_and_for_prompts_is_one_message(limbeck: Command, tiny_model: Path) -> None:
+    said = "this is a folder and cannot be read as a file; name a file\n"
+    Path("mine.yaml").mkdir()
+    assert limbeck("run", "mine.yaml") == (2, "", f"mine.yaml: {said}")
+    evaluate = ("evaluate", "--model", str(tiny_model), "--prompts", "mine.yaml", "--folder", "out")
+    code, _, err = limbeck(*evaluate)
+    assert (code, err) == (2, f"mine.yaml: {said}")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "runs/a: the disk is full; make room and run the same command again"),
+        (errno.EACCES, "runs/a: cannot write here (Permission denied); choose another --folder"),
+        (errno.EROFS, "runs/a: cannot write here (Read-only file system); choose another --folder"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_one_message(number: int, said: str) -> None:
+    assert (_disk_complaint(OSError(number, os.strerror(number), "runs/a")) or "").startswith(said)
+
+
+def test_an_error_that_is_ours_keeps_its_traceback() -> None:
+    assert _disk_complaint(OSError(errno.EBADF, os.strerror(errno.EBADF))) is None
+    assert _disk_complaint(ValueError("bug")) is None
 
 
 @pytest.mark.parametrize(

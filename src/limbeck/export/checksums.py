@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from limbeck.errors import GateFailed, InputError
+from limbeck.errors import GateFailed, InputError, reading
 from limbeck.files import file_sha256
 
 LIST = "SHA256SUMS"
@@ -42,6 +42,7 @@ def _found(folder: Path) -> dict[str, str]:
     return {name: file_sha256(folder / name) for name in names if name != LIST}
 
 
+@reading()
 def _listed(file: Path) -> dict[str, str]:
     if not file.is_file():
         raise InputError(f"{file}: there is no such file; name a student's folder, or export the student again")

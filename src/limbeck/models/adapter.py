@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import InputError
+from limbeck.errors import InputError, reading
 
 # Times the trained effect. Tried from 0.55 to 1 (docs/notebook.md); far above 1 nothing that was trained stands.
 STRONGEST = 1.5
@@ -44,6 +44,7 @@ def _times(alpha: float, strength: float) -> float:
     return int(scaled) if scaled == int(scaled) else scaled
 
 
+@reading()
 def _config(folder: Path) -> dict[str, Any]:
     file = folder / "adapter_config.json"
     for needed in (file, folder / "adapter_model.safetensors"):
