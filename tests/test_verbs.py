@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from limbeck.config import RunConfig
 from limbeck.errors import InputError
 from limbeck.files import Row
+from limbeck.losses.cross_entropy import CrossEntropy
+from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.records import Lesson
-from limbeck.verbs import lesson_of
+from limbeck.training import TrainSettings
+from limbeck.training.student import StudentSettings
+from limbeck.verbs import lesson_of, train
 
 USER, ASSISTANT = {"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}
 
@@ -64,3 +71,27 @@ def test_a_chat_loses_only_its_last_turn() -> None:
         messages=[USER, ASSISTANT, {"role": "user", "content": "And then?"}, {"role": "assistant", "content": "Yes."}]
     )
     assert ([turn.content for turn in found.prompt.messages], found.reply) == (["How?", "So.", "And then?"], "Yes.")
+
+
+def test_a_lesson_that_exceeds_the_context_is_named_with_its_line_and_its_tokens(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    # The tiny model reads bytes, 1,024 at most: 'ä' has two. 'How?' in its turn has 23, an end of turn 1.
+    rows = [{"prompt": "How?", "completion": "y" * 1000}, {"prompt": "How?", "completion": "ä" * 501}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    learn = TrainSettings(losses=(CrossEntropy(),))
+    with pytest.raises(
+        InputError, match=r"a.jsonl:2: 'How\?…' has 23 tokens; with 1003 for the reply that exceeds the"
+    ):
+        train(RunConfig(student=StudentSettings(model=str(tiny_model)), train=learn), tmp_path / "a.jsonl", tmp_path)
+
+
+def test_a_rejected_reply_counts_where_a_loss_learns_from_it(tiny_model: Path, tmp_path: Path) -> None:
+    row = {"prompt": "How?", "chosen": "So.", "rejected": "n" * 1002}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    learn = TrainSettings(losses=(CrossEntropy(), Unlikelihood()), max_steps=1)
+    config = RunConfig(student=StudentSettings(model=str(tiny_model)), train=learn)
+    with pytest.raises(InputError, match=r"a.jsonl:1 \(rejected\): 'How\?…' has 23 tokens; with 1002 for the reply"):
+        train(config, tmp_path / "a.jsonl", tmp_path / "out")
+    alone = config.model_copy(update={"train": learn.model_copy(update={"losses": (CrossEntropy(),)})})
+    assert train(alone, tmp_path / "a.jsonl", tmp_path / "out").is_dir()

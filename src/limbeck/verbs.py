@@ -25,7 +25,7 @@ from limbeck.models.local import Local, check_lengths
 from limbeck.models.references import resolve
 from limbeck.perturb import PERTURBATIONS
 from limbeck.pipeline import check_needs
-from limbeck.protocols import Exchange, Store
+from limbeck.protocols import Continuation, Exchange, Store
 from limbeck.records import Lesson, Prompt, Scorecard, Trial
 from limbeck.report import scorecard_json
 from limbeck.report.trials import trial_row
@@ -168,9 +168,14 @@ def train(config: RunConfig, lessons: Path, folder: Path, *, progress: Progress 
             f"loss '{lacking}' needs a teacher's distribution, a lessons file has replies; "
             "name losses without it: --set train.losses=[cross_entropy,decision]"
         )
-    rows = [lesson_of(row) for row in read_table(lessons)]
-    longest = max((len(lesson.reply or "") for lesson in rows), default=0)
-    check_lengths(config.student.untrained(), [lesson.prompt for lesson in rows], reply_tokens=longest // 2)
+    told: list[Continuation] = []
+    for row in read_table(lessons):
+        lesson = lesson_of(row)
+        chat = lesson.prompt.messages
+        told.append(Continuation(row.where, chat, lesson.reply or "", lesson.ends))
+        if config.train.who_needs("rejected"):
+            told += [Continuation(f"{row.where} (rejected)", chat, text, ends=False) for text in lesson.rejected]
+    check_lengths(config.student.untrained(), told)
     work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress)
     with work.open():
         given = work.keep("lessons", read_lessons, LessonFile(path=lessons))

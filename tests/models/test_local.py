@@ -10,7 +10,7 @@ import torch
 
 from limbeck.errors import InputError
 from limbeck.models.chat import prompt_ids, reply_ids
-from limbeck.models.local import Local, LocalModel, top_k, uniform
+from limbeck.models.local import Local, LocalModel, check_lengths, top_k, uniform
 from limbeck.protocols import Continuation
 from limbeck.records import ChoiceRequest, Reply, Request, asked
 
@@ -29,6 +29,26 @@ def requests(temperature: float = 0.0, max_tokens: int = 12) -> list[Request]:
 
 def texts(replies: Iterator[Reply]) -> dict[str, str]:
     return {reply.request_id: reply.text for reply in replies}
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_prompt_and_a_reply_may_fill_the_context_to_the_last_token(tiny_model: Path, ends: bool) -> None:
+    model = Local(name="tiny", model=str(tiny_model))
+    # 'How?' has 4 tokens and its turns 19, which leaves 1,001 of 1,024; the end of a reply is one of them.
+    room = 1001 - ends
+    check_lengths(model, [Continuation("a.jsonl:1", asked("How?"), "y" * room, ends)])
+    said = (
+        r"^a.jsonl:2: 'How\?…' has 23 tokens; with 1002 for the reply that exceeds the 1024 of .*; shorten it or leave"
+    )
+    with pytest.raises(InputError, match=said):
+        check_lengths(model, [Continuation("a.jsonl:2", asked("How?"), "y" * (room + 1), ends)])
+
+
+def test_a_reply_still_to_come_takes_its_room_too(tiny_model: Path) -> None:
+    model, to_come = Local(name="tiny", model=str(tiny_model)), [Continuation("a", asked("How?"), "", ends=False)]
+    check_lengths(model, to_come, reply_tokens=1001)
+    with pytest.raises(InputError, match=r"a: .* has 23 tokens; with 1002 for the reply"):
+        check_lengths(model, to_come, reply_tokens=1002)
 
 
 def test_every_request_is_answered_exactly_once(local: LocalModel) -> None:

@@ -6,7 +6,7 @@ Axes: B requests, T tokens, N reply tokens, K kept ids, H hidden, V vocabulary.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from limbeck.errors import InputError
 from limbeck.models.precision import Precision, torch_type
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
-from limbeck.records import ChoiceRequest, ChoiceScores, Prompt, Reply, Request
+from limbeck.records import ChoiceRequest, ChoiceScores, Reply, Request
 from limbeck.spec import ModelName, content_hash
 
 if TYPE_CHECKING:
@@ -61,23 +61,27 @@ class Local(ModelSpec):
         )
 
 
-def check_lengths(model: Local, prompts: Sequence[Prompt], *, reply_tokens: int) -> None:
-    """Raises InputError that names the first prompt which leaves no room for a reply in the model's context."""
+def check_lengths(model: Local, told: Iterable[Continuation], *, reply_tokens: int = 0) -> None:
+    """Raises InputError that names the first prompt which, with its reply, exceeds the model's context.
+
+    The reply counts for at least `reply_tokens`: the room that one still to come needs.
+    """
     from transformers import AutoConfig
 
-    from limbeck.models.chat import prompt_ids
+    from limbeck.models.chat import prompt_ids, reply_ids
     from limbeck.models.references import load_tokenizer, resolve
 
     reference = resolve(model.model)
     tokenizer = load_tokenizer(reference)
     config = AutoConfig.from_pretrained(reference.location, revision=reference.revision)
     context = config.get_text_config().max_position_embeddings
-    for prompt in prompts:
-        tokens = len(prompt_ids(tokenizer, prompt.messages))
-        if tokens + reply_tokens > context:
+    for one in told:
+        prompt = len(prompt_ids(tokenizer, one.messages))
+        reply = max(reply_tokens, len(reply_ids(tokenizer, one.reply, ends=one.ends)))
+        if prompt + reply > context:
             raise InputError(
-                f"{prompt.source or 'a prompt'}: '{prompt.text[:40]}…' has {tokens} tokens; with {reply_tokens} for "
-                f"the reply that exceeds the {context} of {model.model}; shorten it or leave it out"
+                f"{one.id}: '{one.messages[-1].content[:40]}…' has {prompt} tokens; with {reply} for the reply that "
+                f"exceeds the {context} of {model.model}; shorten it or leave it out"
             )
 
 

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from limbeck.errors import InputError
 from limbeck.models.local import Local, check_lengths
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import Store
+from limbeck.protocols import Continuation, Store
 from limbeck.records import Candidate, Prompt
 from limbeck.teach.rejection import draw_until_accepted
 from limbeck.teach.settings import TeachSettings
@@ -20,7 +20,8 @@ def teach(settings: TeachSettings, student: Local, prompts: Sequence[Prompt], *,
 
     Raises InputError for a prompt that exceeds the student's context, before anything is drawn.
     """
-    check_lengths(student, prompts, reply_tokens=settings.max_tokens)
+    to_come = [Continuation(prompt.source or "a prompt", prompt.messages, "", ends=False) for prompt in prompts]
+    check_lengths(student, to_come, reply_tokens=settings.max_tokens)
     distinct = {prompt.id: prompt for prompt in prompts}
     asked = [prompt for prompt in distinct.values() if prompt.lesson == "reply" and not prompt.choices]
     for teacher, mine in routed(settings.teachers, _spread(asked, settings.at_most)):
