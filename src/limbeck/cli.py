@@ -169,7 +169,8 @@ def judge(
 def train(
     lessons: Annotated[Path, typer.Option(help="JSONL or CSV: prompt/completion, messages, prompt/chosen/rejected.")],
     folder: Annotated[Path, typer.Option(help="Where the adapter and the merged model go.")],
-    recipe: Annotated[str, typer.Option(help="Whose student and train sections to use.")] = "lessons",
+    validation: Annotated[Path | None, typer.Option(help="Prompts that choose the adapter's strength.")] = None,
+    recipe: Annotated[str, typer.Option(help="Whose student, train and strength sections to use.")] = "lessons",
     set_: Override = None,
 ) -> None:
     """Train from ready lessons alone."""
@@ -177,7 +178,7 @@ def train(
 
     _, config, _ = _read(recipe, None, set_, None)
     with _Bars() as bars:
-        student = train_file(config, lessons, folder, progress=bars)
+        student = train_file(config, lessons, folder, validation=validation, progress=bars)
     print(f"student: {student / 'merged'}")
 
 

@@ -9,9 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from limbeck.config import RunConfig
-from limbeck.curate.sources import SOURCES, Files, read_prompts
+from limbeck.curate.sources import SOURCES, File, Files, read_prompts
 from limbeck.errors import InputError, did_you_mean
 from limbeck.evaluation import EVALUATORS, EvaluateSettings, examine, measure
+from limbeck.evaluation.strength import choose_strength
 from limbeck.export import export as export_stage
 from limbeck.export import write_student
 from limbeck.files import Row, noun_at, prompt_of, read_table
@@ -158,10 +159,18 @@ def _text(said: Any) -> Any:
     return said[-1].get("content") if isinstance(said, list) and said and isinstance(said[-1], dict) else said
 
 
-def train(config: RunConfig, lessons: Path, folder: Path, *, progress: Progress | None = None) -> Path:
-    """A student trained from ready lessons alone, with the recipe's student and train sections.
+def train(
+    config: RunConfig,
+    lessons: Path,
+    folder: Path,
+    *,
+    validation: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """A student trained from ready lessons alone, with the recipe's student, train and strength sections.
 
-    A loss that needs a teacher's distribution is an error, never left out silently.
+    The prompts of `validation` choose the adapter's strength; without them it is as trained. A loss that needs a
+    teacher's distribution is an error, never left out silently.
     """
     if lacking := config.train.who_needs("distribution"):
         raise InputError(
@@ -175,14 +184,34 @@ def train(config: RunConfig, lessons: Path, folder: Path, *, progress: Progress 
         told.append(Continuation(row.where, chat, lesson.reply or "", lesson.ends))
         if config.train.who_needs("rejected"):
             told += [Continuation(f"{row.where} (rejected)", chat, text, ends=False) for text in lesson.rejected]
-    check_lengths(config.student.untrained(), told)
+    base = config.student.untrained()
+    check_lengths(base, told)
+    if validation is not None:
+        _check_tells_apart(validation)
     work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress)
     with work.open():
         given = work.keep("lessons", read_lessons, LessonFile(path=lessons))
         checkpoint = work.keep("checkpoint", train_stage, config.train, config.student, given, None, None)
-        made = work.keep("export", export_stage, config.student.untrained(), checkpoint)
+        if validation is not None:
+            prompts = work.keep("validation", read_prompts, Files(paths=(validation,)))
+            checkpoint = work.keep("strength", choose_strength, config.strength, base, (checkpoint,), prompts)
+        made = work.keep("export", export_stage, base, checkpoint)
         work.publish({"student": made / "student"})
     return folder / "student"
+
+
+def _check_tells_apart(validation: Path) -> None:
+    """Raises InputError for a file of prompts by which no strength can be chosen, before anything is trained."""
+    prompts = list(File(path=validation).prompts())
+    for lacking, found in (
+        ("harmful prompt (conduct refuse)", any(prompt.conduct == "refuse" for prompt in prompts)),
+        ("harmless twin (a harm with tier safe)", any(prompt.is_twin for prompt in prompts)),
+    ):
+        if not found:
+            raise InputError(
+                f"{validation}: there is no {lacking}; the adapter's strength is chosen by telling both apart: "
+                "add some, or leave --validation out"
+            )
 
 
 def export(model: str, adapter: Path, folder: Path, *, strength: float) -> None:
