@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from limbeck.models.references import load_weights, resolve
-from limbeck.models.tree import Tree, by_length, collate, hidden_states, tree_length
+from limbeck.models.tree import ROW_TOKENS, Tree, by_length, collate, hidden_states, packed, tree_length
 
 PROMPT = [5, 9, 17, 33, 65]
 BRANCHES = [[40, 41, 42], [40, 41, 43, 44], [50], [40]]
@@ -30,7 +30,8 @@ def plainly(weights: Any, prompt: list[int], branch: list[int]) -> list[float]:
 
 def as_trees(weights: Any, trees: list[Tree], pad: int = PAD, per_row: int = 1) -> list[list[float]]:
     """The same of every branch of every tree, by one pass over all of them."""
-    batch = collate(trees, pad=pad, per_row=per_row)
+    rows = [trees[first : first + per_row] for first in range(0, len(trees), per_row)]
+    batch = collate(rows, pad=pad)
     with torch.inference_mode():
         logprobs_UV = weights.lm_head(hidden_states(weights.get_decoder(), batch)).log_softmax(-1)
     said_N = logprobs_UV[batch.scored.at_N, batch.scored.token_N]
@@ -60,7 +61,7 @@ def test_what_the_padding_is_changes_nothing(weights: Any, trees: list[Tree]) ->
 
 
 def test_shared_beginnings_are_computed_once() -> None:
-    batch = collate([Tree(PROMPT, BRANCHES)], pad=PAD)
+    batch = collate([[Tree(PROMPT, BRANCHES)]], pad=PAD)
     # Predicted: after the prompt (shared by all four), after 40 and after 40 41 (shared by two), after 43.
     assert len(batch.scored.row_U) == 4
     # Scored: 3 + 4 + 1 + 1 tokens.
@@ -71,7 +72,7 @@ def test_shared_beginnings_are_computed_once() -> None:
 
 
 def test_prompts_in_one_row_share_their_beginning_alone() -> None:
-    batch = collate([Tree([5, 9, 17], [[40]]), Tree([5, 9, 18], [[50, 51]]), Tree([7], [[8]])], pad=PAD, per_row=3)
+    batch = collate([[Tree([5, 9, 17], [[40]]), Tree([5, 9, 18], [[50, 51]]), Tree([7], [[8]])]], pad=PAD)
     assert batch.ids_BT.tolist() == [[5, 9, 17, 18, 50, 7]]
     assert batch.positions_BT.tolist() == [[0, 1, 2, 2, 3, 0]]
     assert batch.mask_BTT is not None
@@ -80,7 +81,7 @@ def test_prompts_in_one_row_share_their_beginning_alone() -> None:
 
 
 def test_siblings_stand_at_the_same_position_and_do_not_see_each_other() -> None:
-    batch = collate([Tree([5], [[40, 41], [50, 51]])], pad=PAD)
+    batch = collate([[Tree([5], [[40, 41], [50, 51]])]], pad=PAD)
     assert batch.ids_BT.tolist() == [[5, 40, 50]]
     assert batch.positions_BT.tolist() == [[0, 1, 1]]
     assert batch.mask_BTT is not None
@@ -88,12 +89,12 @@ def test_siblings_stand_at_the_same_position_and_do_not_see_each_other() -> None
 
 
 def test_plain_sequences_need_no_mask() -> None:
-    assert collate([Tree(PROMPT, [[1, 2]]), Tree([7], [[8]])], pad=PAD).mask_BTT is None
+    assert collate([[Tree(PROMPT, [[1, 2]])], [Tree([7], [[8]])]], pad=PAD).mask_BTT is None
 
 
 def test_the_length_of_a_tree_is_never_less_than_what_is_read() -> None:
     tree = Tree(PROMPT, BRANCHES)
-    assert tree_length(tree) >= collate([tree], pad=PAD).ids_BT.shape[1]
+    assert tree_length(tree) >= collate([[tree]], pad=PAD).ids_BT.shape[1]
 
 
 def test_every_item_is_in_one_batch_and_no_batch_exceeds_its_budget() -> None:
@@ -103,3 +104,23 @@ def test_every_item_is_in_one_batch_and_no_batch_exceeds_its_budget() -> None:
     # The item of 30 tokens has to be read somehow: alone.
     assert batches[0] == [5]
     assert all(len(batch) * max(lengths[item] for item in batch) <= 12 for batch in batches[1:])
+
+
+def test_every_item_is_in_one_row_and_no_batch_exceeds_its_budget_padding_included() -> None:
+    lengths = [30, 90, 10, 40, 40, 300, 20, 25, 35]
+    batches = list(packed(lengths, budget=200))
+    assert sorted(item for rows in batches for row in rows for item in row) == list(range(9))
+    # The item of 300 tokens has to be read somehow: alone.
+    assert batches[0] == [[5]]
+    for rows in batches[1:]:
+        assert len(rows) * max(sum(lengths[item] for item in row) for row in rows) <= 200
+
+
+def test_long_and_short_items_share_rows_so_that_little_is_padding() -> None:
+    # Four to a row: 80 + 20 + 18 + 2 and 70 + 30 + 16 + 4 tokens.
+    lengths = [80, 70, 30, 20, 18, 16, 4, 2]
+    assert list(packed(lengths, budget=1000)) == [[[0, 3, 4, 7], [1, 2, 5, 6]]]
+
+
+def test_items_as_long_as_a_row_may_be_stand_alone_in_it() -> None:
+    assert list(packed([ROW_TOKENS, ROW_TOKENS], budget=10_000)) == [[[0], [1]]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Scored positions projected to the vocabulary at a time: 64 rows × 49,152 floats are 12.6 MB, inside a CPU's L3.
 HEAD_ROWS = 64
+# Finished rows are taken out of a decoding batch when no more than this share of it is still open.
+OPEN_SHARE = 0.9
 
 
 class Local(ModelSpec):
@@ -140,7 +142,7 @@ class LocalModel:
         return Reply(request_id=request.id, text="", finish="failed", prompt_tokens=tokens, why=why)
 
     def _decode(self, rows: list[_Row]) -> Iterator[Reply]:
-        """Batched decoding with a key-value cache; a finished row leaves the batch."""
+        """Batched decoding with a key-value cache; finished rows leave the batch once they are many."""
         import torch
 
         from limbeck.models.head import logits_of
@@ -151,28 +153,33 @@ class LocalModel:
         decoder = self.weights.get_decoder()
         with torch.inference_mode():
             cache, mask_BT, hidden_BH = prefill(decoder, [row.prompt for row in rows], pad=next(iter(ends)))
-            while rows:
+            open_rows = list(range(len(rows)))
+            while True:
                 tokens_B = self._choose(logits_of(self.weights, hidden_BH), rows)
-                alive = []
-                for b, (row, token) in enumerate(zip(rows, tokens_B, strict=True)):
-                    if token in ends:
+                unfinished = []
+                for b in open_rows:
+                    row = rows[b]
+                    if tokens_B[b] in ends:
                         yield self._finished(row, "stop")
                         continue
-                    row.reply.append(token)
+                    row.reply.append(tokens_B[b])
                     if len(row.reply) == row.request.max_tokens:
                         yield self._finished(row, "length")
                     else:
-                        alive.append(b)
-                if len(alive) < len(rows):
-                    rows = [rows[b] for b in alive]
-                    if not rows:
-                        return
-                    kept_B = torch.tensor(alive, device=device)
-                    mask_BT = mask_BT[kept_B]
+                        unfinished.append(b)
+                if not unfinished:
+                    return
+                open_rows = unfinished
+                # Each time a row leaves, the cache is copied: more than a few idle rows cost.
+                if len(open_rows) <= OPEN_SHARE * len(rows):
+                    kept_B = torch.tensor(open_rows, device=device)
                     cache.batch_select_indices(kept_B)
+                    mask_BT = mask_BT[kept_B]
+                    rows, tokens_B = [rows[b] for b in open_rows], [tokens_B[b] for b in open_rows]
+                    open_rows = list(range(len(rows)))
                 mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], dim=1)
                 hidden_BH = decoder(
-                    input_ids=torch.tensor([[row.reply[-1]] for row in rows], device=device),
+                    input_ids=torch.tensor(tokens_B, device=device)[:, None],
                     attention_mask=mask_BT,
                     position_ids=mask_BT.sum(1, keepdim=True) - 1,
                     past_key_values=cache,
@@ -212,7 +219,7 @@ class LocalModel:
     def choice_scores(self, requests: Sequence[ChoiceRequest]) -> Iterator[ChoiceScores]:
         """Log-probabilities of each request's choices, the longest first."""
         from limbeck.models.chat import prompt_ids, reply_ids
-        from limbeck.models.tree import Tree, by_length, tree_length
+        from limbeck.models.tree import Tree, packed, tree_length
 
         trees: list[tuple[ChoiceRequest, Tree]] = []
         for request in requests:
@@ -223,20 +230,20 @@ class LocalModel:
                 yield ChoiceScores(request_id=request.id, why=why)
             else:
                 trees.append((request, tree))
-        for batch in by_length([tree_length(tree) for _, tree in trees], budget=self.batch_tokens):
-            scores = self._branch_scores([trees[item][1] for item in batch])
-            for item in batch:
+        for rows in packed([tree_length(tree) for _, tree in trees], budget=self.batch_tokens):
+            scores = self._branch_scores([[trees[item][1] for item in row] for row in rows])
+            for item in chain.from_iterable(rows):
                 request, tree = trees[item]
                 counts = tuple(len(branch) for branch in tree.branches)
                 yield ChoiceScores(request_id=request.id, total=tuple(islice(scores, len(counts))), tokens=counts)
 
-    def _branch_scores(self, trees: list[Tree]) -> Iterator[float]:
+    def _branch_scores(self, rows: list[list[Tree]]) -> Iterator[float]:
         import torch
 
         from limbeck.models.head import logits_of
 
         with torch.inference_mode():
-            batch, hidden_UH = self._read(trees)
+            batch, hidden_UH = self._read(rows)
             scored = batch.scored
             totals = torch.zeros(int(scored.owner_N[-1]) + 1, dtype=torch.float64, device=hidden_UH.device)
             for first in range(0, len(hidden_UH), HEAD_ROWS):
@@ -246,10 +253,10 @@ class LocalModel:
                 totals.index_add_(0, scored.owner_N[here_N], gained.double())
         return iter(totals.tolist())
 
-    def _read(self, trees: list[Tree]) -> tuple[TreeBatch, Tensor]:
+    def _read(self, rows: list[list[Tree]]) -> tuple[TreeBatch, Tensor]:
         from limbeck.models.tree import collate, hidden_states, to_device
 
-        batch = to_device(collate(trees, pad=next(iter(self._ends()))), self.weights.device)
+        batch = to_device(collate(rows, pad=next(iter(self._ends()))), self.weights.device)
         return batch, hidden_states(self.weights.get_decoder(), batch)
 
     def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]:
@@ -258,30 +265,28 @@ class LocalModel:
 
         from limbeck.models.chat import prompt_ids, reply_ids
         from limbeck.models.head import logits_of
-        from limbeck.models.tree import Tree, by_length, tree_length
+        from limbeck.models.tree import Tree, packed, tree_length
 
         trees = [
             Tree(prompt_ids(self.tokenizer, one.messages), [reply_ids(self.tokenizer, one.reply, ends=one.ends)])
             for one in replies
         ]
         lengths = [tree_length(tree) for tree in trees]
-        for chosen in by_length(lengths, budget=self.batch_tokens):
-            if lengths[chosen[0]] > self.context:
-                raise InputError(
-                    f"teacher '{self.name}': a prompt and reply of {lengths[chosen[0]]} tokens exceed its context "
-                    f"of {self.context}; shorten the prompt or choose another teacher"
-                )
+        if max(lengths, default=0) > self.context:
+            raise InputError(
+                f"teacher '{self.name}': a prompt and reply of {max(lengths)} tokens exceed its context "
+                f"of {self.context}; shorten the prompt or choose another teacher"
+            )
+        for rows in packed(lengths, budget=self.batch_tokens):
             with torch.inference_mode():
-                # A single continuation each: the places are the tokens, in order.
-                batch, hidden_NH = self._read([trees[item] for item in chosen])
+                batch, hidden_UH = self._read([[trees[item] for item in row] for row in rows])
                 parts = [
-                    top_k(logits_of(self.weights, rows_NH).log_softmax(-1), top)
-                    for rows_NH in hidden_NH.split(HEAD_ROWS)
+                    top_k(logits_of(self.weights, places_UH).log_softmax(-1), top)
+                    for places_UH in hidden_UH.split(HEAD_ROWS)
                 ]
             whole = TopK(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
-            owner_N = batch.scored.owner_N.cpu()
-            for position, item in enumerate(chosen):
-                mine_N = owner_N == position
+            for position, item in enumerate(chain.from_iterable(rows)):
+                mine_N = batch.scored.at_N[batch.scored.owner_N == position].cpu()
                 yield replies[item].id, TopK(whole.ids_NK[mine_N], whole.logprobs_NK[mine_N], whole.tail_N[mine_N])
 
 

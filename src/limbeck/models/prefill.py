@@ -10,10 +10,44 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import DynamicCache
+
+# Room that a full cache grows by, in tokens.
+ROOM = 32
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values in memory with room behind them: a new token is written, where all would be copied for it."""
+
+    keys: Tensor
+    values: Tensor
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys, self.values = appended(self.keys, key_states), appended(self.values, value_states)
+        return self.keys, self.values
+
+
+def appended(held_BHTD: Tensor, new_BHTD: Tensor) -> Tensor:
+    """Both one after the other along T (B prompts, H heads, T tokens, D dimensions of a head), in the memory of the
+    first where it has room behind it."""
+    if held_BHTD.numel() == 0:
+        return new_BHTD
+    length, end = held_BHTD.shape[2], held_BHTD.shape[2] + new_BHTD.shape[2]
+    # Between the beginnings of two heads lie all the tokens that there is memory for.
+    size = [*held_BHTD.shape[:2], held_BHTD.stride(1) // held_BHTD.stride(2), held_BHTD.shape[3]]
+    if size[2] < end:
+        size[2] = end + ROOM
+        whole_BHTD = held_BHTD.new_empty(size)
+        whole_BHTD[:, :, :length] = held_BHTD
+    else:
+        whole_BHTD = held_BHTD.as_strided(size, held_BHTD.stride())
+    whole_BHTD[:, :, length:end] = new_BHTD
+    return whole_BHTD[:, :, :end]
 
 
 class Prefilled(NamedTuple):
@@ -27,9 +61,8 @@ class Prefilled(NamedTuple):
 def prefill(decoder: nn.Module, prompts: Sequence[list[int]], *, pad: int) -> Prefilled:
     """The prompts, read. A beginning that all share (the system prompt) and a prompt that comes again (samples of one
     question) are computed once; the shorter prompts are padded between that beginning and their rest."""
-    from transformers import DynamicCache
-
     cache = DynamicCache(config=decoder.config)
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     distinct = list(dict.fromkeys(map(tuple, prompts)))
     # At least one token of each is left, for its hidden state predicts the reply.
     shared = min(_common(min(distinct), max(distinct)), min(map(len, distinct)) - 1)

@@ -9,6 +9,7 @@ N scored tokens, U places where they are predicted, H hidden, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import InputError
+
+# Trees in a row, on average: they share their beginning, but in longer rows attention would cost more than is shared.
+TREES_PER_ROW = 4
+ROW_TOKENS = 512
 
 
 class Tree(NamedTuple):
@@ -86,9 +91,8 @@ def tree_length(tree: Tree) -> int:
     return len(tree.prompt) + sum(len(branch) - 1 for branch in tree.branches)
 
 
-def collate(trees: Sequence[Tree], *, pad: int, per_row: int = 1) -> TreeBatch:
-    """The trees as one batch, in their order, so many in a row."""
-    rows = [trees[first : first + per_row] for first in range(0, len(trees), per_row)]
+def collate(rows: Sequence[Sequence[Tree]], *, pad: int) -> TreeBatch:
+    """Rows of trees as one batch; branches are counted in the order of rows, of trees in them and of their branches."""
     laid = [_lay(row) for row in rows]
     width = max(len(one.tokens) for one in laid)
     ids = torch.full((len(laid), width), pad)
@@ -106,7 +110,7 @@ def collate(trees: Sequence[Tree], *, pad: int, per_row: int = 1) -> TreeBatch:
             at += [place.setdefault(b * width + node, len(place)) for node in path]
             tokens += branch
             owners += [owner] * len(branch)
-    chains = per_row == 1 and all(tree.is_chain for tree in trees)
+    chains = all(len(row) == 1 and row[0].is_chain for row in rows)
     return TreeBatch(
         ids,
         positions,
@@ -160,3 +164,33 @@ def by_length(lengths: Sequence[int], *, budget: int) -> Iterator[list[int]]:
         batch.append(item)
     if batch:
         yield batch
+
+
+def packed(lengths: Sequence[int], *, budget: int) -> Iterator[list[list[int]]]:
+    """Positions of items in batches of rows: several to a row, the rows of a batch about equally long, and their count
+    × the longest within `budget` tokens. The longest items come first."""
+    batch: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
+        if batch and _padded(_rows([*batch, item], lengths), lengths) > budget:
+            yield _rows(batch, lengths)
+            batch = []
+        batch.append(item)
+    if batch:
+        yield _rows(batch, lengths)
+
+
+def _rows(items: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """The items, longest first, each put into the row that has the fewest tokens so far."""
+    whole = sum(lengths[item] for item in items)
+    per_row = max(1, min(TREES_PER_ROW, ROW_TOKENS * len(items) // whole))
+    rows: list[list[int]] = [[] for _ in range(math.ceil(len(items) / per_row))]
+    filled = [0] * len(rows)
+    for item in items:
+        emptiest = filled.index(min(filled))
+        rows[emptiest].append(item)
+        filled[emptiest] += lengths[item]
+    return rows
+
+
+def _padded(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    return len(rows) * max(sum(lengths[item] for item in row) for row in rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -11,17 +12,13 @@ from torch import Tensor
 
 from limbeck.losses.spec import Labels
 from limbeck.models.chat import end_of_turn, prompt_ids, reply_ids
-from limbeck.models.tree import Tree, TreeBatch, by_length, collate, tree_length
+from limbeck.models.tree import Tree, TreeBatch, collate, packed, tree_length
 from limbeck.protocols import TopK
 from limbeck.records import Lesson
 from limbeck.taxonomy import REFUSAL_OPENINGS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-# They share their system prompt; in longer rows attention costs more than is shared.
-TREES_PER_ROW = 4
 
 
 class Example(NamedTuple):
@@ -82,11 +79,11 @@ class LessonEncoder:
         """The examples of one step in batches of at most `budget` tokens, padding included."""
         useful = [example for example in examples if self.tree(example).branches]
         lengths = [tree_length(self.tree(example)) for example in useful]
-        for chosen in by_length(lengths, budget=budget):
-            yield self._batch([useful[item] for item in chosen])
+        for rows in packed(lengths, budget=budget):
+            yield self._batch([[useful[item] for item in row] for row in rows])
 
-    def _batch(self, examples: Sequence[Example]) -> MicroBatch:
-        trees = collate([self.tree(example) for example in examples], pad=self.pad, per_row=TREES_PER_ROW)
+    def _batch(self, rows: Sequence[Sequence[Example]]) -> MicroBatch:
+        trees = collate([[self.tree(example) for example in row] for row in rows], pad=self.pad)
         taught: list[int] = []
         rejected: list[int] = []
         openings: list[range] = []
@@ -94,7 +91,7 @@ class LessonEncoder:
         risks: list[float | None] = []
         weights, rejected_weights, known, teachers = [], [], [], []
         at = 0
-        for example in examples:
+        for example in chain.from_iterable(rows):
             lesson = example.lesson
             if self._decides(example):
                 openings.append(range(at, at + len(opening_O)))

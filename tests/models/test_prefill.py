@@ -1,0 +1,65 @@
+"""Prompts read together, what they share once, are as if each had been read alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from limbeck.models.prefill import ROOM, appended, prefill
+from limbeck.models.references import load_weights, resolve
+
+SYSTEM = [5, 9, 17, 33]
+PROMPTS = [[*SYSTEM, 40, 41, 42], [*SYSTEM, 50], [*SYSTEM, 40, 41, 42], [*SYSTEM, 60, 61]]
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_model: Path) -> Any:
+    return load_weights(resolve(str(tiny_model)), "float32").get_decoder()
+
+
+def read(decoder: Any, prompts: list[list[int]]) -> tuple[list[int], torch.Tensor]:
+    """How many tokens each pass over the decoder had, and the last hidden states."""
+    passes: list[int] = []
+    handle = decoder.register_forward_pre_hook(
+        lambda _, __, given: passes.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    with torch.inference_mode():
+        hidden_BH = prefill(decoder, prompts, pad=0).hidden_BH
+    handle.remove()
+    return passes, hidden_BH
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [PROMPTS, PROMPTS[:1], [PROMPTS[0]] * 3, [[7], [8, 9]], [[5, 6], [5, 6, 7]], [[5], [5, 6]]],
+)
+def test_each_prompt_is_read_as_if_alone(decoder: Any, prompts: list[list[int]]) -> None:
+    _, together_BH = read(decoder, prompts)
+    alone_BH = torch.cat([read(decoder, [prompt])[1] for prompt in prompts])
+    torch.testing.assert_close(together_BH, alone_BH, atol=1e-5, rtol=1e-5)
+
+
+def test_a_shared_beginning_and_a_repeated_prompt_are_computed_once(decoder: Any) -> None:
+    # The system prompt, then three distinct rests padded to three tokens each.
+    assert read(decoder, PROMPTS)[0] == [4, 9]
+
+
+def test_what_is_appended_stands_behind_what_was_there_and_takes_no_new_memory_while_there_is_room() -> None:
+    whole = torch.arange(2 * 3 * 100 * 4.0).view(2, 3, 100, 4)
+    held = appended(whole[:, :, :10].clone(), whole[:, :, 10:11])
+    place = held.data_ptr()
+    for at in range(11, 11 + ROOM):
+        held = appended(held, whole[:, :, at : at + 1])
+        assert held.data_ptr() == place
+    assert torch.equal(held, whole[:, :, : 11 + ROOM])
+    held = appended(held, whole[:, :, 11 + ROOM :])
+    assert torch.equal(held, whole) and held.data_ptr() != place
+
+
+def test_rows_that_leave_and_tokens_that_come_do_not_mix() -> None:
+    whole = torch.arange(3 * 2 * 9 * 4.0).view(3, 2, 9, 4)
+    held = appended(whole[:, :, :5].clone(), whole[:, :, 5:6])[[0, 2]]
+    assert torch.equal(appended(held, whole[[0, 2], :, 6:]), whole[[0, 2]])
