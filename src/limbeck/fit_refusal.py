@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.judges.refusal import HEAD_FILE, KINDS, features, kinds_of
+from limbeck.judges.refusal import HEAD_FILE, KINDS, NONE, features, kinds_of
 from limbeck.protocols import Encoder, Exchange
 
 # B examples, F features, K kinds of refusal
@@ -107,7 +107,6 @@ def log_loss(logits_BK: NDArray[np.float64], kinds_B: NDArray[np.int64]) -> floa
 
 def figures(logits_BK: NDArray[np.float64], kinds_B: NDArray[np.int64], prompts: Sequence[str]) -> dict[str, Any]:
     """Accuracy of the three kinds, of refused against not, confusion (true kind by judged kind), calibration error."""
-    none = KINDS.index("none")
     probabilities_BK = np.exp(logits_BK - np.logaddexp.reduce(logits_BK, axis=1, keepdims=True))
     said_B = kinds_of(probabilities_BK)
     confusion = [[int(np.sum((kinds_B == true) & (said_B == said))) for said in range(3)] for true in range(3)]
@@ -116,9 +115,9 @@ def figures(logits_BK: NDArray[np.float64], kinds_B: NDArray[np.int64], prompts:
         "prompts": len(set(prompts)),
         "folds": FOLDS,
         "accuracy": round(float(np.mean(said_B == kinds_B)), 4),
-        "accuracy_refused_or_not": round(float(np.mean((said_B == none) == (kinds_B == none))), 4),
+        "accuracy_refused_or_not": round(float(np.mean((said_B == NONE) == (kinds_B == NONE))), 4),
         "log_loss_nats": round(log_loss(logits_BK, kinds_B), 4),
-        "calibration_error": round(calibration_error(1 - probabilities_BK[:, none], kinds_B != none), 4),
+        "calibration_error": round(calibration_error(1 - probabilities_BK[:, NONE], kinds_B != NONE), 4),
         "confusion": confusion,
     }
 
