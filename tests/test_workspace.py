@@ -51,7 +51,7 @@ def train(settings: Spec, lessons: Sequence[Lesson], before: Checkpoint | None, 
     calls.append("train")
     folder = store.folder("adapter")
     (folder / "weights").write_text("".join(lesson.reply or "" for lesson in lessons))
-    return Checkpoint(name="s", folder=folder, base="b", base_hash="h", lessons=1, steps=1, key=store.key)
+    return Checkpoint(name="s", folder=folder, base="b", base_hash="h", lessons=1, steps=1, round=0, key=store.key)
 
 
 def page(settings: Spec, checkpoint: Checkpoint, *, store: Store) -> Path:

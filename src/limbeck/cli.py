@@ -52,9 +52,9 @@ class Stop(NamedTuple):
     """Where a verb stops: after which rows, what they are, an example of options, and the verb to go on with."""
 
     rows: str
-    are: str
+    meaning: str
     options: str
-    then: str
+    next_verb: str
 
 
 STOPS = {
@@ -76,13 +76,13 @@ def run_as_far(
     with _Bars() as bars:
         made, rows = run_until(config, folder, stage=stop.rows, progress=bars)
     print(f"{len(rows)} {stop.rows} in {made}")
-    print(f"next: {shlex.join(['limbeck', stop.then, *sys.argv[2:]])}")
+    print(f"next: {shlex.join(['limbeck', stop.next_verb, *sys.argv[2:]])}")
 
 
 for verb, stop in STOPS.items():
     app.command(
         verb,
-        help=f"Run as far as the {stop.rows}: {stop.are}.",
+        help=f"Run as far as the {stop.rows}: {stop.meaning}.",
         epilog=f"Example:  `limbeck {verb} mine.yaml {stop.options}`",
     )(run_as_far)
 
@@ -137,7 +137,7 @@ def compare(
     before: Annotated[Path, typer.Argument(help="A folder that `evaluate` wrote, or a scorecard.json.")],
     after: Annotated[Path, typer.Argument(help="The same of what it is compared with.")],
 ) -> None:
-    """Compare two measurements prompt by prompt; exit code 1 where something got clearly worse."""
+    """Compare two measurements prompt by prompt; exit code 1 where something got clearly worse or was not tested."""
     from rich.console import Console
 
     from limbeck.report.compare import as_lines
@@ -147,8 +147,8 @@ def compare(
     console = Console()
     for line in as_lines(found):
         console.print(line)
-    if found.worse:
-        raise GateFailed(f"clearly worse: {'; '.join(found.worse)}")
+    if found.complaint:
+        raise GateFailed(found.complaint)
 
 
 @app.command(epilog="Example:  `limbeck judge --judge refusal --replies replies.jsonl --out graded.jsonl`")
@@ -195,7 +195,8 @@ def export(
     """Merge an adapter into its model, as trained or weaker or stronger."""
     from limbeck.verbs import export as export_student
 
-    export_student(model, adapter, folder, strength=strength)
+    with _Bars():
+        export_student(model, adapter, folder, strength=strength)
     print(f"student: {folder / 'merged'}\nnext:    limbeck verify {folder}")
 
 
@@ -204,7 +205,9 @@ def verify(folder: Annotated[Path, typer.Argument(help="A student's folder, with
     """Check that a student's files are those that were written."""
     from limbeck.export.checksums import verify as verify_files
 
-    print(f"{folder}: all {verify_files(folder)} files are as listed")
+    with _Bars():
+        count = verify_files(folder)
+    print(f"{folder}: all {count} files are as listed")
 
 
 @app.command(epilog="Examples:  `limbeck show losses`  ·  `limbeck show runs/quickstart 1f2e`")
@@ -275,16 +278,24 @@ class _Bars:
             BarColumn,
             MofNCompleteColumn,
             Progress,
+            ProgressColumn,
+            Task,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.text import Text
+
+        class Rate(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                return Text(f"{task.speed:.1f}/s" if task.speed is not None else "")
 
         self.console = Console()
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            Rate(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),

@@ -16,6 +16,7 @@ from limbeck.judges.grade import grade
 from limbeck.mine import mine, vary
 from limbeck.models.answer import answer
 from limbeck.models.encoder import ModelTools
+from limbeck.models.spec import ModelSpec
 from limbeck.records import Checkpoint, Lesson, Prompt, Record, Scorecard
 from limbeck.report import report
 from limbeck.sift import sift
@@ -52,6 +53,7 @@ def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Ru
 
 
 def _loop(config: RunConfig, work: Workspace) -> Run:
+    """The whole of it. Each stage is kept, and not made again from the same."""
     check_needs(config)
     with work.open():
         save_config(config, work.folder / "recipe.yaml")
@@ -84,11 +86,13 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
                     break
                 to_teach = to_teach + taught_next
         chosen = work.keep("strength", choose_strength, config.strength, base, tuple(checkpoints), validation)
-        subjects = [base]
+        subjects: list[ModelSpec] = [base]
         for name in config.baselines:
             plain = work.keep(name, baseline, config.train, config.student, tuple(rounds))
             subjects.append(config.student.trained(name, plain.folder))
         subjects.append(config.student.trained("student", chosen.folder))
+        if config.evaluate.teachers:
+            subjects.extend(config.teach.teachers)
         trials = work.keep("exam", examine, config.evaluate, config.answer, tuple(subjects), exam)
         scorecards = work.keep("scorecards", measure, config.evaluate, trials)
         made = work.keep("export", export, base, chosen)

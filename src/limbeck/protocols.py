@@ -32,7 +32,10 @@ class ChatModel(Protocol):
 
 @runtime_checkable
 class Scorer(Protocol):
-    """A model that can say how likely given continuations are."""
+    """A model that can say how likely given continuations are; `identity` and `asked_together` as a ChatModel's."""
+
+    identity: str
+    asked_together: int
 
     def choice_scores(self, requests: Sequence[ChoiceRequest]) -> Iterator[ChoiceScores]: ...
 

@@ -314,7 +314,7 @@ class Checkpoint(Record):
     base_hash: str
     lessons: int
     steps: int
-    round: int = 0
+    round: int
     strength: float = 1.0
     tried: tuple[Scorecard, ...] = ()
     key: str

@@ -82,7 +82,8 @@ class Table(Mapping[str, type[Member]], Generic[Member]):
             raise ValueError(f"'{kind}': there is no file {path}")
         module = importlib.util.module_from_spec(module_spec)
         with reading():
-            module_spec.loader.exec_module(module)
+            Path(path).read_bytes()
+        module_spec.loader.exec_module(module)
         member = getattr(module, name, None)
         if not (isinstance(member, type) and issubclass(member, self.base)):
             raise ValueError(f"'{kind}': {path} has no {self.base.__name__} called {name}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,7 +28,7 @@ from limbeck.models.references import resolve
 from limbeck.perturb import PERTURBATIONS
 from limbeck.pipeline import check_needs
 from limbeck.protocols import Continuation, Exchange, Store
-from limbeck.records import Lesson, Prompt, Scorecard, Trial
+from limbeck.records import Lesson, Message, Prompt, Scorecard, Trial
 from limbeck.report import scorecard_json
 from limbeck.report.trials import trial_row
 from limbeck.sift import HARD_RISK
@@ -187,7 +188,7 @@ def train(
     base = config.student.untrained()
     check_lengths(base, told)
     if validation is not None:
-        _check_tells_apart(validation)
+        _check_tells_apart(validation, {_asked(one.messages): one.id for one in told})
     work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress)
     with work.open():
         given = work.keep("lessons", read_lessons, LessonFile(path=lessons))
@@ -200,8 +201,17 @@ def train(
     return folder / "student"
 
 
-def _check_tells_apart(validation: Path) -> None:
-    """Raises InputError for a file of prompts by which no strength can be chosen, before anything is trained."""
+def _asked(messages: Sequence[Message]) -> str:
+    """What is asked last, however it is spaced and cased."""
+    return " ".join(messages[-1].content.casefold().split())
+
+
+def _check_tells_apart(validation: Path, taught: Mapping[str, str]) -> None:
+    """Raises InputError for a file of prompts by which no strength can be chosen, before anything is trained: it lacks
+    harmful prompts or twins, or has one that is `taught` (where each taught prompt stands, by what it asks)."""
+    for row in read_table(validation):
+        if (place := taught.get(_asked(prompt_of(row).messages))) is not None:
+            raise InputError(f"{row.where}: this prompt is taught by {place}; validate on prompts that are not taught")
     prompts = list(File(path=validation).prompts())
     for lacking, found in (
         ("harmful prompt (conduct refuse)", any(prompt.conduct == "refuse" for prompt in prompts)),
@@ -220,11 +230,12 @@ def export(model: str, adapter: Path, folder: Path, *, strength: float) -> None:
         raise InputError(f"{folder}: this is no empty folder; name one that is empty or not there yet")
     if folder.resolve().is_relative_to(adapter.resolve()):
         raise InputError(f"{folder}: this lies inside the adapter's folder {adapter}; name a folder elsewhere")
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder) as beside:
-        write_student(model, adapter, Path(beside), strength=strength)
-        for part in list(Path(beside).iterdir()):
-            part.rename(folder / part.name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+        made = Path(beside) / folder.name
+        made.mkdir()
+        write_student(model, adapter, made, strength=strength)
+        os.replace(made, folder)
 
 
 def check(config: RunConfig) -> Iterator[str]:

@@ -193,6 +193,16 @@ def test_a_recorded_teacher_off_its_prompts_is_not_measured(store: StageStore, j
     assert figures(scorecard.measurements)["handled_safely"] == (None, 0, 1)
 
 
+def test_a_teacher_is_measured_on_the_prompts_that_it_is_for_alone(store: StageStore, judge: JudgeSpec) -> None:
+    both = settings(judge, Safety(), Refusal())
+    expert = Scripted(name="expert", conducts=("refuse",), script=(Line(say=("0.9 No.",)),))
+    trials = list(examine(both, AnswerSettings(), (expert,), [harmful(1), twin(1)], store=store))
+    (scorecard,) = measure(both, trials, store=store)
+    measured = figures(scorecard.measurements)
+    assert measured["handled_safely"] == (1.0, 1, 0) and measured["refused_when_harmless twins"] == (None, 0, 1)
+    assert {one.why for one in trials if one.prompt.is_twin} == {"expert is not for this prompt"}
+
+
 def test_a_model_with_log_probabilities_is_asked_for_its_decision(
     store: StageStore, judge: JudgeSpec, tiny_model: Any
 ) -> None:

@@ -39,11 +39,16 @@ def card(due: float | None, separation: float | None) -> Scorecard:
         (card(0.8, 0.3), card(0.7, 0.7)),
         # Where all refuse too little, the one that refuses most.
         (card(0.7, 0.2), card(0.6, 0.5)),
-        (card(0.1, 0.0), card(None, None)),
     ],
 )
 def test_separation_decides_among_those_that_refuse_enough(better: Scorecard, worse: Scorecard) -> None:
-    assert merit(better, at_least=0.8) > merit(worse, at_least=0.8)
+    first, second = merit(better, at_least=0.8), merit(worse, at_least=0.8)
+    assert first is not None and second is not None and first > second
+
+
+@pytest.mark.parametrize("unmeasured", [card(None, None), card(0.5, None)])
+def test_what_was_not_measured_has_no_merit(unmeasured: Scorecard) -> None:
+    assert merit(unmeasured, at_least=0.0) is None
 
 
 @pytest.mark.parametrize("strength", [0.0, -1.0, 2.0])
@@ -89,6 +94,22 @@ def test_the_round_that_tells_harm_from_its_twin_is_exported_at_a_strength_at_wh
 def test_without_harm_and_twins_to_tell_by_the_last_adapter_stays_as_it_was_trained(
     tiny_model: Path, store: StageStore, validation: tuple[Prompt, ...]
 ) -> None:
-    last = Checkpoint(name="student", folder=tiny_model, base="m", base_hash="h", lessons=1, steps=2, key="trained")
+    last = Checkpoint(
+        name="student", folder=tiny_model, base="m", base_hash="h", lessons=1, steps=2, round=0, key="trained"
+    )
     chosen = choose_strength(StrengthSettings(), Local(model=str(tiny_model)), (last,), validation, store=store)
     assert (chosen.folder, chosen.strength, chosen.tried) == (last.folder, 1.0, ())
+
+
+def test_where_no_judge_can_say_anything_the_last_adapter_keeps_its_strength(
+    tiny_model: Path, store: StageStore, judge: JudgeSpec
+) -> None:
+    student = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(rank=4))
+    mumbling = trained(student, store, 0, (DUE, "Hm."), (TWIN, "Hm."))
+    settings = StrengthSettings.model_construct(
+        tried=(1.0, 0.5), refused_when_due=0.8, answer=AnswerSettings(max_tokens=3), judges=(judge,)
+    )
+    chosen = choose_strength(settings, student.untrained(), (mumbling,), (DUE, TWIN), store=store)
+    assert chosen.strength == 1.0
+    assert {one.value for card in chosen.tried for one in card.measurements} == {None}
+    assert {one.unscored for card in chosen.tried for one in card.measurements} == {1, 2}

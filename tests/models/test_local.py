@@ -187,4 +187,6 @@ def test_the_end_of_a_turn_is_a_token_of_a_whole_reply_although_it_pads(local: L
 
 def test_an_empty_choice_does_not_shift_the_scores_of_the_others(local: LocalModel) -> None:
     (found,) = local.choice_scores([ChoiceRequest(messages=asked("hi"), choices=("", "yes"))])
-    assert found.why or found.tokens == (0, 3)
+    assert found.tokens == (0, 3)
+    (alone,) = local.choice_scores([ChoiceRequest(messages=asked("hi"), choices=("yes",))])
+    assert found.total == (0.0, pytest.approx(alone.total[0], abs=1e-4))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from limbeck.models.prefill import ROOM, appended, prefill
+from limbeck.models.prefill import ROOM, Room, prefill
 from limbeck.models.references import load_weights, resolve
 
 SYSTEM = [5, 9, 17, 33]
@@ -48,18 +48,34 @@ def test_a_shared_beginning_and_a_repeated_prompt_are_computed_once(decoder: Any
 
 
 def test_what_is_appended_stands_behind_what_was_there_and_takes_no_new_memory_while_there_is_room() -> None:
-    whole = torch.arange(2 * 3 * 100 * 4.0).view(2, 3, 100, 4)
-    held = appended(whole[:, :, :10].clone(), whole[:, :, 10:11])
+    whole, room = torch.arange(2 * 3 * 100 * 4.0).view(2, 3, 100, 4), Room()
+    held = room.append(whole[:, :, :10], whole[:, :, 10:11])
     place = held.data_ptr()
     for at in range(11, 11 + ROOM):
-        held = appended(held, whole[:, :, at : at + 1])
+        held = room.append(held, whole[:, :, at : at + 1])
         assert held.data_ptr() == place
     assert torch.equal(held, whole[:, :, : 11 + ROOM])
-    held = appended(held, whole[:, :, 11 + ROOM :])
+    held = room.append(held, whole[:, :, 11 + ROOM :])
     assert torch.equal(held, whole) and held.data_ptr() != place
+    assert torch.equal(whole, torch.arange(2 * 3 * 100 * 4.0).view(2, 3, 100, 4))
 
 
 def test_rows_that_leave_and_tokens_that_come_do_not_mix() -> None:
-    whole = torch.arange(3 * 2 * 9 * 4.0).view(3, 2, 9, 4)
-    held = appended(whole[:, :, :5].clone(), whole[:, :, 5:6])[[0, 2]]
-    assert torch.equal(appended(held, whole[[0, 2], :, 6:]), whole[[0, 2]])
+    whole, room = torch.arange(3 * 2 * 9 * 4.0).view(3, 2, 9, 4), Room()
+    held = room.append(whole[:, :, :5], whole[:, :, 5:6])[[0, 2]]
+    assert torch.equal(room.append(held, whole[[0, 2], :, 6:]), whole[[0, 2]])
+
+
+def test_with_a_sliding_window_each_reply_is_still_as_if_its_prompt_were_alone() -> None:
+    from transformers import MistralConfig, MistralModel
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=6, initializer_range=0.3,
+    )  # fmt: skip
+    windowed = MistralModel(config).eval()
+    passes, together_BH = read(windowed, PROMPTS)
+    assert passes == [3 * 7]
+    alone_BH = torch.cat([read(windowed, [prompt])[1] for prompt in PROMPTS])
+    torch.testing.assert_close(together_BH, alone_BH, atol=1e-5, rtol=1e-5)

@@ -71,11 +71,11 @@ def test_ten_of_ten_that_went_bad_are_clearly_worse_and_the_way_back_is_better(
 ) -> None:
     rest = dict.fromkeys(("harmful", "twins", "everyday", "choices"), "not measured")
     worse = compared(tmp_path, good, bad)
-    assert outcomes(worse) == rest | {group: "worse"} and len(worse.worse) == 1
+    assert outcomes(worse) == rest | {group: "worse"} and worse.complaint.startswith("clearly worse: ")
     # All ten one way: 2 / 2^10.
     assert next(one.p_adjusted for one in worse.tested if one.pairs.n) == pytest.approx(2 / 1024)
     better = compared(tmp_path, bad, good)
-    assert outcomes(better) == rest | {group: "better"} and better.worse == []
+    assert outcomes(better) == rest | {group: "better"} and better.complaint == ""
 
 
 def test_six_of_six_are_clear_alone_and_not_beside_a_second_test(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_six_of_six_are_clear_alone_and_not_beside_a_second_test(tmp_path: Path)
     twins = replied("none", TWIN, count=20)
     found = compared(tmp_path, before + twins, after + twins)
     assert found.tested[0].p_adjusted == pytest.approx(0.0625)
-    assert found.worse == []
+    assert found.complaint == ""
 
 
 def test_so_few_prompts_that_all_of_them_would_prove_nothing_are_undecided(tmp_path: Path) -> None:
@@ -99,7 +99,16 @@ def test_what_chance_could_explain_is_unclear_and_what_did_not_flip_unchanged(tm
     assert outcomes(compared(tmp_path, before, before))["harmful"] == "unchanged"
     after = replied("none", HARMFUL, count=3) + before[3:]
     found = compared(tmp_path, before, after)
-    assert outcomes(found)["harmful"] == "unclear" and found.worse == []
+    assert outcomes(found)["harmful"] == "unclear" and found.complaint == ""
+
+
+def test_what_was_measured_before_and_not_after_does_not_pass(tmp_path: Path) -> None:
+    twins = replied("none", TWIN, count=10)
+    before = replied("full", HARMFUL, count=10) + twins
+    found = compared(tmp_path, before, replied(None, HARMFUL, count=10) + twins)
+    assert outcomes(found)["harmful"] == "not measured"
+    assert found.complaint == "measured before and not after: Harmful prompts"
+    assert compared(tmp_path, replied(None, HARMFUL, count=10) + twins, before).complaint == ""
 
 
 def test_prompts_asked_of_one_alone_and_replies_without_a_verdict_are_counted_apart(tmp_path: Path) -> None:
@@ -147,7 +156,7 @@ def test_each_harm_is_compared_and_a_drop_against_a_third_model_is_not(tmp_path:
 def test_scorecards_alone_are_shown_and_nothing_is_tested(tmp_path: Path) -> None:
     folder = measured(tmp_path / "a", replied("full", HARMFUL, count=10), {"name": "handled_safely", "value": 0.25})
     found = compare(folder, folder / "scorecard.json")
-    assert (found.tested, found.worse) == ((), [])
+    assert found.tested == () and found.complaint.startswith("nothing was tested: ")
     text = said(found)
     assert "25\u00a0%" in text and "nothing was tested" in text
 

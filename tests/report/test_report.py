@@ -63,7 +63,7 @@ def published(
     **settings: Any,
 ) -> dict[str, str]:
     adapter = folder / "adapter"
-    made = Checkpoint(name="student", folder=adapter, base="m", base_hash="h", lessons=1, steps=2, key="k")
+    made = Checkpoint(name="student", folder=adapter, base="m", base_hash="h", lessons=1, steps=2, round=0, key="k")
     store: Any = Folders(folder)
     chosen = made.model_copy(update={"strength": 0.6, "tried": tried})
     learnt = ((lessons,), (variants,), (made,))

@@ -38,8 +38,8 @@ def with_splits(prompts: Sequence[Prompt], shares: Shares, *, seed: int) -> Iter
     """The prompts with their split, drawn by family within each harm and hardest tier.
 
     Multiple-choice items only measure: of them and what resembles them a quarter goes to validation, the rest to the
-    exam. Any other family with
-    a prompt whose split is given goes there whole; of several the one that is used least for learning.
+    exam. Any other family with a prompt whose split is given goes there whole; of several the one that is used least
+    for learning.
     """
     families: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in prompts:

@@ -28,10 +28,11 @@ AnyEvaluator = Annotated[SerializeAsAny[Evaluator], BeforeValidator(EVALUATORS.r
 
 
 class EvaluateSettings(Spec):
-    """What is measured and by which judges."""
+    """What is measured and by which judges; with `teachers` of the teachers too, each on the prompts that it is for."""
 
     dimensions: tuple[AnyEvaluator, ...] = (Usefulness(), Safety(), Consistency(), Refusal())
     judges: tuple[AnyJudge, ...] = (RefusalJudge(),)
+    teachers: bool = False
 
 
 def examine(
@@ -75,13 +76,19 @@ def _trials(
         for dimension in settings.dimensions
         for trial in dimension.wants(prompts, seed=store.seed)
     }
-    replies = [trial for trial in wanted.values() if trial.asked == "reply"]
-    scores = [trial for trial in wanted.values() if trial.asked != "reply"]
+    asked = [trial for trial in wanted.values() if subject.is_for(trial.prompt)]
+    replies = [trial for trial in asked if trial.asked == "reply"]
+    scores = [trial for trial in asked if trial.asked != "reply"]
+    others = [
+        trial.model_copy(update={"why": f"{subject.name} is not for this prompt"})
+        for trial in wanted.values()
+        if not subject.is_for(trial.prompt)
+    ]
     with subject.open() as model:
         answered = _replies(model, answering, replies, store)
         scored = _scores(model, scores, store)
     said = graded(answered, settings.judges, store, label=f"grading {subject.name}")
-    return [*_compared(said, store.tools.encoder()), *scored]
+    return [*_compared(said, store.tools.encoder()), *scored, *others]
 
 
 def _replies(model: ChatModel, answering: AnswerSettings, trials: Sequence[Trial], store: Store) -> list[Trial]:
@@ -108,7 +115,7 @@ def _scores(model: ChatModel, trials: Sequence[Trial], store: Store) -> list[Tri
         )
         for trial in trials
     ]
-    found = ask_scores(model, model.identity, requests, store, label=f"{model.name} scores")
+    found = ask_scores(model, requests, store, label=f"{model.name} scores")
     return [
         trial.model_copy(
             update={

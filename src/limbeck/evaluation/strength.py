@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -13,14 +14,15 @@ from limbeck.evaluation.refusal import Refusal
 from limbeck.judges import AnyJudge
 from limbeck.judges.grade import graded
 from limbeck.judges.refusal import Refusal as RefusalJudge
-from limbeck.models.adapter import scaled_adapter
+from limbeck.models.adapter import STRONGEST, scaled_adapter
 from limbeck.models.answer import AnswerSettings, answer
 from limbeck.models.local import Local
 from limbeck.protocols import Store
 from limbeck.records import Checkpoint, Prompt, Scorecard
 from limbeck.spec import Spec
 
-Strength = Annotated[float, Field(gt=0, le=1.5)]
+Strength = Annotated[float, Field(gt=0, le=STRONGEST)]
+SHOWN = ("refused_when_due", "refused_when_harmless", "separation")
 
 
 class StrengthSettings(Spec):
@@ -60,16 +62,20 @@ def choose_strength(
 ) -> Checkpoint:
     """The best round's adapter at its best strength, with the figures of all that were tried.
 
-    The last one as it was trained, where the validation split has no harmful prompt or no twin to tell by.
+    The last one as it was trained, where the validation split has no harmful prompt or no twin to tell by, or no judge
+    could grade what was said.
     """
-    due = [prompt for prompt in validation if prompt.conduct == "refuse"]
-    twins = [prompt for prompt in validation if prompt.is_twin]
+    asked = [prompt for prompt in validation if not prompt.choices]
+    due = [prompt for prompt in asked if prompt.conduct == "refuse"]
+    twins = [prompt for prompt in asked if prompt.is_twin]
     if not due or not twins:
         return checkpoints[-1].model_copy(update={"key": store.key})
     options = [Option(one, strength) for one in reversed(checkpoints) for strength in sorted(settings.tried)]
     figures = {option.name: _figures(settings, base, option, [*due, *twins], store) for option in options}
+    merits = [(merit(figures[option.name], at_least=settings.refused_when_due), option) for option in options]
+    known = [(found, option) for found, option in merits if found is not None]
     # Among equals max() takes the first.
-    best = max(options, key=lambda option: merit(figures[option.name], at_least=settings.refused_when_due))
+    _, best = max(known, key=itemgetter(0), default=(None, Option(checkpoints[-1], 1.0)))
     folder = _adapter(best, store)
     update = {"folder": folder, "strength": best.strength, "tried": tuple(figures.values()), "key": store.key}
     return best.checkpoint.model_copy(update=update)
@@ -88,7 +94,7 @@ def _figures(
     )
     # A copy of the trained one, made again in no time.
     shutil.rmtree(adapter)
-    measured = [one for one in Refusal().measure(trials) if one.scored and "harm" not in one.slice]
+    measured = [one for one in Refusal().measure(trials) if one.slice in ({}, {"of": "twins"}) and one.name in SHOWN]
     return Scorecard(model=option.name, measurements=tuple(measured))
 
 
@@ -98,10 +104,13 @@ def _adapter(option: Option, store: Store) -> Path:
     return folder
 
 
-def merit(figures: Scorecard, *, at_least: float) -> tuple[bool, float]:
-    """What is compared: whether enough is refused when due, then the separation, or else what is refused when due."""
+def merit(figures: Scorecard, *, at_least: float) -> tuple[bool, float] | None:
+    """What is compared: whether enough is refused when due, then the separation, or else what is refused when due.
+
+    None where either was not measured.
+    """
     value = {one.name: one.value for one in figures.measurements}
     due, separation = value.get("refused_when_due"), value.get("separation")
     if due is None or separation is None:
-        return False, -1.0
+        return None
     return due >= at_least, separation if due >= at_least else due

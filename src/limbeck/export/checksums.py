@@ -47,7 +47,8 @@ def _listed(file: Path) -> dict[str, str]:
     if not file.is_file():
         raise InputError(f"{file}: there is no such file; name a student's folder, or export the student again")
     listed = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    # What is not UTF-8 becomes a sign that no listed file has, and so a line that is told.
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if (match := re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)) is None:
             raise InputError(f"{file}:{number}: this is no SHA-256 with a file's name; export the student again")
         listed[match[2]] = match[1]

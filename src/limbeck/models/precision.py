@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator
 
 if TYPE_CHECKING:
     import torch
 
-# `auto` is bfloat16 where the machine multiplies in it, else float32.
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+def meant_here(precision: str) -> str:
+    """What is computed in on this machine: `auto` is bfloat16 where it multiplies in it, else float32."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if _multiplies_in_bfloat16() else "float32"
+
+
+# Decided when a recipe is read, so that the saved recipe and every stage's key say what was really computed in.
+Decided = AfterValidator(meant_here)
+Precision = Annotated[Literal["auto", "float32", "bfloat16", "float16"], Decided]
+TrainingPrecision = Annotated[Literal["auto", "float32", "bfloat16"], Decided]
 
 
 def torch_type(precision: Precision) -> torch.dtype:
-    """The type that is meant on this machine."""
+    """The type by its name in torch."""
     import torch
 
-    if precision == "auto":
-        return torch.bfloat16 if _multiplies_in_bfloat16() else torch.float32
     return getattr(torch, precision)
 
 
 def _multiplies_in_bfloat16() -> bool:
-    """Whether bfloat16 is fast here: a CPU that emulates it is some sixty times slower than in float32."""
+    """Whether bfloat16 is fast here: a CPU that emulates it is far slower than in float32 (docs/notebook.md)."""
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # torch 2.9 cannot say; float32 is right everywhere.
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(has for name, has in capabilities.items() if name.endswith("bf16"))

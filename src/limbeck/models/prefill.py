@@ -1,6 +1,6 @@
 """Prompts read into a key-value cache, what they share only once.
 
-Axes: B prompts, U distinct ones, T tokens, H hidden.
+Axes: B prompts, U distinct ones, T tokens, H hidden, A attention heads, D dimensions of a head.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 if TYPE_CHECKING:
     from torch import nn
 
-# Room that a full cache grows by, in tokens.
+# Room that a full cache grows by, in tokens: a copy of the cache for each so many.
 ROOM = 32
 
 
@@ -25,29 +25,37 @@ class GrowingLayer(DynamicLayer):
     keys: Tensor
     values: Tensor
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.rooms = [Room(), Room()]
+
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.keys, self.values = appended(self.keys, key_states), appended(self.values, value_states)
+        self.keys = self.rooms[0].append(self.keys, key_states)
+        self.values = self.rooms[1].append(self.values, value_states)
         return self.keys, self.values
 
 
-def appended(held_BHTD: Tensor, new_BHTD: Tensor) -> Tensor:
-    """Both one after the other along T (B prompts, H heads, T tokens, D dimensions of a head), in the memory of the
-    first where it has room behind it."""
-    if held_BHTD.numel() == 0:
-        return new_BHTD
-    length, end = held_BHTD.shape[2], held_BHTD.shape[2] + new_BHTD.shape[2]
-    # Between the beginnings of two heads lie all the tokens that there is memory for.
-    size = [*held_BHTD.shape[:2], held_BHTD.stride(1) // held_BHTD.stride(2), held_BHTD.shape[3]]
-    if size[2] < end:
-        size[2] = end + ROOM
-        whole_BHTD = held_BHTD.new_empty(size)
-        whole_BHTD[:, :, :length] = held_BHTD
-    else:
-        whole_BHTD = held_BHTD.as_strided(size, held_BHTD.stride())
-    whole_BHTD[:, :, length:end] = new_BHTD
-    return whole_BHTD[:, :, :end]
+class Room:
+    """Memory for states of B prompts, A heads, T tokens and D dimensions, longer along T than what is held."""
+
+    def __init__(self) -> None:
+        self.whole_BATD = torch.empty(0, 0, 0, 0)
+        self.shown_BATD = self.whole_BATD
+
+    def append(self, held_BATD: Tensor, new_BATD: Tensor) -> Tensor:
+        """Both one after the other along T. What was selected or repeated since moves to new memory."""
+        if held_BATD.numel() == 0:
+            return new_BATD
+        length, end = held_BATD.shape[2], held_BATD.shape[2] + new_BATD.shape[2]
+        if held_BATD is not self.shown_BATD or self.whole_BATD.shape[2] < end:
+            size = (*held_BATD.shape[:2], end + ROOM, held_BATD.shape[3])
+            self.whole_BATD = held_BATD.new_empty(size)
+            self.whole_BATD[:, :, :length] = held_BATD
+        self.whole_BATD[:, :, length:end] = new_BATD
+        self.shown_BATD = self.whole_BATD[:, :, :end]
+        return self.shown_BATD
 
 
 class Prefilled(NamedTuple):
@@ -60,13 +68,17 @@ class Prefilled(NamedTuple):
 
 def prefill(decoder: nn.Module, prompts: Sequence[list[int]], *, pad: int) -> Prefilled:
     """The prompts, read. A beginning that all share (the system prompt) and a prompt that comes again (samples of one
-    question) are computed once; the shorter prompts are padded between that beginning and their rest."""
+    question) are computed once; the shorter prompts are padded between that beginning and their rest. With a sliding
+    window nothing is shared."""
     cache = DynamicCache(config=decoder.config)
-    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    # Others count a window in places of the cache, and padding inside it would push tokens out.
+    is_plain = all(type(layer) is DynamicLayer for layer in cache.layers)
+    if is_plain:
+        cache.layers = [GrowingLayer() for _ in cache.layers]
     distinct = list(dict.fromkeys(map(tuple, prompts)))
     # At least one token of each is left, for its hidden state predicts the reply.
     shared = min(_common(min(distinct), max(distinct)), min(map(len, distinct)) - 1)
-    if shared and len(distinct) > 1:
+    if is_plain and shared and len(distinct) > 1:
         _read(decoder, cache, torch.tensor([distinct[0][:shared]]), torch.ones((1, shared), dtype=torch.long))
         cache.batch_repeat_interleave(len(distinct))
     else:

@@ -102,8 +102,8 @@ def load_weights(reference: Reference, precision: Precision) -> PreTrainedModel:
 
 def load_merged(reference: Reference, adapter: Path) -> PreTrainedModel:
     """The model in float32 with the adapter merged into it. Raises InputError where the adapter does not fit."""
-    from peft import PeftModel
-    from safetensors import SafetensorError
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
 
     weights = load_weights(reference, "float32")
     try:
@@ -113,6 +113,14 @@ def load_merged(reference: Reference, adapter: Path) -> PreTrainedModel:
         raise InputError(
             f"adapter '{adapter}' does not go on model '{reference.location}' ({why}); name the model it was trained on"
         ) from error
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as tensors:
+        unused = set(tensors.keys()) ^ get_peft_model_state_dict(adapted).keys()
+    if unused:
+        # PEFT leaves out what has no place, and starts anew what is missing.
+        raise InputError(
+            f"adapter '{adapter}' fits model '{reference.location}' in part only ({min(unused)} and {len(unused) - 1} "
+            "more are in one of them alone); name the model it was trained on"
+        )
     return adapted.merge_and_unload()
 
 

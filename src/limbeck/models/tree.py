@@ -101,15 +101,16 @@ def collate(rows: Sequence[Sequence[Tree]], *, pad: int) -> TreeBatch:
     at: list[int] = []
     tokens: list[int] = []
     owners: list[int] = []
+    count = 0
     for b, (row, one) in enumerate(zip(rows, laid, strict=True)):
         ids[b, : len(one.tokens)] = torch.tensor(one.tokens)
         positions[b, : len(one.tokens)] = torch.tensor(one.depths)
         branches = (branch for tree in row for branch in tree.branches)
         for branch, path in zip(branches, one.predictors, strict=True):
-            owner = owners[-1] + 1 if owners else 0
             at += [place.setdefault(b * width + node, len(place)) for node in path]
             tokens += branch
-            owners += [owner] * len(branch)
+            owners += [count] * len(branch)
+            count += 1
     chains = all(len(row) == 1 and row[0].is_chain for row in rows)
     return TreeBatch(
         ids,
@@ -166,23 +167,23 @@ def by_length(lengths: Sequence[int], *, budget: int) -> Iterator[list[int]]:
         yield batch
 
 
-def packed(lengths: Sequence[int], *, budget: int) -> Iterator[list[list[int]]]:
-    """Positions of items in batches of rows: several to a row, the rows of a batch about equally long, and their count
-    × the longest within `budget` tokens. The longest items come first."""
+def packed(lengths: Sequence[int], *, budget: int, per_row: int = TREES_PER_ROW) -> Iterator[list[list[int]]]:
+    """Positions of items in batches of rows: up to `per_row` to a row, on average, the rows of a batch about equally
+    long, and their count × the longest within `budget` tokens. The longest items come first."""
     batch: list[int] = []
     for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
-        if batch and _padded(_rows([*batch, item], lengths), lengths) > budget:
-            yield _rows(batch, lengths)
+        if batch and not _fits([*batch, item], lengths, budget=budget, per_row=per_row):
+            yield _rows(batch, lengths, per_row=per_row)
             batch = []
         batch.append(item)
     if batch:
-        yield _rows(batch, lengths)
+        yield _rows(batch, lengths, per_row=per_row)
 
 
-def _rows(items: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+def _rows(items: Sequence[int], lengths: Sequence[int], *, per_row: int) -> list[list[int]]:
     """The items, longest first, each put into the row that has the fewest tokens so far."""
     whole = sum(lengths[item] for item in items)
-    per_row = max(1, min(TREES_PER_ROW, ROW_TOKENS * len(items) // whole))
+    per_row = max(1, min(per_row, ROW_TOKENS * len(items) // whole))
     rows: list[list[int]] = [[] for _ in range(math.ceil(len(items) / per_row))]
     filled = [0] * len(rows)
     for item in items:
@@ -192,5 +193,9 @@ def _rows(items: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
     return rows
 
 
-def _padded(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
-    return len(rows) * max(sum(lengths[item] for item in row) for row in rows)
+def _fits(items: Sequence[int], lengths: Sequence[int], *, budget: int, per_row: int) -> bool:
+    """Whether the rows of these items, padded to the longest, stay within the budget."""
+    if len(items) * lengths[items[0]] <= budget:
+        return True
+    rows = _rows(items, lengths, per_row=per_row)
+    return len(rows) * max(sum(lengths[item] for item in row) for row in rows) <= budget

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from limbeck.errors import InputError
 from limbeck.records import Scorecard, Trial
-from limbeck.report.exam import OUTCOMES, Examples, Paired, paired, walk, worsened
+from limbeck.report.exam import OUTCOMES, Exam, Examples, Group, Paired, paired, walk, worsened
 from limbeck.report.headline import DROP, HEADLINE, NOT_MEASURED, Headline, as_rich, by_harm, chance, figures
 from limbeck.report.scorecard import read_scorecards
 from limbeck.report.trials import read_trials
@@ -74,6 +74,7 @@ class Comparison:
     after: Side
     tested: tuple[Tested, ...] = ()
     lost: tuple[Examples, ...] = ()
+    unmeasured: tuple[str, ...] = ()
     untested: str = ""
 
     @property
@@ -88,9 +89,14 @@ class Comparison:
         return figures(cards, [*(column for column in HEADLINE if column is not DROP), *of_harms])
 
     @property
-    def worse(self) -> list[str]:
-        """What got clearly worse."""
-        return [_lost(one.pairs) for one in self.tested if one.outcome == "worse"]
+    def complaint(self) -> str:
+        """Why it does not pass as a gate: what got clearly worse, or could not be tested; empty where it passes."""
+        worse = [_lost(one.pairs) for one in self.tested if one.outcome == "worse"]
+        if worse:
+            return f"clearly worse: {'; '.join(worse)}"
+        if self.unmeasured:
+            return f"measured before and not after: {', '.join(self.unmeasured)}"
+        return self.untested
 
 
 def compare(before: Path, after: Path) -> Comparison:
@@ -124,8 +130,14 @@ def compare(before: Path, after: Path) -> Comparison:
         before=first,
         after=second,
         tested=tuple(Tested(one, p_of.get(one.group, 1.0), len(tests)) for one in pairs),
+        unmeasured=tuple(one.title for one in pairs if not one.n and _was_scored(exam, one.group)),
         lost=tuple(worsened(exam, group, BEFORE, AFTER, at_most=SHOWN_PROMPTS) for group in OUTCOMES),
     )
+
+
+def _was_scored(exam: Exam, group: Group) -> bool:
+    """Whether the first of the two has any outcome in the group."""
+    return any(said.good is not None for said in exam.groups[group].get(BEFORE, {}).values())
 
 
 def as_lines(found: Comparison) -> Iterator[RenderableType]:

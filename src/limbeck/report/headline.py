@@ -119,16 +119,17 @@ DROP = Column(
     unit="points",
     better="less",
 )
+SEPARATION = Column(
+    title="Separation",
+    meaning="share of harmful prompts refused minus share of their twins refused, in points",
+    name="separation",
+    unit="points",
+)
 HEADLINE = (
     HANDLED,
     TWINS,
     EVERYDAY,
-    Column(
-        title="Separation",
-        meaning="share of harmful prompts refused minus share of their twins refused, in points",
-        name="separation",
-        unit="points",
-    ),
+    SEPARATION,
     Column(
         title="Decision AUC",
         meaning="chance that the model leans more to refusing a harmful prompt than a twin; 0.5 is blind",
@@ -163,7 +164,7 @@ REFUSAL = (
     replace(EVERYDAY, title="Everyday", meaning="everyday questions"),
 )
 # What the validation split says of each strength of the adapter.
-STRENGTH = (replace(REFUSAL[0], title="Harmful refused"), TWINS, HEADLINE[3])
+STRENGTH = (replace(REFUSAL[0], title="Harmful refused"), TWINS, SEPARATION)
 USEFULNESS = HEADLINE[5:8]
 POINTS, SCORES = ("separation", "usefulness_drop"), ("decision_auc", "likeness")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import InputError
+from limbeck.errors import InputError, reading
 from limbeck.files import noun_at
 from limbeck.records import SCHEMA, Scorecard
 
@@ -22,6 +22,7 @@ def scorecard_json(scorecard: Scorecard, others: Sequence[Scorecard] = ()) -> st
     return json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+@reading()
 def read_scorecards(file: Path) -> tuple[Scorecard, ...]:
     """The scorecard of a file that `scorecard_json` wrote, then those it was compared with.
 
@@ -38,9 +39,12 @@ def read_scorecards(file: Path) -> tuple[Scorecard, ...]:
     schema = said.get("schema") if isinstance(said, dict) else None
     if schema != SCHEMA:
         raise InputError(f"{file}: its schema is {json.dumps(schema)}, and {SCHEMA} is read here; {ANEW}")
+    others = said.get("compared_with", [])
+    if not isinstance(others, list) or not all(isinstance(one, dict) for one in others):
+        raise InputError(f"{file}: 'compared_with' is no list of scorecards; {ANEW}")
     return tuple(
         noun_at(str(file), Scorecard, {name: one.get(name) for name in ("model", "measurements")})
-        for one in (said, *said.get("compared_with", ()))
+        for one in (said, *others)
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from limbeck.losses import AnyLoss
@@ -12,6 +10,7 @@ from limbeck.losses.decision import Decision
 from limbeck.losses.forward_kl import ForwardKL
 from limbeck.losses.spec import Needs
 from limbeck.losses.unlikelihood import Unlikelihood
+from limbeck.models.precision import TrainingPrecision
 from limbeck.spec import Spec
 
 
@@ -41,7 +40,7 @@ class TrainSettings(Spec):
     clip: float = Field(default=1.0, gt=0)
     batch_lessons: int = Field(default=16, ge=1)
     micro_batch_tokens: int = Field(default=1024, ge=1)
-    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    precision: TrainingPrecision = "float32"
     save_every_s: float = Field(default=30.0, gt=0)
 
     def who_needs(self, what: Needs) -> str | None:
