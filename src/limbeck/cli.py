@@ -195,8 +195,7 @@ def export(
     """Merge an adapter into its model, as trained or weaker or stronger."""
     from limbeck.verbs import export as export_student
 
-    with _Bars():
-        export_student(model, adapter, folder, strength=strength)
+    export_student(model, adapter, folder, strength=strength)
     print(f"student: {folder / 'merged'}\nnext:    limbeck verify {folder}")
 
 
@@ -205,9 +204,7 @@ def verify(folder: Annotated[Path, typer.Argument(help="A student's folder, with
     """Check that a student's files are those that were written."""
     from limbeck.export.checksums import verify as verify_files
 
-    with _Bars():
-        count = verify_files(folder)
-    print(f"{folder}: all {count} files are as listed")
+    print(f"{folder}: all {verify_files(folder)} files are as listed")
 
 
 @app.command(epilog="Examples:  `limbeck show losses`  ·  `limbeck show runs/quickstart 1f2e`")
