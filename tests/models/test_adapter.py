@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from limbeck.errors import InputError
-from limbeck.models.adapter import scaled_adapter
+from limbeck.models.adapter import WEIGHTS, mixed_adapter, scaled_adapter
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -129,3 +130,29 @@ def test_what_is_no_lora_adapter_is_one_message(tmp_path: Path, text: str) -> No
 def test_a_strength_out_of_range_says_what_is_allowed(tmp_path: Path, strength: float) -> None:
     with pytest.raises(InputError, match=rf"strength is {strength}; use 0 \(the base model\) to 1.5; 1 is as trained"):
         scaled_adapter(written(tmp_path / "trained"), tmp_path / "scaled", strength)
+
+
+@pytest.mark.parametrize(("share", "like"), [(0.0, "before"), (1.0, "after")])
+def test_a_mixed_adapter_is_at_both_ends_one_of_the_two(
+    tiny_model: Path, tmp_path: Path, share: float, like: str
+) -> None:
+    before = adapter(tiny_model, tmp_path / "before")
+    scaled_adapter(before, tmp_path / "after", 1.0)
+    weights = load_file(tmp_path / "after" / WEIGHTS)
+    save_file({name: 3 * tensor for name, tensor in weights.items()}, tmp_path / "after" / WEIGHTS)
+    mixed_adapter(before, tmp_path / "after", tmp_path / "mixed", share)
+    ends, mixed = load_file(tmp_path / like / WEIGHTS), load_file(tmp_path / "mixed" / WEIGHTS)
+    assert mixed.keys() == ends.keys() and all(torch.equal(mixed[name], ends[name]) for name in ends)
+    mixed_adapter(before, tmp_path / "after", tmp_path / "half", 0.5)
+    half = load_file(tmp_path / "half" / WEIGHTS)
+    # Halfway between once and three times the weights.
+    assert all(torch.allclose(half[name], 2 * weights[name]) for name in weights)
+
+
+def test_adapters_of_two_trainings_are_not_mixed(tiny_model: Path, tmp_path: Path) -> None:
+    before = adapter(tiny_model, tmp_path / "before")
+    scaled_adapter(before, tmp_path / "after", 1.0)
+    weights = load_file(before / WEIGHTS)
+    save_file(dict(list(weights.items())[1:]), tmp_path / "after" / WEIGHTS)
+    with pytest.raises(InputError, match="it was not trained on from"):
+        mixed_adapter(before, tmp_path / "after", tmp_path / "mixed", 0.5)

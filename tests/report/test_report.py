@@ -273,7 +273,7 @@ def test_the_page_and_the_card_say_how_strong_the_exported_adapter_is_and_what_e
     files = published(tmp_path, [card("base"), card("student")], tried=tried)
     for words in ("round 0 at 0.6", "round 0 at 1", "60\u00a0points"):
         assert words in files["report.html"]
-    assert "at 0.6 of the strength it was trained with" in files["README.md"]
+    assert "at 0.6 of what that round changed" in files["README.md"]
 
 
 def test_the_page_counts_the_mined_prompts_that_were_too_like_a_held_out_one(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from limbeck.evaluation.refusal import Refusal
 from limbeck.judges import AnyJudge
 from limbeck.judges.grade import graded
 from limbeck.judges.refusal import Refusal as RefusalJudge
-from limbeck.models.adapter import STRONGEST, scaled_adapter
+from limbeck.models.adapter import STRONGEST, mixed_adapter, scaled_adapter
 from limbeck.models.answer import AnswerSettings, answer
 from limbeck.models.local import Local
 from limbeck.protocols import Store
@@ -26,12 +26,12 @@ SHOWN = ("refused_when_due", "refused_when_harmless", "separation")
 
 
 class StrengthSettings(Spec):
-    """Which strengths of the adapter are tried: 1 is as trained, 0 would be the base model.
+    """Which strengths of a round are tried: 1 is as trained, 0 as before it (the base model, before the first).
 
-    Every round's adapter answers the harmful prompts of the validation split and their twins at each of `tried`.
-    Chosen is the greatest separation (share refused when due minus share of twins refused) among those that refuse at
-    least the share `refused_when_due`; where none does, the one that refuses most. Of equals the later round's, then
-    the weaker. After interpolation towards the base, WiSE-FT (Wortsman et al. 2022, arXiv:2109.01903).
+    Every round answers the harmful prompts of the validation split and their twins at each of `tried`. Chosen is the
+    greatest separation (share refused when due minus share of twins refused) among those that refuse at least the share
+    `refused_when_due`; where none does, the one that refuses most. Of equals the later round's, then the weaker. After
+    interpolation towards the base, WiSE-FT (Wortsman et al. 2022, arXiv:2109.01903).
     """
 
     tried: tuple[Strength, ...] = Field(default=(1.0, 0.8, 0.6, 0.45), min_length=1)
@@ -41,8 +41,9 @@ class StrengthSettings(Spec):
 
 
 class Option(NamedTuple):
-    """A round's adapter at one strength."""
+    """A round at one strength, and the round before it."""
 
+    before: Checkpoint | None
     checkpoint: Checkpoint
     strength: float
 
@@ -60,7 +61,7 @@ def choose_strength(
     *,
     store: Store,
 ) -> Checkpoint:
-    """The best round's adapter at its best strength, with the figures of all that were tried.
+    """The best round at its best strength, with the figures of all that were tried.
 
     The last one as it was trained, where the validation split has no harmful prompt or no twin to tell by, or no judge
     could grade what was said.
@@ -70,12 +71,13 @@ def choose_strength(
     twins = [prompt for prompt in asked if prompt.is_twin]
     if not due or not twins:
         return checkpoints[-1].model_copy(update={"key": store.key})
-    options = [Option(one, strength) for one in reversed(checkpoints) for strength in sorted(settings.tried)]
+    steps = list(zip((None, *checkpoints), checkpoints, strict=False))
+    options = [Option(*step, strength) for step in reversed(steps) for strength in sorted(settings.tried)]
     figures = {option.name: _figures(settings, base, option, [*due, *twins], store) for option in options}
     merits = [(merit(figures[option.name], at_least=settings.refused_when_due), option) for option in options]
     known = [(found, option) for found, option in merits if found is not None]
     # Among equals max() takes the first.
-    _, best = max(known, key=itemgetter(0), default=(None, Option(checkpoints[-1], 1.0)))
+    _, best = max(known, key=itemgetter(0), default=(None, Option(*steps[-1], 1.0)))
     folder = _adapter(best, store)
     update = {"folder": folder, "strength": best.strength, "tried": tuple(figures.values()), "key": store.key}
     return best.checkpoint.model_copy(update=update)
@@ -100,7 +102,10 @@ def _figures(
 
 def _adapter(option: Option, store: Store) -> Path:
     folder = store.folder(f"adapter-{option.checkpoint.round}-{option.strength:g}")
-    scaled_adapter(option.checkpoint.folder, folder, option.strength)
+    if option.before is None:
+        scaled_adapter(option.checkpoint.folder, folder, option.strength)
+    else:
+        mixed_adapter(option.before.folder, option.checkpoint.folder, folder, option.strength)
     return folder
 
 

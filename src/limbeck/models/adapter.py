@@ -1,4 +1,4 @@
-"""A LoRA adapter made weaker or stronger than it was trained."""
+"""LoRA adapters made weaker or stronger than they were trained."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from limbeck.errors import InputError, reading
 
 # Times the trained effect. Tried from 0.55 to 1 (docs/notebook.md); far above 1 nothing that was trained stands.
+WEIGHTS = "adapter_model.safetensors"
 STRONGEST = 1.5
 # Settings of PEFT with the values under which all that an adapter changes goes with lora_alpha. Others train or
 # replace weights that keep their full effect whatever alpha is.
@@ -38,6 +39,20 @@ def scaled_adapter(source: Path, target: Path, strength: float) -> None:
     (target / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
+def mixed_adapter(before: Path, after: Path, target: Path, share: float) -> None:
+    """A copy of `after`, a PEFT LoRA folder trained on from `before`, with `share` of what that training changed: 1 as
+    trained, 0 as before it. The weights are those between both, the adapter of a training that stopped on the way.
+    Raises InputError where the one was not trained on from the other.
+    """
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(after, target, dirs_exist_ok=True)
+    first, second = (load_file(folder / WEIGHTS) for folder in (before, after))
+    if first.keys() != second.keys():
+        raise InputError(f"{after / WEIGHTS}: it was not trained on from {before}; their weights have other names")
+    save_file({name: first[name].lerp(second[name], share) for name in second}, target / WEIGHTS, {"format": "pt"})
+
+
 def _times(alpha: float, strength: float) -> float:
     """The product, whole where it can be: PEFT calls alpha an int."""
     scaled = alpha * strength
@@ -47,7 +62,7 @@ def _times(alpha: float, strength: float) -> float:
 @reading()
 def _config(folder: Path) -> dict[str, Any]:
     file = folder / "adapter_config.json"
-    for needed in (file, folder / "adapter_model.safetensors"):
+    for needed in (file, folder / WEIGHTS):
         if not needed.is_file():
             raise InputError(f"{needed}: there is no such file; name a folder that PEFT saved with save_pretrained")
     try:
