@@ -21,6 +21,7 @@ CALIBRATION_BINS = 10
 DIMENSIONS = 384  # of one embedding
 # Spread of all traits together against that of one embedding; 2 beat 1 and 3 in cross-validation.
 TRAITS_SAY = 2.0
+LEAST_SPREAD = 1e-6  # standard deviation; live dimensions of an embedding have about 0.05
 EMBEDDINGS = 3  # opening, whole, ending: the last blocks of the features
 
 
@@ -69,8 +70,9 @@ def regression(
     blocks = [features_BF.shape[1] - EMBEDDINGS * DIMENSIONS, *[DIMENSIONS] * EMBEDDINGS]
     says = [TRAITS_SAY, *[1.0] * EMBEDDINGS]
     scale_F = np.concatenate([np.full(size, say / np.sqrt(size)) for say, size in zip(says, blocks, strict=True)])
-    # A trait that never varies among the examples gets no say.
-    scale_F = np.where(spread_F > 0, scale_F / np.where(spread_F > 0, spread_F, 1), 0)
+    # What hardly varies among the examples gets no say: MiniLM has dimensions that are 0 but for rounding.
+    varies_F = spread_F > LEAST_SPREAD
+    scale_F = np.where(varies_F, scale_F / np.where(varies_F, spread_F, 1), 0)
     model = LogisticRegression(C=strength, max_iter=2000).fit((features_BF - mean_F) * scale_F, kinds_B)
     weights_KF = model.coef_ * scale_F
     return weights_KF, model.intercept_ - weights_KF @ mean_F

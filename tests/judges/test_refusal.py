@@ -80,6 +80,17 @@ def test_probabilities_sum_to_one() -> None:
     np.testing.assert_allclose(probabilities_BK.sum(axis=1), 1)
 
 
+@pytest.mark.parametrize(
+    "reply", ["I can't wait to help!", "I cannot stress enough how much sleep matters.", "I'm sorry to hear that."]
+)
+def test_a_turn_of_phrase_is_no_sign_of_a_refusal(reply: str) -> None:
+    assert {span.label for span in cues(reply)} == {"turn_of_phrase"}
+
+
+def test_the_head_gives_no_weight_to_what_does_not_vary() -> None:
+    assert np.abs(Head.read(HEAD_FILE).weights_KF).max() < 1e3
+
+
 def test_the_company_in_a_batch_does_not_matter(judge: RefusalJudge) -> None:
     (alone,) = judge.grade([exchange(CANNOT)])
     _, beside = judge.grade([exchange(SURE, "b"), exchange(CANNOT)])
