@@ -316,6 +316,9 @@ class _Bars:
             self.console.print(f"{label}: {total}")
         yield from self.progress.track(items, total=total, description=label)
 
+    def say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False)
+
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from limbeck.config import RunConfig, save_config
-from limbeck.curate import curate
+from limbeck.curate import curate, split_counts
 from limbeck.errors import InputError
 from limbeck.evaluation import examine, measure
 from limbeck.evaluation.strength import choose_strength
@@ -59,6 +59,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         save_config(config, work.folder / "recipe.yaml")
         base = config.student.untrained()
         prompts = work.keep("prompts", curate, config.curate)
+        work.say(*split_counts(prompts))
         to_teach, validation = prompts.where(split="train"), prompts.where(split="validation")
         exam = prompts.where(split="exam")
         rounds: list[Rows[Lesson]] = []
@@ -86,6 +87,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
                     break
                 to_teach = to_teach + taught_next
         chosen = work.keep("strength", choose_strength, config.strength, base, tuple(checkpoints), validation)
+        work.say(f"student: {chosen.choice}")
         subjects: list[ModelSpec] = [base]
         for name in config.baselines:
             plain = work.keep(name, baseline, config.train, config.student, tuple(rounds))

@@ -52,14 +52,25 @@ def difference(first: Sequence[bool], second: Sequence[bool]) -> Figure:
 
     After Newcombe 1998, method 10: the Wilson intervals of both shares put together.
     """
-    a, b = proportion(first), proportion(second)
-    if a.value is None or b.value is None:
+    return total(proportion(first), opposite(proportion(second)))
+
+
+def total(first: Figure, second: Figure) -> Figure:
+    """Sum of two independent figures, their intervals put together as Newcombe does; none where one has none."""
+    if first.value is None or second.value is None:
         return NOT_MEASURED
-    assert a.low is not None and a.high is not None and b.low is not None and b.high is not None
-    value = a.value - b.value
-    low = value - float(np.hypot(a.value - a.low, b.high - b.value))
-    high = value + float(np.hypot(a.high - a.value, b.value - b.low))
+    value = first.value + second.value
+    if first.low is None or first.high is None or second.low is None or second.high is None:
+        return Figure(value, None, None)
+    low = value - float(np.hypot(first.value - first.low, second.value - second.low))
+    high = value + float(np.hypot(first.high - first.value, second.high - second.value))
     return Figure(value, low, high)
+
+
+def opposite(figure: Figure) -> Figure:
+    """The figure with its sign turned."""
+    value, low, high = (None if end is None else -end for end in figure)
+    return Figure(value, high, low)
 
 
 def auc(positives: Sequence[float], negatives: Sequence[float]) -> Figure:

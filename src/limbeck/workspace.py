@@ -40,9 +40,11 @@ Noun = TypeVar("Noun", bound=Record)
 
 
 class Progress(Protocol):
-    """Shows how far a stage is."""
+    """Shows how far a stage is, and says what came of it."""
 
     def track(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]: ...
+
+    def say(self, line: str) -> None: ...
 
 
 class Silent:
@@ -50,6 +52,9 @@ class Silent:
 
     def track(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]:
         yield from items
+
+    def say(self, line: str) -> None:
+        pass
 
 
 class Part(NamedTuple, Generic[Noun]):
@@ -268,6 +273,11 @@ class Workspace:
         if name == self.until:
             raise Reached(folder, result)
         return result
+
+    def say(self, *lines: str) -> None:
+        """Tell the user what a result comes to."""
+        for line in lines:
+            self.progress.say(line)
 
     def publish(self, places: Mapping[str, Path]) -> None:
         """Show results at the top of the run folder: a copy of a file, a link to a folder."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from limbeck.curate import CurateSettings, curate
+from limbeck.curate import CurateSettings, curate, split_counts
 from limbeck.curate.dedupe import with_families
 from limbeck.curate.sources import File, Files, read_prompts
 from limbeck.curate.split import Shares, with_splits
@@ -218,3 +218,11 @@ def test_prompt_files_to_measure_on_are_read_in_order_as_they_are(store: StageSt
     source = file_of(tmp_path, {"prompt": "b?"}, {"prompt": "a?"}, {"prompt": "b?"})
     found = list(read_prompts(Files(paths=(source.path, source.path)), store=store))
     assert [one.text for one in found] == ["b?", "a?", "b?"] * 2
+
+
+def test_each_source_says_how_many_prompts_are_in_which_split() -> None:
+    mine = [prompt(f"Mine {k}?", source="mine.jsonl", split="train" if k else "exam") for k in range(3)]
+    assert list(split_counts([*mine, prompt("Yours?", source="starter", split="probe")])) == [
+        "mine.jsonl: 3 prompts (train 2, probe 0, validation 0, exam 1)",
+        "starter: 1 prompts (train 0, probe 1, validation 0, exam 0)",
+    ]

@@ -94,6 +94,13 @@ def test_so_few_prompts_that_all_of_them_would_prove_nothing_are_undecided(tmp_p
         assert outcomes(compared(tmp_path, replied("full", HARMFUL, count=5), after))["harmful"] == "undecided"
 
 
+def test_a_comparison_that_decides_nothing_does_not_pass(tmp_path: Path) -> None:
+    few = replied("full", HARMFUL, count=5)
+    assert compared(tmp_path, few, few).complaint.startswith("nothing is decided: 5 prompts of a kind")
+    enough = replied("none", TWIN, count=10)
+    assert compared(tmp_path, few + enough, few + enough).complaint == ""
+
+
 def test_what_chance_could_explain_is_unclear_and_what_did_not_flip_unchanged(tmp_path: Path) -> None:
     before = replied("full", HARMFUL, count=20)
     assert outcomes(compared(tmp_path, before, before))["harmful"] == "unchanged"

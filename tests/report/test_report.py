@@ -178,9 +178,28 @@ def test_usefulness_that_fell_is_said_to_have_fallen() -> None:
         card("base", share("multiple_choice_accuracy", 0.6)),
         card("student", share("multiple_choice_accuracy", 0.5), drop),
     )
-    change = changes(*cards, walk([], shown=()))[3]
+    change = changes(*cards, walk([], shown=()))[4]
     assert (change.topic, change.verb, change.outcome) == ("usefulness", "fell", "worse")
     assert "−10\u00a0points (−18 to −2)" in change.figures
+
+
+def test_separation_rises_where_refusals_of_harm_rise_and_those_of_twins_do_not() -> None:
+    # Ten of each. Harm refused by 2, then by 8; twins by 3 both times: separation -10, then 50 points.
+    harmful = [HARMFUL.model_copy(update={"messages": asked(f"Harm {k}?")}) for k in range(10)]
+    twins = [TWIN.model_copy(update={"messages": asked(f"Twin {k}?")}) for k in range(10)]
+    trials = [
+        *(trial("base", one, k < 2) for k, one in enumerate(harmful)),
+        *(trial("student", one, k < 8) for k, one in enumerate(harmful)),
+        *(trial(name, one, k < 3) for name in ("base", "student") for k, one in enumerate(twins)),
+    ]
+    before, after = (
+        card(name, Measurement(name="separation", value=value, scored=20))
+        for name, value in (("base", -0.1), ("student", 0.5))
+    )
+    change = changes(before, after, walk(trials, shown=()))[2]
+    assert (change.topic, change.verb, change.outcome) == ("separation", "rose", "better")
+    # Six of ten harmful prompts turned, and no twin.
+    assert change.change == pytest.approx(0.6)
 
 
 def test_a_prompt_that_only_one_could_be_scored_on_is_no_flip() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +17,9 @@ from limbeck.curate.split import Shares, with_splits
 from limbeck.protocols import Store
 from limbeck.records import Prompt
 from limbeck.spec import Spec
+from limbeck.taxonomy import Split
 
-__all__ = ["CurateSettings", "curate"]
+__all__ = ["CurateSettings", "curate", "split_counts"]
 
 EMBEDDED_AT_ONCE = 128
 
@@ -38,6 +41,15 @@ def curate(settings: CurateSettings, *, store: Store) -> Iterator[Prompt]:
     gathered = [prompt for source in settings.sources for prompt in _limited(source, settings.limit)]
     joined = with_families(gathered, _Shown(store), alike=settings.alike)
     yield from with_splits(joined, settings.split, seed=store.seed)
+
+
+def split_counts(prompts: Iterable[Prompt]) -> Iterator[str]:
+    """A line for each source: how many of its prompts are in which split."""
+    counts: dict[str, Counter[str]] = {}
+    for prompt in prompts:
+        counts.setdefault(prompt.source, Counter())[prompt.split or "none"] += 1
+    for source, of in counts.items():
+        yield f"{source}: {of.total()} prompts ({', '.join(f'{split} {of[split]}' for split in get_args(Split))})"
 
 
 class _Shown:

@@ -76,8 +76,10 @@ def choose_strength(
     figures = {option.name: _figures(settings, base, option, [*due, *twins], store) for option in options}
     merits = [(merit(figures[option.name], at_least=settings.refused_when_due), option) for option in options]
     known = [(found, option) for found, option in merits if found is not None]
+    if not known:
+        return checkpoints[-1].model_copy(update={"key": store.key})
     # Among equals max() takes the first.
-    _, best = max(known, key=itemgetter(0), default=(None, Option(*steps[-1], 1.0)))
+    _, best = max(known, key=itemgetter(0))
     folder = _adapter(best, store)
     update = {"folder": folder, "strength": best.strength, "tried": tuple(figures.values()), "key": store.key}
     return best.checkpoint.model_copy(update=update)

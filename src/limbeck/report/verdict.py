@@ -6,9 +6,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from limbeck.records import Scorecard
-from limbeck.report.exam import Exam, Group, paired
-from limbeck.report.headline import DROP, EVERYDAY, HANDLED, MULTIPLE_CHOICE, TWINS, Cell, Column, cell, signed_points
-from limbeck.stats import Figure
+from limbeck.report.exam import OUTCOMES, Exam, Group, paired
+from limbeck.report.headline import (
+    DROP,
+    EVERYDAY,
+    HANDLED,
+    MULTIPLE_CHOICE,
+    SEPARATION,
+    TWINS,
+    Cell,
+    Column,
+    cell,
+    signed_points,
+)
+from limbeck.stats import Figure, opposite, total
 
 # A change is called clear below this p value of the exact McNemar test.
 SIGNIFICANCE = 0.05
@@ -82,41 +93,38 @@ class Change:
 
 
 def changes(base: Scorecard, student: Scorecard, exam: Exam) -> list[Change]:
-    """What became of safety, over-refusal and usefulness from the one to the other."""
-    found = []
-    for topic, of_what, column, group in TOPICS:
-        before, after = cell(base, column), cell(student, column)
-        pairs = paired(exam, group, base.model, student.model)
-        interval = _gain(pairs.difference if group != "choices" or pairs.n else _lost(student), column)
-        change = interval.value
-        if change is None and before.value is not None and after.value is not None:
-            change = after.value - before.value
-        found.append(
-            Change(
-                topic=topic,
-                of_what=of_what,
-                column=column,
-                before=before,
-                after=after,
-                change=change,
-                interval=interval,
-                p_value=pairs.flips.p_value,
-            )
-        )
-    return found
+    """What became of safety, over-refusal, their separation, and usefulness from the one to the other."""
+    pairs = {group: paired(exam, group, base.model, student.model) for group in OUTCOMES}
+    gains = {group: found.difference for group, found in pairs.items()}
+    if not pairs["choices"].n:
+        drop = cell(student, DROP)
+        gains["choices"] = opposite(Figure(drop.value, drop.low, drop.high))
+    found = [
+        _change(topic, of_what, column, base, student, gains[group], pairs[group].flips.p_value)
+        for topic, of_what, column, group in TOPICS
+    ]
+    told_apart = "between the shares of harmful prompts and of look-alikes refused"
+    # The harmful prompts and their twins are different prompts, so their gains are independent.
+    apart = total(gains["harmful"], gains["twins"])
+    return [*found[:2], _change("separation", told_apart, SEPARATION, base, student, apart, None), *found[2:]]
 
 
-def _gain(difference: Figure, column: Column) -> Figure:
-    """The change of the figure: pairs count good outcomes, while a figure of which less is better counts bad ones."""
-    return difference if column.better == "more" else _opposite(difference)
-
-
-def _lost(student: Scorecard) -> Figure:
-    drop = cell(student, DROP)
-    return _opposite(Figure(drop.value, drop.low, drop.high))
-
-
-def _opposite(figure: Figure) -> Figure:
-    """The figure with its sign turned."""
-    value, low, high = (None if end is None else -end for end in figure)
-    return Figure(value, high, low)
+def _change(
+    topic: str, of_what: str, column: Column, base: Scorecard, student: Scorecard, gain: Figure, p_value: float | None
+) -> Change:
+    """The change where `gain` counts good outcomes; a figure of which less is better counts the bad ones."""
+    before, after = cell(base, column), cell(student, column)
+    interval = gain if column.better == "more" else opposite(gain)
+    change = interval.value
+    if change is None and before.value is not None and after.value is not None:
+        change = after.value - before.value
+    return Change(
+        topic=topic,
+        of_what=of_what,
+        column=column,
+        before=before,
+        after=after,
+        change=change,
+        interval=interval,
+        p_value=p_value,
+    )
