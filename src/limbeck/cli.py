@@ -297,6 +297,7 @@ class _Bars:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
+            disable=not self.console.is_terminal,
         )
 
     def __enter__(self) -> _Bars:

@@ -22,5 +22,4 @@ def baseline(
     """Filtered fine-tuning: cross-entropy alone on the accepted lessons of all rounds, for as many epochs."""
     plain = settings.model_copy(update={"losses": (CrossEntropy(),)})
     accepted = {lesson.id: lesson for lessons in rounds for lesson in lessons if lesson.reply is not None}
-    made = train(plain, student, list(accepted.values()), None, None, store=store)
-    return made.model_copy(update={"name": "filtered_sft"})
+    return train(plain, student, list(accepted.values()), None, None, store=store, name="filtered_sft")

@@ -30,6 +30,7 @@ def train(
     start_from: Checkpoint | None,
     *,
     store: Store,
+    name: str = "student",
 ) -> Checkpoint:
     """The adapter after all steps, from the adapter of `start_from` or a new one.
 
@@ -57,20 +58,21 @@ def train(
         kinds = ", ".join(loss.kind for loss in settings.losses)
         raise InputError(f"none of the {len(chosen)} lessons has what the losses ({kinds}) learn from")
     before = learner.frozen_hash()
-    steps = run(settings, learner, encoder, usable, store=store)
+    number = start_from.round + 1 if start_from is not None else 0
+    steps = run(settings, learner, encoder, usable, store=store, label=f"training {name}, round {number}")
     if learner.frozen_hash() != before:
         raise AssertionError("the frozen backbone has changed")
     folder = store.folder("adapter")
     learner.save(folder)
     done_before = start_from.steps if start_from is not None else 0
     return Checkpoint(
-        name="student",
+        name=name,
         folder=folder,
         base=student.model,
         base_hash=learner.identity,
         lessons=len(usable),
         steps=done_before + steps,
-        round=start_from.round + 1 if start_from is not None else 0,
+        round=number,
         key=store.key,
     )
 
@@ -97,7 +99,13 @@ def learning_rate_share(step: int, *, steps: int, warmup: int) -> float:
 
 
 def run(
-    settings: TrainSettings, learner: Any, encoder: LessonEncoder, lessons: Sequence[Lesson], *, store: Store
+    settings: TrainSettings,
+    learner: Any,
+    encoder: LessonEncoder,
+    lessons: Sequence[Lesson],
+    *,
+    store: Store,
+    label: str,
 ) -> int:
     """All optimizer steps, from the last saved state on; returns how many there are."""
     import torch
@@ -132,7 +140,7 @@ def run(
     saved_at = time.monotonic()
     plan = _plan(settings, lessons, steps, seed=store.seed)
     with metrics.open("a", encoding="utf-8") as log:
-        for number in store.progress("training", range(done, steps), total=steps - done):
+        for number in store.progress(label, range(done, steps), total=steps - done):
             with accelerator.split_between_processes(plan[number]) as mine:
                 examples = [encoder.example(lesson) for lesson in mine]
             batches = [
