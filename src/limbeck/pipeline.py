@@ -90,7 +90,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         work.say(f"student: {chosen.choice}")
         subjects: list[ModelSpec] = [base]
         for name in config.baselines:
-            plain = work.keep(name, baseline, config.train, config.student, tuple(rounds))
+            plain = work.keep(name, baseline, config.train, config.student, tuple(rounds), checkpoints[-1])
             subjects.append(config.student.trained(name, plain.folder))
         subjects.append(config.student.trained("student", chosen.folder))
         if config.evaluate.teachers:

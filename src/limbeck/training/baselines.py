@@ -16,10 +16,11 @@ def baseline(
     settings: TrainSettings,
     student: StudentSettings,
     rounds: tuple[Sequence[Lesson], ...],
+    taught: Checkpoint,
     *,
     store: Store,
 ) -> Checkpoint:
-    """Filtered fine-tuning: cross-entropy alone on the accepted lessons of all rounds, for as many epochs."""
-    plain = settings.model_copy(update={"losses": (CrossEntropy(),)})
+    """Filtered fine-tuning: cross-entropy alone on the accepted lessons of all rounds, for as many steps as `taught`."""
+    plain = settings.model_copy(update={"losses": (CrossEntropy(),), "max_steps": taught.steps})
     accepted = {lesson.id: lesson for lessons in rounds for lesson in lessons if lesson.reply is not None}
     return train(plain, student, list(accepted.values()), None, None, store=store, name="filtered_sft")
