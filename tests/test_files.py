@@ -156,6 +156,16 @@ def test_an_open_quote_is_named(tmp_path: Path) -> None:
     assert "check the quotes of this row" in complaint(tmp_path / "a.csv", 'prompt\n"How?\n')
 
 
+def test_a_csv_without_a_column_of_prompts_is_told_once_with_the_columns_it_has(tmp_path: Path) -> None:
+    said = complaint(tmp_path / "a.csv", "question,reply\nHow?,So.\nWhy?,Thus.\n")
+    assert said == "a.csv:1: the columns are question, reply; give prompt or messages too"
+
+
+def test_a_value_of_another_type_says_which_is_wanted(tmp_path: Path) -> None:
+    said = complaint(tmp_path / "a.jsonl", jsonl({"prompt": "How?", "harm": 3, "answer": "b"}))
+    assert said == "a.jsonl:1: 'harm' is 3; use text; 'answer' is 'b'; use a whole number"
+
+
 def test_a_missing_file_and_another_kind_of_file_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none.jsonl: there is no such file; name a JSONL or CSV file"):
         list(read_table(tmp_path / "none.jsonl"))

@@ -6,6 +6,7 @@ import errno
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from limbeck.config import RunConfig
 
 Item = TypeVar("Item")
+# Prompts without an answer that are told one by one.
+NAMED = 5
 
 app = typer.Typer(
     help="Distil a small language model from aligned teachers, keep its safety, and prove both.",
@@ -39,7 +42,7 @@ def run(recipe: Recipe, folder: Folder = None, set_: Override = None, limit: Lim
     from limbeck.pipeline import run as run_pipeline
     from limbeck.report.headline import as_rich, headline
 
-    path, config, folder = _read(recipe, folder, set_, limit)
+    path, config, folder = _read_run(recipe, folder, set_, limit)
     with _Bars() as bars:
         made = run_pipeline(config, folder, bars)
     console = bars.console
@@ -72,7 +75,7 @@ def run_as_far(
     from limbeck.pipeline import run_until
 
     stop = STOPS[context.info_name or ""]
-    _, config, folder = _read(recipe, folder, set_, limit)
+    _, config, folder = _read_run(recipe, folder, set_, limit)
     with _Bars() as bars:
         made, rows = run_until(config, folder, stage=stop.rows, progress=bars)
     print(f"{len(rows)} {stop.rows} in {made}")
@@ -92,7 +95,7 @@ def check(recipe: Recipe, set_: Override = None) -> None:
     """Check a recipe before any compute: spelling, files, and that every loss gets what it needs."""
     from limbeck.verbs import check as check_recipe
 
-    _, config, _ = _read(recipe, None, set_, None)
+    _, config = _read(recipe, set_)
     for line in check_recipe(config):
         print(line)
 
@@ -100,11 +103,14 @@ def check(recipe: Recipe, set_: Override = None) -> None:
 @app.command(epilog="Example:  `limbeck new mine.yaml`")
 def new(path: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.yaml")) -> None:
     """Write a recipe to start from."""
+    from limbeck.files import check_writable
+
     if path.exists():
         raise InputError(f"{path} is already there; name another file")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: there is no such folder; make it, or name a file elsewhere")
-    path.write_text(_shipped("quickstart").read_text(encoding="utf-8"), encoding="utf-8")
+    check_writable(path)
+    shipped = _shipped("quickstart").read_text(encoding="utf-8")
+    # What its first comment says is true of the quickstart alone.
+    path.write_text(shipped[shipped.index("seed:") :], encoding="utf-8")
     print(f"wrote {path}; next: limbeck check {path}")
 
 
@@ -124,12 +130,16 @@ def evaluate(
     from limbeck.report.headline import as_rich, headline
     from limbeck.spec import checked
     from limbeck.verbs import evaluate as evaluate_model
+    from limbeck.verbs import unanswered
 
-    subject = checked(Local, "--model", name=Path(model).name, model=model, adapter=adapter, dtype=dtype)
+    subject = checked(Local, name=Path(model).name, model=model, adapter=adapter, dtype=dtype)
     with _Bars() as bars:
         scorecard = evaluate_model(subject, prompts, folder, max_tokens=max_tokens, progress=bars)
     bars.console.print(as_rich(headline([scorecard])))
     bars.console.print(f"{folder / 'scorecard.json'}\n{folder / 'trials.jsonl'}")
+    if failed := unanswered(folder):
+        print("\n".join(failed[:NAMED]), file=sys.stderr)
+        print(f"prompts without an answer, counted as unscored: {len(failed)}", file=sys.stderr)
 
 
 @app.command(epilog="Example:  `limbeck compare measured/base measured/student`")
@@ -176,7 +186,7 @@ def train(
     """Train from ready lessons alone."""
     from limbeck.verbs import train as train_file
 
-    _, config, _ = _read(recipe, None, set_, None)
+    _, config = _read(recipe, set_)
     with _Bars() as bars:
         student = train_file(config, lessons, folder, validation=validation, progress=bars)
     print(f"student: {student / 'merged'}")
@@ -223,6 +233,8 @@ def show(
 
 def main() -> None:
     """The command line. What the user can mend is one message without a traceback."""
+    # PEFT's to mend, not the user's.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
     try:
         app()
     except LimbeckError as error:
@@ -243,18 +255,30 @@ def _disk_complaint(error: Exception) -> str | None:
     if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
         return f"{where}: the disk is full; make room and run the same command again, nothing made so far is lost"
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"{where}: cannot write here ({os.strerror(number)}); choose another --folder"
+        return f"{where}: cannot write here ({os.strerror(number)}); name another place, or let this user write in it"
     return None
 
 
-def _read(
-    recipe: str, folder: Path | None, overrides: list[str] | None, limit: int | None
-) -> tuple[Path, RunConfig, Path]:
+def _read(recipe: str, overrides: list[str] | None) -> tuple[Path, RunConfig]:
     from limbeck.config import load_config
 
     path = Path(recipe) if Path(recipe).suffix in (".yaml", ".yml") else _shipped(recipe)
-    config = load_config(path, [*(overrides or ()), *([f"curate.limit={limit}"] if limit is not None else ())])
-    return path, config, folder or Path("runs") / path.stem
+    return path, load_config(path, overrides or ())
+
+
+def _read_run(
+    recipe: str, folder: Path | None, overrides: list[str] | None, limit: int | None
+) -> tuple[Path, RunConfig, Path]:
+    from limbeck.curate import CurateSettings
+    from limbeck.files import check_apart
+    from limbeck.spec import checked
+
+    checked(CurateSettings, limit=limit)
+    limited = [f"curate.limit={limit}"] if limit is not None else []
+    path, config = _read(recipe, [*(overrides or ()), *limited])
+    folder = folder or Path("runs") / path.stem
+    check_apart(folder / "recipe.yaml", read=[path])
+    return path, config, folder
 
 
 def _shipped(name: str) -> Path:

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from limbeck.curate import CurateSettings
-from limbeck.errors import InputError, did_you_mean, reading
+from limbeck.errors import InputError, did_you_mean, reading, sentence
 from limbeck.evaluation import EvaluateSettings
 from limbeck.evaluation.strength import StrengthSettings
 from limbeck.files import replacing
@@ -57,7 +57,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         found = [(_line(tree, loc), loc, message) for loc, message in problems(error, tree)]
         raise InputError(
             "\n".join(
-                f"{path}:{line}: {'.'.join(map(str, loc))}: {message}"
+                f"{_told_by(overrides, loc, place=f'{path}:{line}')}: {'.'.join(map(str, loc))}: {message}"
                 for line, loc, message in sorted(found, key=itemgetter(0))
             )
         ) from None
@@ -73,16 +73,13 @@ def save_config(config: RunConfig, path: Path) -> None:
 
 def problems(error: ValidationError, tree: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Each mistake as its place in the tree and a sentence."""
-    for problem in error.errors():
-        loc = tuple(problem["loc"])
+    places = [tuple(problem["loc"]) for problem in error.errors()]
+    for loc, problem in zip(places, error.errors(), strict=True):
         if problem["type"] == "extra_forbidden":
             yield loc, f"unknown; {did_you_mean(str(loc[-1]), _owner(tree, loc[:-1]).model_fields)}"
-        elif problem["type"] == "literal_error":
-            yield loc, f"is '{problem['input']}'; use {problem['ctx']['expected'].replace(chr(39), '')}"
-        elif problem["type"] == "missing":
-            yield loc, "is missing; every recipe needs it"
-        else:
-            yield loc, problem["msg"].removeprefix("Value error, ")
+        # A list counts as too short when its items are wrong: those are told already.
+        elif problem["type"] != "too_short" or not any(loc == place[: len(loc)] != place for place in places):
+            yield loc, sentence(problem)
 
 
 def _owner(tree: Any, loc: tuple[str | int, ...]) -> type[Spec]:
@@ -151,6 +148,21 @@ def _plain(node: Any) -> Any:
     if isinstance(node, dict):
         return {str(key): _plain(value) for key, value in node.items()}
     return [_plain(item) for item in node] if isinstance(node, list) else node
+
+
+def _told_by(overrides: Sequence[str], loc: tuple[str | int, ...], *, place: str) -> str:
+    """Who gave a wrong value: the last override of it or of what it is in, else the recipe at `place`.
+
+    Where a section as a whole is wrong that an override changed in part, both.
+    """
+    told = [str(part) for part in loc]
+    for override in reversed(overrides):
+        name = override.partition("=")[0].split(".")
+        if name == told[: len(name)]:
+            return f"--set {override}"
+        if told == name[: len(told)]:
+            return f"{place} with --set {override}"
+    return place
 
 
 def _line(tree: Any, loc: tuple[str | int, ...]) -> int:

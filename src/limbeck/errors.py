@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 
 class LimbeckError(Exception):
@@ -40,6 +43,44 @@ def reading() -> Iterator[None]:
         raise InputError(
             f"{error.filename}: cannot be read ({error.strerror}); let this user read it and enter its folder"
         ) from error
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """What the disk refuses in the block is said of `place`, not of the hidden file beside it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(place)
+        raise
+
+
+# What pydantic finds, by its type of error; {given} is what stands there, the rest its own figures.
+SENTENCES = {
+    "missing": "is missing; it has no default",
+    "extra_forbidden": "is unknown; leave it out",
+    "literal_error": "is {given}; use {expected}",
+    "greater_than": "is {given}; use more than {gt}",
+    "greater_than_equal": "is {given}; use {ge} or more",
+    "less_than": "is {given}; use less than {lt}",
+    "less_than_equal": "is {given}; use {le} or less",
+    "too_short": "has {actual_length} items; give at least {min_length}",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "is {given}; use a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "is {given}; use a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "is {given}; use true or false"),
+    **dict.fromkeys(("string_type", "path_type"), "is {given}; use text"),
+    "tuple_type": "is {given}; use a list",
+    **dict.fromkeys(("dict_type", "model_type"), "is {given}; use key: value pairs"),
+}
+
+
+def sentence(problem: Mapping[str, Any]) -> str:
+    """What one of pydantic's errors says, to stand behind the name of what is wrong."""
+    if (said := SENTENCES.get(problem["type"])) is None:
+        return str(problem["msg"]).removeprefix("Value error, ")
+    given = "empty" if problem["input"] is None else reprlib.repr(problem["input"])
+    figures = {name: str(one).replace("'", "").removesuffix(".0") for name, one in problem.get("ctx", {}).items()}
+    return said.format(given=given, **figures)
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

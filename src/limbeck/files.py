@@ -6,14 +6,15 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from limbeck.errors import InputError, reading
+from limbeck.errors import InputError, reading, sentence, writing
 from limbeck.records import Message, Prompt, Record, asked
 
 Noun = TypeVar("Noun", bound=Record)
@@ -30,11 +31,28 @@ EXPECTED_CONDUCT = {"safe": "answer", "borderline": "answer_with_care", "adversa
 def replacing(file: Path) -> Iterator[BinaryIO]:
     """A stream whose content takes the file's place when the block ends well: written beside, synced, renamed."""
     beside = file.with_name(f".{file.name}.new")
-    with beside.open("wb") as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, file)
+    with writing(file):
+        with beside.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(beside, file)
+
+
+def check_writable(file: Path) -> None:
+    """Raises InputError where no such file can come to be, and OSError where this user may not write there."""
+    if not file.parent.is_dir():
+        raise InputError(f"{file.parent}: there is no such folder; make it, or name a file elsewhere")
+    if file.is_dir():
+        raise InputError(f"{file}: this is a folder; name a file in it")
+    with writing(file), TemporaryFile(dir=file.parent):
+        pass
+
+
+def check_apart(file: Path, *, read: Iterable[Path]) -> None:
+    """Raises InputError where the file that will be written is one of those that are read."""
+    if any(file.exists() and one.exists() and file.samefile(one) for one in read):
+        raise InputError(f"{file}: this would be written over what is read; write elsewhere, or read a copy")
 
 
 @reading()
@@ -84,6 +102,8 @@ def _jsonl(path: Path, stream: Any) -> Iterator[Row]:
 def _csv(path: Path, stream: Any) -> Iterator[Row]:
     reader = csv.DictReader(stream, strict=True)
     try:
+        if reader.fieldnames and not {"prompt", "messages"} & set(reader.fieldnames):
+            raise InputError(f"{path}:1: the columns are {', '.join(reader.fieldnames)}; give prompt or messages too")
         for values in reader:
             if None in values or any(value is None for value in values.values()):
                 columns = len(reader.fieldnames or ())
@@ -98,15 +118,9 @@ def noun_at(where: str, noun: type[Noun], values: Mapping[str, Any]) -> Noun:
     try:
         return noun.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{where}: {'; '.join(_complaint(problem) for problem in error.errors())}") from error
-
-
-def _complaint(problem: Any) -> str:
-    name = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "literal_error":
-        return f"'{name}' is '{problem['input']}'; use {problem['ctx']['expected'].replace(chr(39), '')}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"'{name}': {message}" if name else str(message)
+        said = [(".".join(map(str, problem["loc"])), sentence(problem)) for problem in error.errors()]
+        complaints = [f"'{name}' {what}" if name else what for name, what in said]
+        raise InputError(f"{where}: {'; '.join(complaints)}") from error
 
 
 def prompt_of(row: Row) -> Prompt:

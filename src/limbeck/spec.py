@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from limbeck.errors import InputError, did_you_mean, reading
+from limbeck.errors import InputError, did_you_mean, reading, sentence
 
 # Files up to this size are hashed whole; larger ones (weights) by size and modification time.
 HASHED_WHOLE_BYTES = 64 * 2**20
@@ -90,13 +90,13 @@ class Table(Mapping[str, type[Member]], Generic[Member]):
         return member
 
 
-def checked(kind: type[Checked], where: str, **values: Any) -> Checked:
-    """The settings with these values. Raises InputError that starts with `where`."""
+def checked(kind: type[Checked], **values: Any) -> Checked:
+    """The settings with the values of flags. Raises InputError that names each wrong one by its flag."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise InputError(f"{where}: {said}") from error
+        said = [f"--{str(one['loc'][0]).replace('_', '-')}: {sentence(one)}" for one in error.errors()]
+        raise InputError("\n".join(said)) from error
 
 
 class MayBeFolder:

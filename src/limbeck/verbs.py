@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,12 +12,12 @@ from typing import Any
 
 from limbeck.config import RunConfig
 from limbeck.curate.sources import SOURCES, File, Files, read_prompts
-from limbeck.errors import InputError, did_you_mean
+from limbeck.errors import InputError, did_you_mean, writing
 from limbeck.evaluation import EVALUATORS, EvaluateSettings, examine, measure
 from limbeck.evaluation.strength import choose_strength
 from limbeck.export import export as export_stage
 from limbeck.export import write_student
-from limbeck.files import Row, noun_at, prompt_of, read_table
+from limbeck.files import Row, check_apart, check_writable, noun_at, prompt_of, read_table
 from limbeck.judges import JUDGES
 from limbeck.judges.grade import verdicts
 from limbeck.losses import LOSSES
@@ -24,7 +25,7 @@ from limbeck.models import MODELS
 from limbeck.models.answer import AnswerSettings
 from limbeck.models.encoder import ModelTools
 from limbeck.models.local import Local, check_lengths
-from limbeck.models.references import resolve
+from limbeck.models.references import SHORT_NAMES, resolve
 from limbeck.perturb import PERTURBATIONS
 from limbeck.pipeline import check_needs
 from limbeck.protocols import Continuation, Exchange, Store
@@ -32,7 +33,7 @@ from limbeck.records import Lesson, Message, Prompt, Scorecard, Trial
 from limbeck.report import scorecard_json
 from limbeck.report.trials import trial_row
 from limbeck.sift import HARD_RISK
-from limbeck.spec import Spec, Table, fingerprint
+from limbeck.spec import Spec, Table, checked, fingerprint
 from limbeck.teach import routed
 from limbeck.training.loop import train as train_stage
 from limbeck.workspace import Progress, Workspace, write_atomically
@@ -53,11 +54,14 @@ def evaluate(
     """One model measured on prompt files: `scorecard.json`, `trials.jsonl` with one row a prompt in order, and
     `trials_extra.jsonl` with perturbed and repeated ones."""
     resolve(subject.model)
+    answering = checked(AnswerSettings, max_tokens=max_tokens)
+    for name in ("trials.jsonl", "trials_extra.jsonl"):
+        check_apart(folder / name, read=files)
     settings = EvaluateSettings()
     work = Workspace(folder, seed=0, tools=ModelTools(), progress=progress)
     with work.open():
         given = work.keep("prompts", read_prompts, Files(paths=tuple(files)))
-        trials = work.keep("exam", examine, settings, AnswerSettings(max_tokens=max_tokens), (subject,), given)
+        trials = work.keep("exam", examine, settings, answering, (subject,), given)
         (scorecard,) = work.keep("scorecards", measure, settings, trials)
         write_atomically(folder / "scorecard.json", scorecard_json(scorecard))
         _write_trials(folder, given, trials)
@@ -77,12 +81,20 @@ def _write_trials(folder: Path, prompts: Sequence[Prompt], trials: Sequence[Tria
     write_atomically(folder / "trials_extra.jsonl", "".join(trial.line() + "\n" for trial in extra))
 
 
+def unanswered(folder: Path) -> list[str]:
+    """Where in the `trials.jsonl` of an evaluation there is no answer and no score, and why."""
+    rows = list(read_table(folder / "trials.jsonl"))
+    return [
+        f"{row.where}: {row.values['why']}"
+        for row in rows
+        if row.values["finish"] in ("blocked", "failed") or (row.values["choices"] and not row.values["scores"])
+    ]
+
+
 def judge_file(kind: str, replies: Path, out: Path, *, progress: Progress | None = None) -> tuple[int, int]:
     """Grades rows of prompt and reply into `out`; returns how many there are and how many stayed unscored."""
-    if not out.parent.is_dir():
-        raise InputError(f"{out.parent}: there is no such folder; make it, or name a file elsewhere")
-    if out.is_dir():
-        raise InputError(f"{out}: this is a folder; name a file in it")
+    check_writable(out)
+    check_apart(out, read=[replies])
     rows = list(read_table(replies))
     for row in rows:
         for name in ("prompt", "reply"):
@@ -230,9 +242,11 @@ def export(model: str, adapter: Path, folder: Path, *, strength: float) -> None:
         raise InputError(f"{folder}: this is no empty folder; name one that is empty or not there yet")
     if folder.resolve().is_relative_to(adapter.resolve()):
         raise InputError(f"{folder}: this lies inside the adapter's folder {adapter}; name a folder elsewhere")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
-        made = Path(beside) / folder.name
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
+    with beside as hidden:
+        made = Path(hidden) / folder.name
         made.mkdir()
         write_student(model, adapter, made, strength=strength)
         os.replace(made, folder)
@@ -241,28 +255,34 @@ def export(model: str, adapter: Path, folder: Path, *, strength: float) -> None:
 def check(config: RunConfig) -> Iterator[str]:
     """What fits and what not, before any compute. Raises InputError where a loss lacks what it needs."""
     labellers = (config.teach.soft_labels,) if config.teach.soft_labels is not None else ()
+    on_hub = set()
     for model in (config.student.untrained(), *config.teach.teachers, *labellers):
-        if (named := getattr(model, "model", None)) is not None:
-            resolve(named)
+        if (named := getattr(model, "model", None)) is not None and resolve(named).is_on_hub:
+            on_hub.add(named)
         fingerprint(model)
     check_needs(config)
     prompts = [prompt for source in config.curate.sources for prompt in source.prompts()]
     asked = [prompt for prompt in prompts if prompt.lesson == "reply" and not prompt.choices]
+    at_most = f", {config.teach.at_most} a round at most" if config.teach.at_most is not None else ""
     for teacher, mine in routed(config.teach.teachers, asked):
-        yield f"asked     {teacher.name or teacher.kind}: {len(mine)} prompts"
+        yield f"for       {teacher.name or teacher.kind}: {len(mine)} prompts before the split{at_most}"
     yield f"student   {config.student.model}"
     for teacher in config.teach.teachers:
         yield f"teacher   {teacher.name or teacher.kind} ({teacher.kind}): {', '.join(sorted(teacher.offers))}"
     yield f"losses    {', '.join(loss.kind for loss in config.train.losses)}"
     yield f"prompts   {len(prompts)} from {len(config.curate.sources)} source(s)"
-    yield "all needs are met"
+    for named in sorted(on_hub):
+        yield f"not checked: {named} is on the Hub, and is looked up when it is first used"
+    yield "all else is met" if on_hub else "all needs are met"
 
 
 def show(what: str, record: str = "") -> Iterator[str]:
     """The members of a table, the stages of a run folder, or one record with its ancestry."""
     if what in TABLES:
         for kind, member in TABLES[what].items():
-            yield f"{kind:22} {(member.__doc__ or '').strip().splitlines()[0]}"
+            yield f"{kind:22} {_first_sentence(member.__doc__ or '')}"
+        for name, wheel in SHORT_NAMES.items() if what == "models" else ():
+            yield f"{name:22} A short name for a `model`: {wheel.hub_name} from {wheel.requirement} ({wheel.licence})."
         return
     folder = Path(what)
     if not (folder / "manifest.json").is_file():
@@ -272,6 +292,11 @@ def show(what: str, record: str = "") -> Iterator[str]:
         return
     for place, stage in json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["stages"].items():
         yield f"{place:44} {stage['seconds']:8.1f} s"
+
+
+def _first_sentence(docstring: str) -> str:
+    paragraph = " ".join(docstring.strip().partition("\n\n")[0].split())
+    return re.split(r"(?<=\.) ", paragraph, maxsplit=1)[0]
 
 
 def _ancestry(folder: Path, record: str) -> Iterator[str]:

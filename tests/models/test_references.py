@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,14 @@ def test_a_folder_is_where_it_is_and_another_content_is_another_identity(copied:
 def test_a_hub_id_may_name_a_revision() -> None:
     assert resolve("org/name@v2")[:2] == ("org/name", "v2")
     assert resolve("org/name")[:2] == ("org/name", None)
+
+
+def test_a_hub_id_that_cannot_be_fetched_is_one_message_with_what_to_do() -> None:
+    for load in (load_tokenizer, partial(load_weights, precision="float32")):
+        with pytest.raises(
+            InputError, match=r"model 'org/name' could not be fetched from the Hub \(.*\); check the id"
+        ):
+            load(resolve("org/name"))
 
 
 def test_an_unknown_name_is_one_message_with_the_nearest_short_name() -> None:
@@ -96,6 +106,18 @@ def test_an_adapter_that_does_not_go_on_the_model_is_one_message(
         config = json.loads((tmp_path / "adapter_config.json").read_text())
         (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **misfit}))
     with pytest.raises(InputError, match=r"adapter '.*' does not go on model '.*' \(.*\); name the model it was"):
+        load_merged(resolve(str(tiny_model)), tmp_path)
+
+
+def test_the_hub_is_not_asked_about_an_adapter_whose_base_is_called_as_it_is_there(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    student = Student(StudentSettings(model=str(tiny_model)), start_from=None, precision="float32", seed=0)
+    student.name = "org/name"
+    student.save(tmp_path)
+    with warnings.catch_warnings():
+        # PEFT warns where it could not ask.
+        warnings.simplefilter("error", UserWarning)
         load_merged(resolve(str(tiny_model)), tmp_path)
 
 

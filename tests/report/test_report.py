@@ -147,7 +147,7 @@ def test_scorecard_json_round_trips(tmp_path: Path) -> None:
         ('{"schema": 2, "model": "m"}', "card.json: its schema is 2, and 1 is read here; write it anew with"),
         ("[]", "card.json: its schema is null, and 1 is read here"),
         ('{"schema": 1,\n"model": "m"', "card.json:2: no whole JSON"),
-        ('{"schema": 1, "model": "m"}', "card.json: 'measurements': Input should be a valid"),
+        ('{"schema": 1, "model": "m"}', "card.json: 'measurements' is empty; use a list"),
         ("\xff", "card.json: byte 0 is not UTF-8"),
     ],
 )

@@ -152,6 +152,20 @@ def test_where_no_reply_is_accepted_one_message_counts_what_was_drawn(store: Sta
     )
 
 
+def test_where_every_reply_failed_it_is_not_the_threshold_that_is_to_be_lowered(
+    store: StageStore, judge: JudgeSpec
+) -> None:
+    silent = [
+        said(one, "", finish="failed").model_copy(update={"why": "no line matches"}) for one in (HARMLESS, HARMFUL)
+    ]
+    with pytest.raises(InputError) as raised:
+        sifted(store, judge, *silent)
+    assert str(raised.value) == (
+        "no reply was accepted: of 2 draws on 2 prompts 0 were refusals and 2 blocked or failed; "
+        "mend why (of the first: no line matches), or choose another teacher"
+    )
+
+
 def test_a_teacher_that_refuses_every_harmless_prompt_ends_with_one_message_although_refusals_were_due_elsewhere(
     store: StageStore, judge: JudgeSpec
 ) -> None:

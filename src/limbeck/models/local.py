@@ -71,11 +71,11 @@ def check_lengths(model: Local, told: Iterable[Continuation], *, reply_tokens: i
     from transformers import AutoConfig
 
     from limbeck.models.chat import prompt_ids, reply_ids
-    from limbeck.models.references import load_tokenizer, resolve
+    from limbeck.models.references import files_of, load_tokenizer, resolve
 
     reference = resolve(model.model)
     tokenizer = load_tokenizer(reference)
-    config = AutoConfig.from_pretrained(reference.location, revision=reference.revision)
+    config = AutoConfig.from_pretrained(files_of(reference))
     context = config.get_text_config().max_position_embeddings
     for one in told:
         prompt = len(prompt_ids(tokenizer, one.messages))

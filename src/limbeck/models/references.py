@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import textwrap
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,6 +51,11 @@ class Reference(NamedTuple):
     revision: str | None
     identity: str
 
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether its files are fetched from the Hub."""
+        return self.identity.startswith("hub:")
+
 
 def resolve(name: str) -> Reference:
     """Where the model called `name` is. A short name is unpacked into the cache on first use."""
@@ -67,12 +73,41 @@ def resolve(name: str) -> Reference:
     )
 
 
+# What transformers reads of a repository on the Hub: weights once, as safetensors.
+HUB_FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "*.safetensors")
+HUB_COPIES = ("*/*", "consolidated*")
+
+
+@cache
+def files_of(reference: Reference) -> str:
+    """The folder of the model's files: of a Hub id fetched, or without a connection as they were fetched before.
+
+    Raises InputError where they are neither here nor to be had.
+    """
+    if not reference.is_on_hub:
+        return reference.location
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(
+            reference.location,
+            revision=reference.revision,
+            allow_patterns=list(HUB_FILES),
+            ignore_patterns=list(HUB_COPIES),
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"model '{reference.location}' could not be fetched from the Hub ({_first_line(error)}); check the id and "
+            "the connection, log in for a gated one (hf auth login), or name a folder"
+        ) from error
+
+
 def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a chat template (the default one where the model has none)."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(reference.location, revision=reference.revision)
+        tokenizer = AutoTokenizer.from_pretrained(files_of(reference))
     except (OSError, ValueError) as error:
         raise InputError(
             f"model '{reference.location}': its tokenizer could not be loaded ({_first_line(error)}); "
@@ -89,11 +124,11 @@ def load_weights(reference: Reference, precision: Precision) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    folder = files_of(reference)
+    # A download has its bar; those for weights come amid ours.
     logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            reference.location, revision=reference.revision, dtype=torch_type(precision), use_safetensors=True
-        )
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_type(precision), use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"model '{reference.location}' could not be loaded: {_first_line(error)}") from error
     model.eval()
@@ -113,6 +148,8 @@ def load_merged(reference: Reference, adapter: Path) -> PreTrainedModel:
         raise InputError(
             f"adapter '{adapter}' does not go on model '{reference.location}' ({why}); name the model it was trained on"
         ) from error
+    # By this name PEFT would ask the Hub whether the vocabulary has changed.
+    adapted.peft_config["default"].base_model_name_or_path = None
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as tensors:
         unused = set(tensors.keys()) ^ get_peft_model_state_dict(adapted).keys()
     if unused:
@@ -200,4 +237,4 @@ def _check_folder(folder: Path) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

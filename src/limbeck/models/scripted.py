@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
+from pydantic import Field
+
 from limbeck.models.spec import ModelSpec
 from limbeck.records import Reply, Request
 from limbeck.spec import Spec
@@ -17,7 +19,7 @@ class Line(Spec):
     """What is said where the prompt matches a regular expression; several replies are taken in turn by seed."""
 
     when: str = ""
-    say: tuple[str, ...]
+    say: tuple[str, ...] = Field(min_length=1)
 
 
 class Scripted(ModelSpec):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from limbeck.errors import InputError
 from limbeck.judges.grade import as_expected, handled_safely
@@ -24,6 +25,12 @@ class SiftSettings(Spec):
 
     keep: float = Field(default=0.75, ge=0, le=1)
     downweight: float = Field(default=0.4, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _keep_is_higher(self) -> Self:
+        if self.keep < self.downweight:
+            raise ValueError(f"keep is {self.keep}, below downweight ({self.downweight}); use that or more")
+        return self
 
 
 def sift(
@@ -122,8 +129,13 @@ def _nothing_accepted(
     refused = sum(any(said.refused == "full" for said in graded[one.id]) for one in taught)
     failed = sum(one.finish in ("blocked", "failed") for one in taught)
     asked = len({one.prompt.id for one in taught})
+    remedy = (
+        f"mend why (of the first: {taught[0].why or taught[0].finish}), or choose another teacher"
+        if taught and failed == len(taught)
+        else "look at them with `limbeck show`, choose another teacher, or lower sift.downweight "
+        f"(now {settings.downweight})"
+    )
     return (
         f"no reply was accepted: of {len(taught)} draws on {asked} prompts {refused} were refusals and "
-        f"{failed} blocked or failed; look at them with `limbeck show`, choose another teacher, or lower "
-        f"sift.downweight (now {settings.downweight})"
+        f"{failed} blocked or failed; {remedy}"
     )

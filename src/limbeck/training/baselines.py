@@ -20,7 +20,7 @@ def baseline(
     *,
     store: Store,
 ) -> Checkpoint:
-    """Filtered fine-tuning: cross-entropy alone on the accepted lessons of all rounds, for as many steps as `taught`."""
+    """Filtered fine-tuning: cross-entropy alone on all rounds' accepted lessons, for as many steps as `taught` had."""
     plain = settings.model_copy(update={"losses": (CrossEntropy(),), "max_steps": taught.steps})
     accepted = {lesson.id: lesson for lessons in rounds for lesson in lessons if lesson.reply is not None}
     return train(plain, student, list(accepted.values()), None, None, store=store, name="filtered_sft")
