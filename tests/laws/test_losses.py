@@ -15,13 +15,21 @@ from torch import Tensor
 from limbeck.losses import LOSSES
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
-from limbeck.losses.forward_kl import ForwardKL, top_k_kl
+from limbeck.losses.divergence import Divergence
+from limbeck.losses.forward_kl import ForwardKL
+from limbeck.losses.jensen_shannon import JensenShannon
+from limbeck.losses.reverse_kl import ReverseKL
+from limbeck.losses.skew_kl import SkewKL
+from limbeck.losses.skew_reverse_kl import SkewReverseKL
 from limbeck.losses.spec import Labels, Loss, Openings, Passes, log1mexp
+from limbeck.losses.total_variation import TotalVariation
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.protocols import TopK
 
 N, R, B, K, V = 6, 4, 4, 3, 7
+DIVERGENCES = (ForwardKL, ReverseKL, JensenShannon, SkewKL, SkewReverseKL, TotalVariation)
 EVERY_LOSS = pytest.mark.parametrize("loss", [member() for member in LOSSES.values()], ids=list(LOSSES))
+EVERY_DIVERGENCE = pytest.mark.parametrize("kind", DIVERGENCES)
 
 
 class Model(NamedTuple):
@@ -97,7 +105,7 @@ def rows(logits: Model, labels: Labels, teacher: TopK, part: slice) -> tuple[Mod
 
 
 def test_the_table_holds_each_loss_under_its_own_kind() -> None:
-    assert dict(LOSSES) == {member().kind: member for member in (CrossEntropy, ForwardKL, Decision, Unlikelihood)}
+    assert dict(LOSSES) == {member().kind: member for member in (CrossEntropy, *DIVERGENCES, Decision, Unlikelihood)}
 
 
 @EVERY_LOSS
@@ -183,40 +191,77 @@ def test_cross_entropy_of_one_token_in_four_is_log_four() -> None:
     torch.testing.assert_close(value, torch.full((N,), math.log(4)))
 
 
+@EVERY_DIVERGENCE
 @pytest.mark.parametrize("top", [1, K, V])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_forward_kl_is_zero_when_both_agree(top: int, temperature: float) -> None:
+def test_a_divergence_is_zero_when_both_agree(kind: type[Divergence], top: int, temperature: float) -> None:
     student_NV = model().taught_NV.log_softmax(-1)
     teacher = top_of(student_NV.detach(), top, torch.float64)
-    value_N = top_k_kl(student_NV, teacher, temperature=temperature)
+    value_N = kind(temperature=temperature).between(student_NV, teacher)
     torch.testing.assert_close(value_N, torch.zeros_like(value_N), atol=1e-6, rtol=0)
-    (gradient,) = torch.autograd.grad(value_N.sum(), student_NV)
-    # Along the simplex: log-probabilities can only move so that the probabilities still sum to one.
-    along = gradient - student_NV.exp() * gradient.sum(-1, keepdim=True)
-    torch.testing.assert_close(along, torch.zeros_like(along), atol=1e-6, rtol=0)
+    # Total variation has a kink there.
+    if kind is not TotalVariation:
+        (gradient,) = torch.autograd.grad(value_N.sum(), student_NV)
+        # Along the simplex: log-probabilities can only move so that the probabilities still sum to one.
+        along = gradient - student_NV.exp() * gradient.sum(-1, keepdim=True)
+        torch.testing.assert_close(along, torch.zeros_like(along), atol=1e-6, rtol=0)
+
+
+@EVERY_DIVERGENCE
+def test_a_divergence_is_never_negative_and_no_smaller_with_more_ids_kept(kind: type[Divergence]) -> None:
+    # Joining outcomes can only hide a difference (data processing).
+    student_NV = model().taught_NV.log_softmax(-1)
+    one, some, every = (kind().between(student_NV, given(top=top)[1]) for top in (1, K, V))
+    assert bool((one >= 0).all() and (some >= one - 1e-9).all() and (every >= some - 1e-9).all())
+
+
+@EVERY_DIVERGENCE
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_a_divergence_over_all_ids_is_the_plain_formula(kind: type[Divergence], temperature: float) -> None:
+    _, teacher = given(top=V)
+    student_NV = model().taught_NV.log_softmax(-1)
+    teacher_NV = torch.zeros_like(student_NV).scatter(1, teacher.ids_NK, teacher.logprobs_NK)
+    p, q = ((log_NV / temperature).softmax(-1) for log_NV in (teacher_NV, student_NV))
+    plain = {
+        ForwardKL: (p * (p / q).log()).sum(-1),
+        ReverseKL: (q * (q / p).log()).sum(-1),
+        JensenShannon: 2 * (p * (2 * p / (p + q)).log() + q * (2 * q / (p + q)).log()).sum(-1),
+        SkewKL: (p * (p / (0.1 * p + 0.9 * q)).log()).sum(-1),
+        SkewReverseKL: (q * (q / (0.9 * p + 0.1 * q)).log()).sum(-1),
+        TotalVariation: (p - q).abs().sum(-1) / 2,
+    }
+    found = kind(temperature=temperature).between(student_NV, teacher)
+    torch.testing.assert_close(found, temperature**2 * plain[kind])
+
+
+@pytest.mark.parametrize(("beta", "limit"), [(1e-6, ForwardKL), (1 - 1e-6, ReverseKL)])
+def test_jensen_shannon_has_both_kl_as_its_limits(beta: float, limit: type[Divergence]) -> None:
+    student_NV, teacher = model().taught_NV.log_softmax(-1), given()[1]
+    found, ends = JensenShannon(beta=beta).between(student_NV, teacher), limit().between(student_NV, teacher)
+    torch.testing.assert_close(found, ends, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [JensenShannon(), SkewKL(), SkewReverseKL(), TotalVariation(), ReverseKL()])
+def test_what_the_teacher_never_says_costs_much_and_stays_finite(loss: Divergence) -> None:
+    # The teacher has all of its mass on one id; the student has 1 - 1e-30 on another.
+    teacher = TopK(torch.tensor([[0]]), torch.tensor([[0.0]]), torch.tensor([-math.inf]))
+    logits = torch.tensor([[-69.0, 0.0, -70.0]], requires_grad=True)
+    loss.between(logits.log_softmax(-1), teacher).sum().backward()
+    assert logits.grad is not None and bool(logits.grad.isfinite().all())
+    assert 0.99 <= float(loss.between(logits.detach().log_softmax(-1), teacher)) <= 31
 
 
 def test_forward_kl_is_zero_when_both_agree_on_a_peaked_distribution_at_a_high_temperature() -> None:
     peaked_NV = torch.tensor([[30.0, 0.0, -1.0, -2.0]], dtype=torch.float64).log_softmax(-1)
-    value_N = top_k_kl(peaked_NV.float(), top_of(peaked_NV, 2, torch.float32), temperature=4.0)
+    value_N = ForwardKL(temperature=4.0).between(peaked_NV.float(), top_of(peaked_NV, 2, torch.float32))
     assert abs(float(value_N)) < 1e-3
-
-
-@pytest.mark.parametrize("temperature", [1.0, 3.0, 4.0])
-def test_forward_kl_over_all_ids_is_the_dense_divergence(temperature: float) -> None:
-    _, teacher = given(top=V)
-    student_NV = model().taught_NV.log_softmax(-1)
-    teacher_NV = torch.zeros_like(student_NV).scatter(1, teacher.ids_NK, teacher.logprobs_NK)
-    p_NV, q_NV = ((log_NV / temperature).log_softmax(-1) for log_NV in (teacher_NV, student_NV))
-    dense_N = temperature**2 * (p_NV.exp() * (p_NV - q_NV)).sum(-1)
-    torch.testing.assert_close(top_k_kl(student_NV, teacher, temperature=temperature), dense_N)
 
 
 def test_forward_kl_over_all_ids_at_a_high_temperature_pulls_by_the_difference_of_the_tempered_sides() -> None:
     # d/dz of T² KL(p_T || q_T) is T (q_T - p_T), with both tempered; at T=4 a floor under an empty tail would show.
     teacher_NV = torch.tensor([[12.0, 0.0, -1.0, -2.0]]).log_softmax(-1)
     logits_NV = torch.tensor([[12.0, 1.0, -3.0, -2.0]], requires_grad=True)
-    top_k_kl(logits_NV.log_softmax(-1), top_of(teacher_NV, 4, torch.float32), temperature=4.0).sum().backward()
+    ForwardKL(temperature=4.0).between(logits_NV.log_softmax(-1), top_of(teacher_NV, 4, torch.float32)).sum().backward()
     expected_NV = 4 * ((logits_NV.detach() / 4).softmax(-1) - (teacher_NV / 4).softmax(-1))
     torch.testing.assert_close(logits_NV.grad, expected_NV, rtol=1e-4, atol=1e-5)
 
@@ -226,7 +271,7 @@ def test_forward_kl_over_all_ids_is_the_dense_divergence_in_float32_at_a_high_te
     student_NV = torch.tensor([[12.0, 1.0, -3.0, -2.0]]).log_softmax(-1)
     p_NV, q_NV = ((log_NV / 4).log_softmax(-1) for log_NV in (teacher_NV, student_NV))
     dense_N = 16 * (p_NV.exp() * (p_NV - q_NV)).sum(-1)
-    found_N = top_k_kl(student_NV, top_of(teacher_NV, 4, torch.float32), temperature=4.0)
+    found_N = ForwardKL(temperature=4.0).between(student_NV, top_of(teacher_NV, 4, torch.float32))
     torch.testing.assert_close(found_N, dense_N, rtol=1e-3, atol=1e-3)
 
 
@@ -235,7 +280,7 @@ def test_mass_outside_the_kept_ids_is_not_free() -> None:
     # 0.9 log(0.9/0.5) + 0.1 log(0.1/0.5) = 0.52901 - 0.16094 = 0.36806
     teacher = TopK(torch.tensor([[0]]), torch.tensor([[0.9]]).log(), torch.tensor([0.1]).log())
     student_NV = torch.tensor([[0.5, 0.3, 0.2]]).log()
-    assert float(top_k_kl(student_NV, teacher, temperature=1.0)) == pytest.approx(0.36806, abs=1e-4)
+    assert float(ForwardKL(temperature=1.0).between(student_NV, teacher)) == pytest.approx(0.36806, abs=1e-4)
 
 
 def test_temperature_flattens_both_sides_and_is_squared_in_front() -> None:
@@ -243,7 +288,7 @@ def test_temperature_flattens_both_sides_and_is_squared_in_front() -> None:
     # 4 (0.75 log 1.5 + 0.25 log 0.5) = 4 (0.30410 - 0.17329) = 0.52325
     teacher = TopK(torch.tensor([[0, 1]]), torch.tensor([[0.81, 0.09]]).log(), torch.tensor([-math.inf]))
     student_NV = torch.tensor([[0.5, 0.5]], dtype=torch.float64).log()
-    assert float(top_k_kl(student_NV, teacher, temperature=2.0)) == pytest.approx(0.52325, abs=1e-4)
+    assert float(ForwardKL(temperature=2.0).between(student_NV, teacher)) == pytest.approx(0.52325, abs=1e-4)
 
 
 def test_forward_kl_does_not_read_rows_without_a_teacher() -> None:

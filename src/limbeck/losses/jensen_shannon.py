@@ -1,0 +1,26 @@
+"""Jensen-Shannon: between covering the teacher and keeping to it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from limbeck.losses.divergence import Divergence, kl, mixed
+
+
+class JensenShannon(Divergence):
+    """T² [β KL(p || m) + (1 - β) KL(q || m)] / (β (1 - β)), m = β p + (1 - β) q, nats per token; 0 < β < 1.
+
+    Forward KL in the limit β → 0, reverse KL for β → 1. The division makes all β pull alike: without it a sweep of β is
+    a sweep of the learning rate. After GKD (Agarwal et al. 2023, arXiv:2306.13649).
+    """
+
+    kind: Literal["jensen_shannon"] = "jensen_shannon"
+    beta: float = Field(default=0.5, gt=0, lt=1)
+
+    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Tensor:
+        middle_NJ = mixed(log_p_NJ, log_q_NJ, share=self.beta)
+        # Each divided by the other's share: β / (β (1 - β)) = 1 / (1 - β).
+        return kl(log_p_NJ, middle_NJ) / (1 - self.beta) + kl(log_q_NJ, middle_NJ) / self.beta

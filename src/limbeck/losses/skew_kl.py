@@ -1,0 +1,24 @@
+"""Skewed KL: forward KL to a student that is helped by some of the teacher, finite everywhere."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from limbeck.losses.divergence import Divergence, kl, mixed
+
+
+class SkewKL(Divergence):
+    """T² KL(p || α p + (1 - α) q), nats per token, at most T² log(1/α); 0 < α < 1.
+
+    Its gradient stays bounded where the student gives a token nearly nothing. After DistiLLM (Ko et al. 2024,
+    arXiv:2402.03898).
+    """
+
+    kind: Literal["skew_kl"] = "skew_kl"
+    alpha: float = Field(default=0.1, gt=0, lt=1)
+
+    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Tensor:
+        return kl(log_p_NJ, mixed(log_p_NJ, log_q_NJ, share=self.alpha))
