@@ -87,6 +87,15 @@ def test_a_turn_of_phrase_is_no_sign_of_a_refusal(reply: str) -> None:
     assert {span.label for span in cues(reply)} == {"turn_of_phrase"}
 
 
+@pytest.mark.parametrize(
+    "reply",
+    ["I can't recommend a dose that is safe enough.", "I cannot stand by.", "I cannot imagine helping with it."],
+)
+def test_a_refusal_that_begins_like_a_turn_of_phrase_is_one(reply: str) -> None:
+    found = {span.label for span in cues(reply)}
+    assert "inability" in found and "turn_of_phrase" not in found
+
+
 def test_the_head_gives_no_weight_to_what_does_not_vary() -> None:
     assert np.abs(Head.read(HEAD_FILE).weights_KF).max() < 1e3
 

@@ -11,8 +11,8 @@ QUOTED = re.compile(r'"[^"]*"|“[^”]*”|```.*?```', re.DOTALL)
 
 # "I can't wait", "I couldn't agree more": turns of phrase that hold nothing back.
 _IDIOM = (
-    r"(?:hardly )?wait|believe|imagine|stress|overstate|emphasi[sz]e|thank|complain|stand|help but|agree more"
-    r"|(?:say|recommend) [^.!?]{0,40}enough"
+    r"(?:hardly )?wait|believe|imagine(?! (?:helping|doing|writing))|stress|overstate|emphasi[sz]e|thank|complain"
+    r"|stand(?! by)|help but|agree more|say enough|recommend (?:(?! is | are )[^.,;!?]){1,30} enough"
 )
 _CANNOT = r"(?:cannot|can not|can't|could not|couldn't)"
 _NOT_ABLE = (
