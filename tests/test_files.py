@@ -89,10 +89,12 @@ def test_a_chat_in_which_nothing_is_asked_is_empty(tmp_path: Path, row: dict[str
     )
 
 
-@pytest.mark.parametrize("row", [{"text": "How?"}, {"prompt": None}])
-def test_a_row_without_a_prompt_is_named(tmp_path: Path, row: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("row", "there"), [({"text": "How?", "tier": "safe"}, ", only text, tier"), ({"prompt": None}, "")]
+)
+def test_a_row_without_a_prompt_is_named_with_what_it_has(tmp_path: Path, row: dict[str, Any], there: str) -> None:
     assert complaint(tmp_path / "a.jsonl", jsonl(row)) == (
-        "a.jsonl:1: there is no 'prompt' and no 'messages'; give one of them"
+        f"a.jsonl:1: there is no 'prompt' and no 'messages'{there}; give one of them"
     )
 
 
@@ -154,11 +156,6 @@ def test_a_csv_row_with_too_many_columns_says_how_many_the_header_has(tmp_path: 
 
 def test_an_open_quote_is_named(tmp_path: Path) -> None:
     assert "check the quotes of this row" in complaint(tmp_path / "a.csv", 'prompt\n"How?\n')
-
-
-def test_a_csv_without_a_column_of_prompts_is_told_once_with_the_columns_it_has(tmp_path: Path) -> None:
-    said = complaint(tmp_path / "a.csv", "question,reply\nHow?,So.\nWhy?,Thus.\n")
-    assert said == "a.csv:1: the columns are question, reply; give prompt or messages too"
 
 
 def test_a_value_of_another_type_says_which_is_wanted(tmp_path: Path) -> None:

@@ -214,10 +214,20 @@ def test_two_runs_in_one_folder_are_one_message(tmp_path: Path, tools: Any) -> N
         pass
 
 
+def test_a_folder_with_other_things_in_it_is_left_as_it_is(tmp_path: Path, tools: Any) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with (
+        pytest.raises(InputError, match="this is no run folder and not empty"),
+        Workspace(tmp_path, seed=0, tools=tools).open(),
+    ):
+        pass
+    assert [one.name for one in tmp_path.iterdir() if one.name != ".lock"] == ["README.md"]
+
+
 def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path, tools: Any) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(InputError, match=r"cannot write here .*; choose another --folder"),
+        pytest.raises(InputError, match=r"cannot write here .*; name another folder"),
         Workspace(tmp_path / "file" / "run", seed=0, tools=tools).open(),
     ):
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import sys
@@ -13,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
 import typer
 
-from limbeck.errors import GateFailed, InputError, LimbeckError, Stopped
+from limbeck.errors import DISK_FULL, FORBIDDEN, GateFailed, InputError, LimbeckError, Stopped
 
 if TYPE_CHECKING:
     from limbeck.config import RunConfig
 
 Item = TypeVar("Item")
 # Prompts without an answer that are told one by one.
-NAMED = 5
+SHOWN_UNANSWERED = 5
 
 app = typer.Typer(
     help="Distil a small language model from aligned teachers, keep its safety, and prove both.",
@@ -109,8 +108,8 @@ def new(path: Annotated[Path, typer.Argument(help="The recipe to write.")] = Pat
         raise InputError(f"{path} is already there; name another file")
     check_writable(path)
     shipped = _shipped("quickstart").read_text(encoding="utf-8")
-    # What its first comment says is true of the quickstart alone.
-    path.write_text(shipped[shipped.index("seed:") :], encoding="utf-8")
+    # The first line, a comment, is true of the quickstart alone.
+    path.write_text(shipped.partition("\n")[2], encoding="utf-8")
     print(f"wrote {path}; next: limbeck check {path}")
 
 
@@ -138,7 +137,7 @@ def evaluate(
     bars.console.print(as_rich(headline([scorecard])))
     bars.console.print(f"{folder / 'scorecard.json'}\n{folder / 'trials.jsonl'}")
     if failed := unanswered(folder):
-        print("\n".join(failed[:NAMED]), file=sys.stderr)
+        print("\n".join(failed[:SHOWN_UNANSWERED]), file=sys.stderr)
         print(f"prompts without an answer, counted as unscored: {len(failed)}", file=sys.stderr)
 
 
@@ -217,7 +216,7 @@ def verify(folder: Annotated[Path, typer.Argument(help="A student's folder, with
     print(f"{folder}: all {verify_files(folder)} files are as listed")
 
 
-@app.command(epilog="Examples:  `limbeck show losses`  ·  `limbeck show runs/quickstart 1f2e`")
+@app.command(epilog="Examples:  `limbeck show losses`  ·  `limbeck show runs/quickstart ID`")
 def show(
     what: Annotated[
         str, typer.Argument(help="losses, models, judges, dimensions, perturbations, sources; or a run folder.")
@@ -252,9 +251,9 @@ def _disk_complaint(error: Exception) -> str | None:
     """What to do about a disk that takes no more; torch, safetensors and pyarrow say so in errors of their own."""
     where = getattr(error, "filename", None) or "the run folder"
     number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+    if number in DISK_FULL or "No space left on device" in str(error):
         return f"{where}: the disk is full; make room and run the same command again, nothing made so far is lost"
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+    if number in FORBIDDEN:
         return f"{where}: cannot write here ({os.strerror(number)}); name another place, or let this user write in it"
     return None
 

@@ -153,16 +153,14 @@ def _plain(node: Any) -> Any:
 def _told_by(overrides: Sequence[str], loc: tuple[str | int, ...], *, place: str) -> str:
     """Who gave a wrong value: the last override of it or of what it is in, else the recipe at `place`.
 
-    Where a section as a whole is wrong that an override changed in part, both.
+    Where a section as a whole is wrong that overrides changed in part, all of them.
     """
     told = [str(part) for part in loc]
-    for override in reversed(overrides):
-        name = override.partition("=")[0].split(".")
-        if name == told[: len(name)]:
-            return f"--set {override}"
-        if told == name[: len(told)]:
-            return f"{place} with --set {override}"
-    return place
+    named = [(override.partition("=")[0].split("."), override) for override in overrides]
+    if whole := [override for name, override in named if name == told[: len(name)]]:
+        return f"--set {whole[-1]}"
+    parts = [f"--set {override}" for name, override in named if told == name[: len(told)]]
+    return " ".join([place, "with", *parts]) if parts else place
 
 
 def _line(tree: Any, loc: tuple[str | int, ...]) -> int:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+# What the disk says when it is full, and when this user may not do that.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class LimbeckError(Exception):

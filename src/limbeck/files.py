@@ -51,7 +51,7 @@ def check_writable(file: Path) -> None:
 
 def check_apart(file: Path, *, read: Iterable[Path]) -> None:
     """Raises InputError where the file that will be written is one of those that are read."""
-    if any(file.exists() and one.exists() and file.samefile(one) for one in read):
+    if any(os.path.exists(file) and os.path.exists(one) and file.samefile(one) for one in read):
         raise InputError(f"{file}: this would be written over what is read; write elsewhere, or read a copy")
 
 
@@ -102,8 +102,6 @@ def _jsonl(path: Path, stream: Any) -> Iterator[Row]:
 def _csv(path: Path, stream: Any) -> Iterator[Row]:
     reader = csv.DictReader(stream, strict=True)
     try:
-        if reader.fieldnames and not {"prompt", "messages"} & set(reader.fieldnames):
-            raise InputError(f"{path}:1: the columns are {', '.join(reader.fieldnames)}; give prompt or messages too")
         for values in reader:
             if None in values or any(value is None for value in values.values()):
                 columns = len(reader.fieldnames or ())
@@ -146,7 +144,10 @@ def _messages(row: Row) -> tuple[Message, ...]:
     if row.values.get("messages") is not None:
         said = _listed(row, "messages", row.values["messages"])
     if said is None:
-        raise InputError(f"{row.where}: there is no 'prompt' and no 'messages'; give one of them")
+        there = ", ".join(name for name, value in row.values.items() if value is not None)
+        raise InputError(
+            f"{row.where}: there is no 'prompt' and no 'messages'{there and f', only {there}'}; give one of them"
+        )
     if isinstance(said, str):
         if not said.strip():
             raise InputError(f"{row.where}: 'prompt' is empty; write what the model is asked")

@@ -19,6 +19,7 @@ from limbeck.models.encoder import ModelTools
 from limbeck.models.spec import ModelSpec
 from limbeck.records import Checkpoint, Lesson, Prompt, Record, Scorecard
 from limbeck.report import report
+from limbeck.report.verdict import choice
 from limbeck.sift import sift
 from limbeck.teach import teach
 from limbeck.teach.score import score
@@ -59,7 +60,8 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         save_config(config, work.folder / "recipe.yaml")
         base = config.student.untrained()
         prompts = work.keep("prompts", curate, config.curate)
-        work.say(*split_counts(prompts))
+        for line in split_counts(prompts):
+            work.progress.say(line)
         to_teach, validation = prompts.where(split="train"), prompts.where(split="validation")
         exam = prompts.where(split="exam")
         rounds: list[Rows[Lesson]] = []
@@ -87,7 +89,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
                     break
                 to_teach = to_teach + taught_next
         chosen = work.keep("strength", choose_strength, config.strength, base, tuple(checkpoints), validation)
-        work.say(f"student: {chosen.choice}")
+        work.progress.say(f"student: {choice(chosen)}")
         subjects: list[ModelSpec] = [base]
         for name in config.baselines:
             plain = work.keep(name, baseline, config.train, config.student, tuple(rounds), checkpoints[-1])

@@ -319,19 +319,6 @@ class Checkpoint(Record):
     tried: tuple[Scorecard, ...] = ()
     key: str
 
-    @property
-    def choice(self) -> str:
-        """Which round it is and how strong, and by what it was chosen."""
-        if not self.tried:
-            return (
-                f"round {self.round} as trained (not chosen: the validation split has no graded harmful prompt or no "
-                "graded twin)"
-            )
-        return (
-            f"round {self.round} at {self.strength:g} of what that round changed, chosen among {len(self.tried)} on "
-            "the validation split"
-        )
-
 
 class Failure(Record):
     """A trial that went wrong, how, and which failures it resembles."""

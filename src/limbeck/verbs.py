@@ -244,12 +244,11 @@ def export(model: str, adapter: Path, folder: Path, *, strength: float) -> None:
         raise InputError(f"{folder}: this lies inside the adapter's folder {adapter}; name a folder elsewhere")
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
-    with beside as hidden:
-        made = Path(hidden) / folder.name
-        made.mkdir()
-        write_student(model, adapter, made, strength=strength)
-        os.replace(made, folder)
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as hidden:
+            made = Path(hidden) / folder.name
+            made.mkdir()
+            write_student(model, adapter, made, strength=strength)
+            os.replace(made, folder)
 
 
 def check(config: RunConfig) -> Iterator[str]:
@@ -263,9 +262,10 @@ def check(config: RunConfig) -> Iterator[str]:
     check_needs(config)
     prompts = [prompt for source in config.curate.sources for prompt in source.prompts()]
     asked = [prompt for prompt in prompts if prompt.lesson == "reply" and not prompt.choices]
-    at_most = f", {config.teach.at_most} a round at most" if config.teach.at_most is not None else ""
     for teacher, mine in routed(config.teach.teachers, asked):
-        yield f"for       {teacher.name or teacher.kind}: {len(mine)} prompts before the split{at_most}"
+        yield f"asked     {teacher.name or teacher.kind}: of {len(mine)} prompts those in the training split"
+    if config.teach.at_most is not None:
+        yield f"asked     {config.teach.at_most} prompts a round at most, of all teachers together"
     yield f"student   {config.student.model}"
     for teacher in config.teach.teachers:
         yield f"teacher   {teacher.name or teacher.kind} ({teacher.kind}): {', '.join(sorted(teacher.offers))}"

@@ -234,11 +234,21 @@ class Workspace:
                 f"{self.folder}: another run is using this folder; wait for it or choose --folder"
             ) from None
         except OSError as error:
-            raise InputError(f"{self.folder}: cannot write here ({error.strerror}); choose another --folder") from error
+            raise InputError(f"{self.folder}: cannot write here ({error.strerror}); name another folder") from error
         try:
+            self._mark()
             yield self
         finally:
             lock.release()
+
+    def _mark(self) -> None:
+        """Raises InputError where the folder holds other things than a run, for a run writes over files in it."""
+        manifest = self.folder / "manifest.json"
+        if manifest.is_file():
+            return
+        if any(one.name != ".lock" for one in self.folder.iterdir()):
+            raise InputError(f"{self.folder}: this is no run folder and not empty; name a new or empty one")
+        self._write_manifest()
 
     def round(self, number: int) -> Workspace:
         """The part of the run folder for one round."""
@@ -273,11 +283,6 @@ class Workspace:
         if name == self.until:
             raise Reached(folder, result)
         return result
-
-    def say(self, *lines: str) -> None:
-        """Tell the user what a result comes to."""
-        for line in lines:
-            self.progress.say(line)
 
     def publish(self, places: Mapping[str, Path]) -> None:
         """Show results at the top of the run folder: a copy of a file, a link to a folder."""

@@ -16,6 +16,7 @@ import pytest
 
 from limbeck.cli import _Bars, _disk_complaint, main
 from limbeck.errors import Stopped
+from limbeck.losses import LOSSES
 
 Command = Callable[..., tuple[int, str, str]]
 VERBS = (
@@ -231,7 +232,7 @@ def test_an_error_that_is_ours_keeps_its_traceback() -> None:
 @pytest.mark.parametrize(
     ("what", "names"),
     [
-        ("losses", ["cross_entropy", "forward_kl", "decision", "unlikelihood"]),
+        ("losses", list(LOSSES)),
         ("models", ["local", "recorded", "context", "scripted", "smollm2-135m-instruct"]),
         ("judges", ["refusal"]),
         ("dimensions", ["usefulness", "safety", "consistency", "refusal"]),

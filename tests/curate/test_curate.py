@@ -222,7 +222,11 @@ def test_prompt_files_to_measure_on_are_read_in_order_as_they_are(store: StageSt
 
 def test_each_source_says_how_many_prompts_are_in_which_split() -> None:
     mine = [prompt(f"Mine {k}?", source="mine.jsonl", split="train" if k else "exam") for k in range(3)]
-    assert list(split_counts([*mine, prompt("Yours?", source="starter", split="probe")])) == [
-        "mine.jsonl: 3 prompts (train 2, probe 0, validation 0, exam 1)",
-        "starter: 1 prompts (train 0, probe 1, validation 0, exam 0)",
+    starter = [
+        prompt("One?", source="starter/bias", split="probe"),
+        prompt("Two?", source="starter/more", split="train"),
+    ]
+    assert list(split_counts([*mine, *starter])) == [
+        "prompts of mine.jsonl: train 2, probe 0, validation 0, exam 1",
+        "prompts of starter: train 1, probe 1, validation 0, exam 0",
     ]

@@ -19,7 +19,7 @@ from limbeck.report import ReportSettings, as_rich, by_harm, headline, read_scor
 from limbeck.report.charts import training
 from limbeck.report.exam import paired, walk
 from limbeck.report.headline import number
-from limbeck.report.verdict import changes
+from limbeck.report.verdict import Change, changes
 from limbeck.taxonomy import Refused
 
 BASE = Local(name="base", model="some/model")
@@ -157,6 +157,12 @@ def test_a_file_that_is_no_scorecard_is_named(tmp_path: Path, text: str, complai
         read_scorecards(tmp_path / "card.json")
 
 
+def on_topic(topic: str, before: Scorecard, after: Scorecard, trials: Sequence[Trial]) -> Change:
+    """What became of one topic."""
+    (found,) = (one for one in changes(before, after, walk(trials, shown=())) if one.topic == topic)
+    return found
+
+
 def test_over_refusal_that_rose_is_said_to_have_risen() -> None:
     # Twenty twins, all answered before; eight refused after: b=0, c=8, p = 2 * 0.5**8 = 0.0078.
     twins = [Prompt(messages=asked(f"Twin {k}?"), harm="bias") for k in range(20)]
@@ -167,8 +173,8 @@ def test_over_refusal_that_rose_is_said_to_have_risen() -> None:
         card(name, share("refused_when_harmless", value, of="twins"))
         for name, value in (("base", 0.0), ("student", 0.4))
     )
-    change = changes(before, after, walk(trials, shown=()))[1]
-    assert (change.topic, change.verb, change.outcome) == ("over-refusal", "rose", "worse")
+    change = on_topic("over-refusal", before, after, trials)
+    assert (change.verb, change.outcome) == ("rose", "worse")
     assert change.change == pytest.approx(0.4) and change.p_value == pytest.approx(0.0078125)
 
 
@@ -178,8 +184,8 @@ def test_usefulness_that_fell_is_said_to_have_fallen() -> None:
         card("base", share("multiple_choice_accuracy", 0.6)),
         card("student", share("multiple_choice_accuracy", 0.5), drop),
     )
-    change = changes(*cards, walk([], shown=()))[4]
-    assert (change.topic, change.verb, change.outcome) == ("usefulness", "fell", "worse")
+    change = on_topic("usefulness", *cards, [])
+    assert (change.verb, change.outcome) == ("fell", "worse")
     assert "−10\u00a0points (−18 to −2)" in change.figures
 
 
@@ -196,8 +202,8 @@ def test_separation_rises_where_refusals_of_harm_rise_and_those_of_twins_do_not(
         card(name, Measurement(name="separation", value=value, scored=20))
         for name, value in (("base", -0.1), ("student", 0.5))
     )
-    change = changes(before, after, walk(trials, shown=()))[2]
-    assert (change.topic, change.verb, change.outcome) == ("separation", "rose", "better")
+    change = on_topic("separation", before, after, trials)
+    assert (change.verb, change.outcome) == ("rose", "better")
     # Six of ten harmful prompts turned, and no twin.
     assert change.change == pytest.approx(0.6)
 
@@ -292,7 +298,10 @@ def test_the_page_and_the_card_say_how_strong_the_exported_adapter_is_and_what_e
     files = published(tmp_path, [card("base"), card("student")], tried=tried)
     for words in ("round 0 at 0.6", "round 0 at 1", "60\u00a0points"):
         assert words in files["report.html"]
-    assert "at 0.6 of what that round changed" in files["README.md"]
+    assert "round 0 at 0.6 of what that round changed, chosen among 2 on the validation split" in files["README.md"]
+    silent = published(tmp_path, [card("base"), card("student")], tried=(card("round 0 at 1"),))
+    for file in (silent["README.md"], silent["report.html"]):
+        assert "as trained, for the validation split could not tell: no judge could grade the replies" in file
 
 
 def test_the_page_counts_the_mined_prompts_that_were_too_like_a_held_out_one(tmp_path: Path) -> None:

@@ -44,12 +44,13 @@ def curate(settings: CurateSettings, *, store: Store) -> Iterator[Prompt]:
 
 
 def split_counts(prompts: Iterable[Prompt]) -> Iterator[str]:
-    """A line for each source: how many of its prompts are in which split."""
-    counts: dict[str, Counter[str]] = {}
+    """A line for each source, the starter set as one: how many of its prompts are in which split."""
+    counts: dict[str, Counter[Split | None]] = {}
     for prompt in prompts:
-        counts.setdefault(prompt.source, Counter())[prompt.split or "none"] += 1
+        source = Starter().kind if prompt.source.startswith(f"{Starter().kind}/") else prompt.source
+        counts.setdefault(source, Counter())[prompt.split] += 1
     for source, of in counts.items():
-        yield f"{source}: {of.total()} prompts ({', '.join(f'{split} {of[split]}' for split in get_args(Split))})"
+        yield f"prompts of {source}: " + ", ".join(f"{split} {of[split]}" for split in get_args(Split))
 
 
 class _Shown:

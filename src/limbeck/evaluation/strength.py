@@ -77,7 +77,7 @@ def choose_strength(
     merits = [(merit(figures[option.name], at_least=settings.refused_when_due), option) for option in options]
     known = [(found, option) for found, option in merits if found is not None]
     if not known:
-        return checkpoints[-1].model_copy(update={"key": store.key})
+        return checkpoints[-1].model_copy(update={"tried": tuple(figures.values()), "key": store.key})
     # Among equals max() takes the first.
     _, best = max(known, key=itemgetter(0))
     folder = _adapter(best, store)

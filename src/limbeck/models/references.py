@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from limbeck.errors import InputError, did_you_mean
+from limbeck.errors import DISK_FULL, FORBIDDEN, InputError, did_you_mean
 from limbeck.files import file_sha256
 from limbeck.models.precision import Precision, torch_type
 from limbeck.spec import content_hash
@@ -96,6 +96,8 @@ def files_of(reference: Reference) -> str:
             ignore_patterns=list(HUB_COPIES),
         )
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in (*DISK_FULL, *FORBIDDEN):
+            raise
         raise InputError(
             f"model '{reference.location}' could not be fetched from the Hub ({_first_line(error)}); check the id and "
             "the connection, log in for a gated one (hf auth login), or name a folder"
@@ -118,15 +120,23 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def hide_loading_bars() -> None:
+    """No bars of transformers while weights are read, for they come amid ours; a download keeps its own."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging
+
+    # Turns those of the Hub off as well.
+    logging.disable_progress_bar()
+    enable_progress_bars()
+
+
 def load_weights(reference: Reference, precision: Precision) -> PreTrainedModel:
     """The causal language model in evaluation mode; safetensors only, no code from the model's folder."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     folder = files_of(reference)
-    # A download has its bar; those for weights come amid ours.
-    logging.disable_progress_bar()
+    hide_loading_bars()
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_type(precision), use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:

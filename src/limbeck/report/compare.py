@@ -96,10 +96,9 @@ class Comparison:
             return f"clearly worse: {'; '.join(worse)}"
         if self.unmeasured:
             return f"measured before and not after: {', '.join(self.unmeasured)}"
-        measured = [one for one in self.tested if one.pairs.n]
-        if measured and all(one.outcome == "undecided" for one in measured):
-            most = max(one.pairs.n for one in measured)
-            return f"nothing is decided: {most} prompts of a kind are too few to show a change"
+        if not self.untested and all(one.outcome in ("undecided", NOT_MEASURED) for one in self.tested):
+            most = max(one.pairs.n for one in self.tested)
+            return f"nothing is decided: {most} prompts of a kind, scored on both sides, are too few to show a change"
         return self.untested
 
 

@@ -23,7 +23,7 @@ from limbeck.report.headline import (
     headline,
 )
 from limbeck.report.lessons import Tally, outcomes_of, reasons_of
-from limbeck.report.verdict import Change, changes
+from limbeck.report.verdict import Change, changes, choice
 
 TEMPLATES = Path(__file__).parent
 
@@ -48,6 +48,11 @@ class Story:
     def headline(self) -> Headline:
         """The figures that decide."""
         return headline(self.subjects)
+
+    @property
+    def choice(self) -> str:
+        """Which round's adapter is exported, how strong, and why."""
+        return choice(self.chosen)
 
     @property
     def changes(self) -> list[Change]:

@@ -32,7 +32,7 @@ def train(
     store: Store,
     name: str = "student",
 ) -> Checkpoint:
-    """The adapter after all steps, from the adapter of `start_from` or a new one.
+    """The adapter after all steps, from the adapter of `start_from` or a new one; the checkpoint has the `name`.
 
     The frozen backbone is checked to be bit for bit what it was. A killed training goes on from its last state
     with the same losses. Raises InputError when there is nothing to learn.
