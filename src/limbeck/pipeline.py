@@ -92,7 +92,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         work.progress.say(f"student: {choice(chosen)}")
         subjects: list[ModelSpec] = [base]
         for name in config.baselines:
-            plain = work.keep(name, baseline, config.train, config.student, tuple(rounds), checkpoints[-1])
+            plain = work.keep(name, baseline, config.train, config.student, tuple(rounds))
             subjects.append(config.student.trained(name, plain.folder))
         subjects.append(config.student.trained("student", chosen.folder))
         if config.evaluate.teachers:

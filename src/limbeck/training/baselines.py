@@ -16,11 +16,14 @@ def baseline(
     settings: TrainSettings,
     student: StudentSettings,
     rounds: tuple[Sequence[Lesson], ...],
-    taught: Checkpoint,
     *,
     store: Store,
 ) -> Checkpoint:
-    """Filtered fine-tuning: cross-entropy alone on all rounds' accepted lessons, for as many steps as `taught` had."""
-    plain = settings.model_copy(update={"losses": (CrossEntropy(),), "max_steps": taught.steps})
+    """Filtered fine-tuning: cross-entropy alone on the accepted lessons of all rounds, for as many epochs.
+
+    So it reads each accepted reply as often as the student does. As many *steps* would be more than the student's own
+    time, for most of the student's lessons are prompts without a reply.
+    """
+    plain = settings.model_copy(update={"losses": (CrossEntropy(),)})
     accepted = {lesson.id: lesson for lessons in rounds for lesson in lessons if lesson.reply is not None}
     return train(plain, student, list(accepted.values()), None, None, store=store, name="filtered_sft")
