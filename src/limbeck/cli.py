@@ -46,8 +46,8 @@ def run(recipe: Recipe, folder: Folder = None, set_: Override = None, limit: Lim
         made = run_pipeline(config, folder, bars)
     console = bars.console
     console.print(as_rich(headline(made.scorecards)))
-    console.print(f"report:  {made.page}\nstudent: {made.student / 'merged'}")
-    console.print(f"next:    limbeck show {folder} · change {path.name} and run again: only what it touches is redone")
+    bars.say(f"report:  {made.page}\nstudent: {made.student / 'merged'}")
+    bars.say(f"next:    limbeck show {folder} · change {path.name} and run again: only what it touches is redone")
 
 
 class Stop(NamedTuple):
@@ -341,7 +341,7 @@ class _Bars:
         yield from self.progress.track(items, total=total, description=label)
 
     def say(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False)
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
