@@ -98,6 +98,32 @@ def test_a_row_without_a_prompt_is_named_with_what_it_has(tmp_path: Path, row: d
     )
 
 
+@pytest.mark.parametrize(("slip", "meant"), [("teir", "tier"), ("harms", "harm"), ("Conduct", "conduct")])
+def test_a_slip_of_the_pen_in_a_column_is_told_and_not_left_out(tmp_path: Path, slip: str, meant: str) -> None:
+    said = complaint(tmp_path / "a.jsonl", jsonl({"prompt": "How?", slip: "safe"}))
+    assert said == f"a.jsonl:1: the column '{slip}' is unknown; did you mean '{meant}'? Else rename it"
+
+
+def test_columns_of_other_people_are_left_alone(tmp_path: Path) -> None:
+    others = (
+        "id",
+        "prompt_id",
+        "response",
+        "question",
+        "label",
+        "category",
+        "type",
+        "time",
+        "topic",
+        "text",
+        "score",
+        "model",
+    )
+    path = tmp_path / "a.jsonl"
+    path.write_text(jsonl({"prompt": "How?", **dict.fromkeys(others, "x"), "completion": "So."}))
+    assert [prompt_of(row).text for row in read_table(path)] == ["How?"]
+
+
 def test_an_unknown_tier_says_which_are_known(tmp_path: Path) -> None:
     said = complaint(tmp_path / "a.jsonl", jsonl({"prompt": "a"}, {"prompt": "b", "tier": "medium"}))
     assert said == "a.jsonl:2: 'tier' is 'medium'; use safe, borderline or adversarial"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 # Prompts without an answer that are told one by one.
 SHOWN_UNANSWERED = 5
+STOPPED = "stopped; nothing made so far is lost: the same command goes on from here"
 
 app = typer.Typer(
     help="Distil a small language model from aligned teachers, keep its safety, and prove both.",
@@ -236,6 +237,12 @@ def main() -> None:
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
     try:
         app()
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Typer makes of Ctrl-C, while nothing runs yet, an exit without a word.
+        if isinstance(end, SystemExit) and end.code != Stopped.exit_code:
+            raise
+        print(STOPPED, file=sys.stderr)
+        sys.exit(Stopped.exit_code)
     except LimbeckError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
@@ -330,7 +337,7 @@ class _Bars:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.progress.stop()
         if isinstance(error, KeyboardInterrupt):
-            raise Stopped("stopped; nothing made so far is lost: the same command goes on from here") from None
+            raise Stopped(STOPPED) from None
 
     def track(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]:
         if total == 0:

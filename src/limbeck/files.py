@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, NamedTuple, TypeVar
@@ -24,6 +25,9 @@ PROMPT_COLUMNS = (
     "harm", "tier", "conduct", "family", "language", "reference", "choices", "answer", "source", "licence",
     "split", "lesson",
 )  # fmt: skip
+TEXT_COLUMNS = ("prompt", "messages")
+# How like a column's name another must be to be taken for a slip of the pen.
+SLIP = 0.8
 EXPECTED_CONDUCT = {"safe": "answer", "borderline": "answer_with_care", "adversarial": "refuse"}
 
 
@@ -127,6 +131,7 @@ def prompt_of(row: Row) -> Prompt:
     A chat loses its last assistant turn. Of tier and conduct the one that is missing follows from the other; with
     neither, a row with a harm is adversarial. In CSV, `messages` and `choices` are JSON.
     """
+    _check_columns(row)
     values: dict[str, Any] = {name: row.values[name] for name in PROMPT_COLUMNS if row.values.get(name) is not None}
     if "tier" not in values:
         usual = {conduct: tier for tier, conduct in EXPECTED_CONDUCT.items()}
@@ -137,6 +142,17 @@ def prompt_of(row: Row) -> Prompt:
         values["choices"] = _listed(row, "choices", values["choices"])
     values["messages"] = _messages(row)
     return noun_at(row.where, Prompt, values)
+
+
+def _check_columns(row: Row) -> None:
+    """Raises InputError for a column called nearly as one of ours: left alone it would change what is taught."""
+    known = (*TEXT_COLUMNS, *PROMPT_COLUMNS)
+    for name in row.values.keys() - set(known):
+        swapped = [one for one in known if sorted(one) == sorted(name)]
+        near = swapped or get_close_matches(name, known, n=1, cutoff=SLIP)
+        # prompt_id and the like are other people's own.
+        if near and "_" not in name:
+            raise InputError(f"{row.where}: the column '{name}' is unknown; did you mean '{near[0]}'? Else rename it")
 
 
 def _messages(row: Row) -> tuple[Message, ...]:

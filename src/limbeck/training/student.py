@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from limbeck.errors import InputError
 from limbeck.models.local import Local
 from limbeck.models.precision import Precision
 from limbeck.models.references import SHORT_NAMES, load_tokenizer, load_weights, resolve
@@ -67,6 +68,11 @@ class Student:
         else:
             adapter = settings.adapter
             layers = backbone.config.get_text_config().num_hidden_layers
+            if adapter.first_layer >= layers:
+                raise InputError(
+                    f"student.adapter.first_layer is {adapter.first_layer}; {settings.model} has the layers 0 to "
+                    f"{layers - 1}"
+                )
             config = LoraConfig(
                 task_type="CAUSAL_LM",
                 r=adapter.rank,
@@ -75,7 +81,13 @@ class Student:
                 target_modules=_linear_names(backbone) if adapter.target == "all-linear" else list(adapter.target),
                 layers_to_transform=list(range(adapter.first_layer, layers)) if adapter.first_layer else None,
             )
-            self.model = get_peft_model(backbone, config)
+            try:
+                self.model = get_peft_model(backbone, config)
+            except ValueError as error:
+                raise InputError(
+                    f"student.adapter.target: {', '.join(config.target_modules or ())} are not all layers of "
+                    f"{settings.model}; use all-linear, or of {', '.join(_linear_names(backbone))}"
+                ) from error
 
     def trainable(self) -> list[nn.Parameter]:
         """The adapter's parameters."""
