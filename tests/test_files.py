@@ -98,6 +98,11 @@ def test_a_row_without_a_prompt_is_named_with_what_it_has(tmp_path: Path, row: d
     )
 
 
+def test_a_prompt_that_is_no_text_is_shown(tmp_path: Path) -> None:
+    assert complaint(tmp_path / "a.jsonl", jsonl({"prompt": 5})) == "a.jsonl:1: the prompt is 5; it must be text"
+    assert "it must be a list of {role, content}" in complaint(tmp_path / "a.jsonl", jsonl({"messages": []}))
+
+
 @pytest.mark.parametrize(("slip", "meant"), [("teir", "tier"), ("harms", "harm"), ("Conduct", "conduct")])
 def test_a_slip_of_the_pen_in_a_column_is_told_and_not_left_out(tmp_path: Path, slip: str, meant: str) -> None:
     said = complaint(tmp_path / "a.jsonl", jsonl({"prompt": "How?", slip: "safe"}))

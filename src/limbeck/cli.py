@@ -42,13 +42,13 @@ def run(recipe: Recipe, folder: Folder = None, set_: Override = None, limit: Lim
     from limbeck.pipeline import run as run_pipeline
     from limbeck.report.headline import as_rich, headline
 
-    path, config, folder = _read_run(recipe, folder, set_, limit)
+    config, folder = _read_run(recipe, folder, set_, limit)
     with _Bars() as bars:
         made = run_pipeline(config, folder, bars)
     console = bars.console
     console.print(as_rich(headline(made.scorecards)))
     bars.say(f"report:  {made.page}\nstudent: {made.student / 'merged'}")
-    bars.say(f"next:    limbeck show {folder} · change {path.name} and run again: only what it touches is redone")
+    bars.say(f"next:    limbeck show {folder} · change the recipe and run again: only what it touches is redone")
 
 
 class Stop(NamedTuple):
@@ -75,7 +75,7 @@ def run_as_far(
     from limbeck.pipeline import run_until
 
     stop = STOPS[context.info_name or ""]
-    _, config, folder = _read_run(recipe, folder, set_, limit)
+    config, folder = _read_run(recipe, folder, set_, limit)
     with _Bars() as bars:
         made, rows = run_until(config, folder, stage=stop.rows, progress=bars)
     print(f"{len(rows)} {stop.rows} in {made}")
@@ -274,7 +274,7 @@ def _read(recipe: str, overrides: list[str] | None) -> tuple[Path, RunConfig]:
 
 def _read_run(
     recipe: str, folder: Path | None, overrides: list[str] | None, limit: int | None
-) -> tuple[Path, RunConfig, Path]:
+) -> tuple[RunConfig, Path]:
     from limbeck.curate import CurateSettings
     from limbeck.files import check_apart
     from limbeck.spec import checked
@@ -284,7 +284,7 @@ def _read_run(
     path, config = _read(recipe, [*(overrides or ()), *limited])
     folder = folder or Path("runs") / path.stem
     check_apart(folder / "recipe.yaml", read=[path])
-    return path, config, folder
+    return config, folder
 
 
 def _shipped(name: str) -> Path:

@@ -169,7 +169,8 @@ def _messages(row: Row) -> tuple[Message, ...]:
             raise InputError(f"{row.where}: 'prompt' is empty; write what the model is asked")
         return asked(said)
     if not isinstance(said, list) or not said:
-        raise InputError(f"{row.where}: 'messages' must be a list of {{role, content}}")
+        wanted = "text" if row.values.get("messages") is None else "a list of {role, content}"
+        raise InputError(f"{row.where}: the prompt is {said!r:.40}; it must be {wanted}")
     turns = tuple(noun_at(row.where, Message, turn if isinstance(turn, dict) else {"content": turn}) for turn in said)
     return turns[:-1] if turns[-1].role == "assistant" else turns
 

@@ -263,7 +263,7 @@ def check(config: RunConfig) -> Iterator[str]:
     prompts = [prompt for source in config.curate.sources for prompt in source.prompts()]
     asked = [prompt for prompt in prompts if prompt.lesson == "reply" and not prompt.choices]
     for teacher, mine in routed(config.teach.teachers, asked):
-        yield f"asked     {teacher.name or teacher.kind}: of {len(mine)} prompts those in the training split"
+        yield f"asked     {teacher.name or teacher.kind}: the training split of {len(mine)} prompts"
     if config.teach.at_most is not None:
         yield f"asked     {config.teach.at_most} prompts a round at most, of all teachers together"
     yield f"student   {config.student.model}"

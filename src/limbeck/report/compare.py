@@ -86,7 +86,7 @@ class Comparison:
             for harm, table in by_harm(cards).items()
             for column in table.columns
         ]
-        return figures(cards, [*(column for column in HEADLINE if column is not DROP), *of_harms])
+        return figures(cards, [*(column for column in HEADLINE if column is not DROP and not column.worst), *of_harms])
 
     @property
     def complaint(self) -> str:
