@@ -43,6 +43,12 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
         os.replace(beside, file)
 
 
+def write_atomically(file: Path, text: str) -> None:
+    """The whole text or nothing."""
+    with replacing(file) as stream:
+        stream.write(text.encode())
+
+
 def check_writable(file: Path) -> None:
     """Raises InputError where no such file can come to be, and OSError where this user may not write there."""
     if not file.parent.is_dir():

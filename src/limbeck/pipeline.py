@@ -17,6 +17,7 @@ from limbeck.mine import mine, vary
 from limbeck.models.answer import answer
 from limbeck.models.encoder import ModelTools
 from limbeck.models.spec import ModelSpec
+from limbeck.protocols import Progress
 from limbeck.records import Checkpoint, Lesson, Prompt, Record, Scorecard
 from limbeck.report import report
 from limbeck.report.verdict import choice
@@ -25,7 +26,7 @@ from limbeck.teach import teach
 from limbeck.teach.score import score
 from limbeck.training.baselines import baseline
 from limbeck.training.loop import train
-from limbeck.workspace import Progress, Reached, Rows, Workspace
+from limbeck.workspace import Reached, Rows, Workspace
 
 
 class Run(NamedTuple):

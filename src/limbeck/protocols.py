@@ -119,3 +119,11 @@ class Store(Protocol):
 
     def progress(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]:
         """The items, with a bar that says how fast and how much longer."""
+
+
+class Progress(Protocol):
+    """Shows how far a stage is, and says what came of it."""
+
+    def track(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]: ...
+
+    def say(self, line: str) -> None: ...

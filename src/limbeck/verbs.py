@@ -17,7 +17,7 @@ from limbeck.evaluation import EVALUATORS, EvaluateSettings, examine, measure
 from limbeck.evaluation.strength import choose_strength
 from limbeck.export import export as export_stage
 from limbeck.export import write_student
-from limbeck.files import Row, check_apart, check_writable, noun_at, prompt_of, read_table
+from limbeck.files import Row, check_apart, check_writable, noun_at, prompt_of, read_table, write_atomically
 from limbeck.judges import JUDGES
 from limbeck.judges.grade import verdicts
 from limbeck.losses import LOSSES
@@ -28,7 +28,7 @@ from limbeck.models.local import Local, check_lengths
 from limbeck.models.references import SHORT_NAMES, resolve
 from limbeck.perturb import PERTURBATIONS
 from limbeck.pipeline import check_needs
-from limbeck.protocols import Continuation, Exchange, Store
+from limbeck.protocols import Continuation, Exchange, Progress, Store
 from limbeck.records import Lesson, Message, Prompt, Scorecard, Trial
 from limbeck.report import scorecard_json
 from limbeck.report.trials import trial_row
@@ -36,7 +36,7 @@ from limbeck.sift import HARD_RISK
 from limbeck.spec import Spec, Table, checked, fingerprint
 from limbeck.teach import routed
 from limbeck.training.loop import train as train_stage
-from limbeck.workspace import Progress, Workspace, write_atomically
+from limbeck.workspace import Workspace
 
 TABLES: dict[str, Table[Any]] = {
     "losses": LOSSES,

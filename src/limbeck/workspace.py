@@ -20,13 +20,13 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, get_args, get_origin, get_type_hints, overload
+from typing import Any, Generic, NamedTuple, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from filelock import FileLock, Timeout
 
 from limbeck.errors import InputError
-from limbeck.files import replacing
-from limbeck.protocols import Item, Tools
+from limbeck.files import write_atomically
+from limbeck.protocols import Item, Progress, Tools
 from limbeck.records import SCHEMA, Record
 from limbeck.spec import Spec, fingerprint
 from limbeck.version import __version__
@@ -37,14 +37,6 @@ KEY_DIGITS = 12
 SYNC_SECONDS = 1.0
 
 Noun = TypeVar("Noun", bound=Record)
-
-
-class Progress(Protocol):
-    """Shows how far a stage is, and says what came of it."""
-
-    def track(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]: ...
-
-    def say(self, line: str) -> None: ...
 
 
 class Silent:
@@ -117,12 +109,6 @@ def read_rows(file: Path, noun: type[Noun]) -> Iterator[Noun]:
                     f"{file}:{number}: this is no whole {noun.__name__} row; "
                     f"delete the folder {file.parent} and run again to make it anew"
                 ) from error
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """The whole text or nothing."""
-    with replacing(file) as stream:
-        stream.write(text.encode())
 
 
 class Kept:
