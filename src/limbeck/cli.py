@@ -90,6 +90,25 @@ for verb, stop in STOPS.items():
     )(run_as_far)
 
 
+@app.command(epilog="Example:  `limbeck report runs/quickstart --set 'report.title=Spring release'`")
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a finished run.")], set_: Override = None
+) -> None:
+    """Write the report of a finished run anew, under another title, with more replies or a licence."""
+    from limbeck.config import load_config
+    from limbeck.pipeline import run as run_pipeline
+
+    for other in set_ or ():
+        if not other.startswith("report."):
+            raise InputError(f"--set {other}: a report takes report.KEY=VALUE alone; use limbeck run")
+    if not (folder / "report.html").is_file():
+        raise InputError(f"{folder}: there is no finished run in it; limbeck run makes one")
+    config = load_config(folder / "recipe.yaml", set_ or ())
+    with _Bars() as bars:
+        made = run_pipeline(config, folder, bars)
+    bars.say(f"report:  {made.page}")
+
+
 @app.command(epilog="Example:  `limbeck check mine.yaml`")
 def check(recipe: Recipe, set_: Override = None) -> None:
     """Check a recipe before any compute: spelling, files, and that every loss gets what it needs."""

@@ -31,6 +31,12 @@ class GateFailed(LimbeckError):
     exit_code = 1
 
 
+class Unreachable(LimbeckError):
+    """What a teacher, a judge or a model is fetched from did not answer, after retries."""
+
+    exit_code = 3
+
+
 class Stopped(LimbeckError):
     """The user stopped the work."""
 

@@ -464,6 +464,16 @@ def test_a_run_goes_on_from_curate_teach_sift_and_mine_and_redoes_nothing(limbec
         done = {file: file.stat().st_mtime_ns for file in Path("out").rglob("done.json")}
         assert made.items() < done.items() and max(done, key=done.__getitem__).parent == folder
         made = done
+    # A report of its own redoes nothing but the report.
+    code, out, _ = limbeck("report", "out", "--set", "report.title=Spring release")
+    assert (code, "Spring release" in Path("out/report.html").read_text()) == (0, True)
+    assert [file.parent.name[:7] for file in Path("out").rglob("done.json") if file not in made] == ["report-"]
+
+
+def test_a_report_takes_no_setting_that_would_train_and_no_folder_without_a_run(limbeck: Command) -> None:
+    assert limbeck("report", "out")[::2] == (2, "out: there is no finished run in it; limbeck run makes one\n")
+    code, _, err = limbeck("report", "out", "--set", "train.epochs=2")
+    assert (code, err) == (2, "--set train.epochs=2: a report takes report.KEY=VALUE alone; use limbeck run\n")
 
 
 @pytest.fixture
@@ -511,7 +521,7 @@ def test_a_hub_that_cannot_be_reached_is_one_message(limbeck: Command) -> None:
     Path("a.jsonl").write_text('{"prompt": "How?"}\n')
     evaluate = ("evaluate", "--model", "org/name", "--prompts", "a.jsonl", "--folder", "out")
     code, err = apart(*evaluate, HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
-    assert (code, len(err.splitlines())) == (2, 1)
+    assert (code, len(err.splitlines())) == (3, 1)
     assert err.startswith("model 'org/name' could not be fetched from the Hub (") and "; check the id and" in err
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from limbeck.errors import InputError
+from limbeck.errors import InputError, Unreachable
 from limbeck.models import references
 from limbeck.models.chat import prompt_ids
 from limbeck.models.references import SHORT_NAMES, Wheel, load_merged, load_tokenizer, load_weights, resolve
@@ -56,7 +56,7 @@ def test_a_hub_id_may_name_a_revision() -> None:
 def test_a_hub_id_that_cannot_be_fetched_is_one_message_with_what_to_do() -> None:
     for load in (load_tokenizer, partial(load_weights, precision="float32")):
         with pytest.raises(
-            InputError, match=r"model 'org/name' could not be fetched from the Hub \(.*\); check the id"
+            Unreachable, match=r"model 'org/name' could not be fetched from the Hub \(.*\); check the id"
         ):
             load(resolve("org/name"))
 

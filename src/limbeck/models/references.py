@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from limbeck.errors import DISK_FULL, FORBIDDEN, InputError, did_you_mean
+from limbeck.errors import DISK_FULL, FORBIDDEN, InputError, Unreachable, did_you_mean
 from limbeck.files import file_sha256
 from limbeck.models.precision import Precision, torch_type
 from limbeck.spec import content_hash
@@ -82,7 +82,7 @@ HUB_COPIES = ("*/*", "consolidated*")
 def files_of(reference: Reference) -> str:
     """The folder of the model's files: of a Hub id fetched, or without a connection as they were fetched before.
 
-    Raises InputError where they are neither here nor to be had.
+    Raises Unreachable where they are neither here nor to be had.
     """
     if not reference.is_on_hub:
         return reference.location
@@ -98,7 +98,7 @@ def files_of(reference: Reference) -> str:
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) in (*DISK_FULL, *FORBIDDEN):
             raise
-        raise InputError(
+        raise Unreachable(
             f"model '{reference.location}' could not be fetched from the Hub ({_first_line(error)}); check the id and "
             "the connection, log in for a gated one (hf auth login), or name a folder"
         ) from error
