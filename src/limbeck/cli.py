@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
 import typer
 
-from limbeck.errors import DISK_FULL, FORBIDDEN, GateFailed, InputError, LimbeckError, Stopped
+from limbeck.errors import DISK_FULL, FORBIDDEN, GateFailed, InputError, LimbeckError, Stopped, did_you_mean
 
 if TYPE_CHECKING:
     from limbeck.config import RunConfig
@@ -309,10 +309,12 @@ def _read_run(
 def _shipped(name: str) -> Path:
     here = Path(__file__).parent
     # In a checkout the recipes lie beside src/; in a wheel inside the package.
-    for folder in (here / "recipes", here.parents[1] / "recipes"):
+    folders = (here / "recipes", here.parents[1] / "recipes")
+    for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    raise InputError(f"recipe '{name}' is no .yaml file and none of those shipped (quickstart, lessons)")
+    shipped = {file.stem for folder in folders for file in folder.glob("*.yaml")}
+    raise InputError(f"recipe '{name}' is no .yaml file and none of those shipped; {did_you_mean(name, shipped)}")
 
 
 class _Bars:

@@ -470,6 +470,11 @@ def test_a_run_goes_on_from_curate_teach_sift_and_mine_and_redoes_nothing(limbec
     assert [file.parent.name[:7] for file in Path("out").rglob("done.json") if file not in made] == ["report-"]
 
 
+def test_a_misspelt_shipped_recipe_says_which_is_meant(limbeck: Command) -> None:
+    said = "recipe 'quikstart' is no .yaml file and none of those shipped; did you mean quickstart?\n"
+    assert limbeck("check", "quikstart")[::2] == (2, said)
+
+
 def test_a_report_takes_no_setting_that_would_train_and_no_folder_without_a_run(limbeck: Command) -> None:
     assert limbeck("report", "out")[::2] == (2, "out: there is no finished run in it; limbeck run makes one\n")
     code, _, err = limbeck("report", "out", "--set", "train.epochs=2")
