@@ -51,6 +51,22 @@ class TopK(NamedTuple):
     tail_N: Tensor
 
 
+class OutputHead(Protocol):
+    """From hidden states (N, H) to logits (N, V)."""
+
+    @property
+    def weight_VH(self) -> Tensor: ...
+
+    @property
+    def bias_V(self) -> Tensor | None: ...
+
+    def logits(self, hidden_NH: Tensor) -> Tensor:
+        """Logits in no less than single precision, after the model's own scale and soft cap."""
+
+    def before_scaling_(self, slope_NV: Tensor, logits_NV: Tensor) -> None:
+        """Turns the gradient on these logits, in place, into the gradient on weight times hidden state plus bias."""
+
+
 class Continuation(NamedTuple):
     """A reply to be scored token by token after its prompt; `ends` adds the end of turn."""
 

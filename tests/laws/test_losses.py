@@ -18,6 +18,7 @@ from limbeck.losses.decision import Decision
 from limbeck.losses.divergence import Divergence
 from limbeck.losses.forward_kl import ForwardKL
 from limbeck.losses.jensen_shannon import JensenShannon
+from limbeck.losses.places import Plain
 from limbeck.losses.reverse_kl import ReverseKL
 from limbeck.losses.skew_kl import SkewKL
 from limbeck.losses.skew_reverse_kl import SkewReverseKL
@@ -70,10 +71,9 @@ def top_of(teacher_NV: Tensor, top: int, dtype: torch.dtype) -> TopK:
 
 
 def passes(logits: Model, labels: Labels, teacher: TopK) -> Passes:
-    others_RV = logits.rejected_RV.log_softmax(-1).scatter(1, labels.rejected_R[:, None], -math.inf)
     return Passes(
-        student_NV=logits.taught_NV.log_softmax(-1),
-        others_R=others_RV.logsumexp(-1),
+        student=Plain(logits.taught_NV.log_softmax(-1)),
+        rejected=Plain(logits.rejected_RV.log_softmax(-1)),
         openings=openings(torch.nn.functional.logsigmoid(logits.refuses_B)),
         teacher=teacher,
     )
@@ -82,7 +82,7 @@ def passes(logits: Model, labels: Labels, teacher: TopK) -> Passes:
 def openings(refusing_B: Tensor) -> Openings:
     """One opening of one token, with those log-probabilities, against a vocabulary of one other token."""
     logprobs_DV = torch.stack([refusing_B, log1mexp(refusing_B)], dim=1)
-    return Openings(logprobs_DV, torch.arange(len(refusing_B))[:, None], torch.tensor([0]), (1,))
+    return Openings(Plain(logprobs_DV), torch.arange(len(refusing_B))[:, None], torch.tensor([0]), (1,))
 
 
 def pull(loss: Loss, logits: Model, labels: Labels, teacher: TopK) -> Tensor:
@@ -186,7 +186,7 @@ def test_float32_agrees_with_float64(loss: Loss) -> None:
 
 def test_cross_entropy_of_one_token_in_four_is_log_four() -> None:
     labels, teacher = given()
-    even = passes(model(), labels, teacher)._replace(student_NV=torch.full((N, 4), -math.log(4)))
+    even = passes(model(), labels, teacher)._replace(student=Plain(torch.full((N, 4), -math.log(4))))
     value, _ = CrossEntropy()(even, labels._replace(tokens_N=torch.tensor([0, 1, 2, 3, 0, 1])))
     torch.testing.assert_close(value, torch.full((N,), math.log(4)))
 
@@ -197,7 +197,7 @@ def test_cross_entropy_of_one_token_in_four_is_log_four() -> None:
 def test_a_divergence_is_zero_when_both_agree(kind: type[Divergence], top: int, temperature: float) -> None:
     student_NV = model().taught_NV.log_softmax(-1)
     teacher = top_of(student_NV.detach(), top, torch.float64)
-    value_N = kind(temperature=temperature).between(student_NV, teacher)
+    value_N = kind(temperature=temperature).between(Plain(student_NV), teacher)
     torch.testing.assert_close(value_N, torch.zeros_like(value_N), atol=1e-6, rtol=0)
     # Total variation has a kink there.
     if kind is not TotalVariation:
@@ -211,7 +211,7 @@ def test_a_divergence_is_zero_when_both_agree(kind: type[Divergence], top: int, 
 def test_a_divergence_is_never_negative_and_no_smaller_with_more_ids_kept(kind: type[Divergence]) -> None:
     # Joining outcomes can only hide a difference (data processing).
     student_NV = model().taught_NV.log_softmax(-1)
-    one, some, every = (kind().between(student_NV, given(top=top)[1]) for top in (1, K, V))
+    one, some, every = (kind().between(Plain(student_NV), given(top=top)[1]) for top in (1, K, V))
     assert bool((one >= 0).all() and (some >= one - 1e-9).all() and (every >= some - 1e-9).all())
 
 
@@ -230,14 +230,17 @@ def test_a_divergence_over_all_ids_is_the_plain_formula(kind: type[Divergence], 
         SkewReverseKL: (q * (q / (0.9 * p + 0.1 * q)).log()).sum(-1),
         TotalVariation: (p - q).abs().sum(-1) / 2,
     }
-    found = kind(temperature=temperature).between(student_NV, teacher)
+    found = kind(temperature=temperature).between(Plain(student_NV), teacher)
     torch.testing.assert_close(found, temperature**2 * plain[kind])
 
 
 @pytest.mark.parametrize(("beta", "limit"), [(1e-6, ForwardKL), (1 - 1e-6, ReverseKL)])
 def test_jensen_shannon_has_both_kl_as_its_limits(beta: float, limit: type[Divergence]) -> None:
     student_NV, teacher = model().taught_NV.log_softmax(-1), given()[1]
-    found, ends = JensenShannon(beta=beta).between(student_NV, teacher), limit().between(student_NV, teacher)
+    found, ends = (
+        JensenShannon(beta=beta).between(Plain(student_NV), teacher),
+        limit().between(Plain(student_NV), teacher),
+    )
     torch.testing.assert_close(found, ends, rtol=1e-4, atol=1e-6)
 
 
@@ -246,14 +249,14 @@ def test_what_the_teacher_never_says_costs_much_and_stays_finite(loss: Divergenc
     # The teacher has all of its mass on one id; the student has 1 - 1e-30 on another.
     teacher = TopK(torch.tensor([[0]]), torch.tensor([[0.0]]), torch.tensor([-math.inf]))
     logits = torch.tensor([[-69.0, 0.0, -70.0]], requires_grad=True)
-    loss.between(logits.log_softmax(-1), teacher).sum().backward()
+    loss.between(Plain(logits.log_softmax(-1)), teacher).sum().backward()
     assert logits.grad is not None and bool(logits.grad.isfinite().all())
-    assert 0.99 <= float(loss.between(logits.detach().log_softmax(-1), teacher)) <= 31
+    assert 0.99 <= float(loss.between(Plain(logits.detach().log_softmax(-1)), teacher)) <= 31
 
 
 def test_forward_kl_is_zero_when_both_agree_on_a_peaked_distribution_at_a_high_temperature() -> None:
     peaked_NV = torch.tensor([[30.0, 0.0, -1.0, -2.0]], dtype=torch.float64).log_softmax(-1)
-    value_N = ForwardKL(temperature=4.0).between(peaked_NV.float(), top_of(peaked_NV, 2, torch.float32))
+    value_N = ForwardKL(temperature=4.0).between(Plain(peaked_NV.float()), top_of(peaked_NV, 2, torch.float32))
     assert abs(float(value_N)) < 1e-3
 
 
@@ -261,7 +264,9 @@ def test_forward_kl_over_all_ids_at_a_high_temperature_pulls_by_the_difference_o
     # d/dz of T² KL(p_T || q_T) is T (q_T - p_T), with both tempered; at T=4 a floor under an empty tail would show.
     teacher_NV = torch.tensor([[12.0, 0.0, -1.0, -2.0]]).log_softmax(-1)
     logits_NV = torch.tensor([[12.0, 1.0, -3.0, -2.0]], requires_grad=True)
-    ForwardKL(temperature=4.0).between(logits_NV.log_softmax(-1), top_of(teacher_NV, 4, torch.float32)).sum().backward()
+    ForwardKL(temperature=4.0).between(
+        Plain(logits_NV.log_softmax(-1)), top_of(teacher_NV, 4, torch.float32)
+    ).sum().backward()
     expected_NV = 4 * ((logits_NV.detach() / 4).softmax(-1) - (teacher_NV / 4).softmax(-1))
     torch.testing.assert_close(logits_NV.grad, expected_NV, rtol=1e-4, atol=1e-5)
 
@@ -271,7 +276,7 @@ def test_forward_kl_over_all_ids_is_the_dense_divergence_in_float32_at_a_high_te
     student_NV = torch.tensor([[12.0, 1.0, -3.0, -2.0]]).log_softmax(-1)
     p_NV, q_NV = ((log_NV / 4).log_softmax(-1) for log_NV in (teacher_NV, student_NV))
     dense_N = 16 * (p_NV.exp() * (p_NV - q_NV)).sum(-1)
-    found_N = ForwardKL(temperature=4.0).between(student_NV, top_of(teacher_NV, 4, torch.float32))
+    found_N = ForwardKL(temperature=4.0).between(Plain(student_NV), top_of(teacher_NV, 4, torch.float32))
     torch.testing.assert_close(found_N, dense_N, rtol=1e-3, atol=1e-3)
 
 
@@ -280,7 +285,7 @@ def test_mass_outside_the_kept_ids_is_not_free() -> None:
     # 0.9 log(0.9/0.5) + 0.1 log(0.1/0.5) = 0.52901 - 0.16094 = 0.36806
     teacher = TopK(torch.tensor([[0]]), torch.tensor([[0.9]]).log(), torch.tensor([0.1]).log())
     student_NV = torch.tensor([[0.5, 0.3, 0.2]]).log()
-    assert float(ForwardKL(temperature=1.0).between(student_NV, teacher)) == pytest.approx(0.36806, abs=1e-4)
+    assert float(ForwardKL(temperature=1.0).between(Plain(student_NV), teacher)) == pytest.approx(0.36806, abs=1e-4)
 
 
 def test_temperature_flattens_both_sides_and_is_squared_in_front() -> None:
@@ -288,7 +293,7 @@ def test_temperature_flattens_both_sides_and_is_squared_in_front() -> None:
     # 4 (0.75 log 1.5 + 0.25 log 0.5) = 4 (0.30410 - 0.17329) = 0.52325
     teacher = TopK(torch.tensor([[0, 1]]), torch.tensor([[0.81, 0.09]]).log(), torch.tensor([-math.inf]))
     student_NV = torch.tensor([[0.5, 0.5]], dtype=torch.float64).log()
-    assert float(ForwardKL(temperature=2.0).between(student_NV, teacher)) == pytest.approx(0.52325, abs=1e-4)
+    assert float(ForwardKL(temperature=2.0).between(Plain(student_NV), teacher)) == pytest.approx(0.52325, abs=1e-4)
 
 
 def test_forward_kl_does_not_read_rows_without_a_teacher() -> None:
@@ -319,7 +324,7 @@ def test_refusing_a_harmless_prompt_can_be_made_to_cost_more() -> None:
 def test_a_refusal_is_drawn_to_the_first_opening_and_every_opening_counts_against_an_answer() -> None:
     labels, teacher = given()
     logprobs_DV = torch.tensor([[0.1, 0.4, 0.5]] * 2).log()
-    said = Openings(logprobs_DV, torch.tensor([[0, 0], [1, 1]]), torch.tensor([0, 1]), (1, 1))
+    said = Openings(Plain(logprobs_DV), torch.tensor([[0, 0], [1, 1]]), torch.tensor([0, 1]), (1, 1))
     two = labels._replace(risk_B=torch.tensor([1.0, 0.0]), risk_weight_B=torch.ones(2))
     value, _ = Decision()(passes(model(), labels, teacher)._replace(openings=said), two)
     assert value.tolist() == pytest.approx([-math.log(0.1), -math.log(0.5)])
@@ -328,7 +333,7 @@ def test_a_refusal_is_drawn_to_the_first_opening_and_every_opening_counts_agains
 def test_at_half_the_temperature_the_decision_is_nearer_to_what_greedy_decoding_does() -> None:
     # "No" opens with 0.4; "Yes" (0.3), "Well" (0.2) and "So" (0.1) answer. Squared and shared out: 16 of 30.
     logprobs_DV = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
-    said = Openings(logprobs_DV, torch.zeros(1, 1, dtype=torch.long), torch.tensor([0]), (1,))
+    said = Openings(Plain(logprobs_DV), torch.zeros(1, 1, dtype=torch.long), torch.tensor([0]), (1,))
     assert said.logprobs_BE(1.0).exp().tolist() == [pytest.approx([0.4])]
     assert said.logprobs_BE(0.5).exp().tolist() == [pytest.approx([16 / 30])]
 
@@ -336,14 +341,15 @@ def test_at_half_the_temperature_the_decision_is_nearer_to_what_greedy_decoding_
 def test_each_opening_is_the_product_of_its_tokens() -> None:
     # "I can't" (0.5 * 0.6) and "I won't" (0.5 * 0.2) and "No" (0.1).
     logprobs_DV = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.1, 0.1, 0.6, 0.2]]).log()
-    said = Openings(logprobs_DV, torch.tensor([[0, 1, 0, 1, 0]]), torch.tensor([0, 2, 0, 3, 1]), (2, 2, 1))
+    said = Openings(Plain(logprobs_DV), torch.tensor([[0, 1, 0, 1, 0]]), torch.tensor([0, 2, 0, 3, 1]), (2, 2, 1))
     assert said.logprobs_BE(1.0).exp().tolist() == [pytest.approx([0.3, 0.1, 0.1])]
 
 
 def test_unlikelihood_of_a_token_with_probability_one_fifth_is_the_log_of_five_quarters() -> None:
     labels, teacher = given()
-    fifth = passes(model(), labels, teacher)._replace(others_R=torch.full((R,), 0.8).log())
-    assert Unlikelihood()(fifth, labels).value.tolist() == pytest.approx([math.log(5 / 4)] * R)
+    fifth = passes(model(), labels, teacher)._replace(rejected=Plain(torch.full((R, 5), 0.2).log()))
+    at_hand = labels._replace(rejected_R=torch.arange(R))
+    assert Unlikelihood()(fifth, at_hand).value.tolist() == pytest.approx([math.log(5 / 4)] * R)
 
 
 @pytest.mark.parametrize("log_p", [-80.0, -20.0, -1.0, -0.6931, -0.693, -0.1, -1e-3, -1e-6])

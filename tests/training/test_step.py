@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
@@ -18,12 +16,11 @@ from limbeck.losses.spec import Loss
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.models.chat import prompt_ids, reply_ids
 from limbeck.models.local import top_k
-from limbeck.models.tree import TreeBatch
 from limbeck.protocols import TopK
 from limbeck.records import Lesson, Prompt, asked
 from limbeck.taxonomy import REFUSAL_OPENINGS
 from limbeck.training.batches import LessonEncoder, in_order
-from limbeck.training.step import Forward, StepFigures, run_step
+from limbeck.training.step import Objective, StepFigures, run_step
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 
 WHOLE = 10_000
@@ -58,7 +55,7 @@ def step(
     parameters = learner.trainable()
     for parameter in parameters:
         parameter.grad = None
-    figures = run_step(Forward(learner.model), losses, batches, parameters, Accelerator(cpu=True), clip=1e9)
+    figures = run_step(Objective(learner.model, losses), losses, batches, parameters, Accelerator(cpu=True), clip=1e9)
     return figures, torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
 
 
@@ -118,37 +115,6 @@ def test_unlikelihood_reads_the_rejected_replies_alone(learner: Student) -> None
     figures, _ = step(learner, [Unlikelihood()], [lesson("Why?", rejected=("Run.", "Hide!"))])
     said = torch.cat([plain_logprobs(learner, "Why?", text, ends=False) for text in ("Run.", "Hide!")])
     assert figures.losses["unlikelihood"] == pytest.approx(float(-torch.log1p(-said.exp()).mean()), rel=1e-3)
-
-
-class Certain(nn.Module):
-    """Gives one token nearly all of the mass at each place, whatever it reads; its logits are leaves."""
-
-    def __init__(self, token_U: torch.Tensor, vocabulary: int, margin: float) -> None:
-        super().__init__()
-        logits_UV = torch.zeros(len(token_U), vocabulary)
-        self.logits_UV = nn.Parameter(logits_UV.scatter(1, token_U[:, None], margin))
-
-    def forward(self, batch: TreeBatch) -> torch.Tensor:
-        return self.logits_UV.log_softmax(-1)
-
-
-@pytest.mark.parametrize("margin", [15.0, 17.0, 30.0, 80.0])
-def test_a_rejected_token_that_the_student_is_certain_of_is_pushed_down_exactly(
-    learner: Student, margin: float
-) -> None:
-    encoder = LessonEncoder(learner.tokenizer, {}, wants=Unlikelihood.needs)
-    (batch,) = encoder.micro_batches([encoder.example(lesson("Why?", rejected=("No.",)))], budget=WHOLE)
-    tokens_R, others = batch.labels.rejected_R, len(learner.tokenizer) - 1
-    assert batch.trees.scored.at_N[batch.rejected_R].tolist() == list(range(len(tokens_R)))
-    certain = Certain(tokens_R, others + 1, margin)
-    leaves = list(certain.parameters())
-    figures = run_step(certain, [Unlikelihood()], [batch], leaves, Accelerator(cpu=True), clip=1e9)
-    # Of V - 1 others with logit 0 and one with m: 1 - q = (V - 1) / (V - 1 + e^m), so -log(1 - q) = m - log(V - 1)
-    # - log q. Its gradient is q on the token's own logit and -q / (V - 1) on each other; a mean over R tokens.
-    q = 1 / (1 + others * math.exp(-margin))
-    expected_RV = torch.full((len(tokens_R), others + 1), -q / others).scatter(1, tokens_R[:, None], q) / len(tokens_R)
-    assert figures.losses["unlikelihood"] == pytest.approx(margin - math.log(others) - math.log(q), rel=1e-5)
-    torch.testing.assert_close(certain.logits_UV.grad, expected_RV, rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize("loss", [Decision(), Unlikelihood()], ids=lambda loss: loss.kind)

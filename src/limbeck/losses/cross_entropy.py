@@ -19,5 +19,4 @@ class CrossEntropy(Loss):
         return labels.weight_N
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
-        value_N = -passes.student_NV.gather(1, labels.tokens_N[:, None])[:, 0]
-        return Units(value_N, self.weights(labels))
+        return Units(-passes.student.said(labels.tokens_N), self.weights(labels))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from limbeck.losses.places import Places
 from limbeck.losses.spec import Labels, Loss, Passes, Units
 from limbeck.protocols import TopK
 
@@ -28,28 +30,42 @@ class Divergence(Loss):
     def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Tensor:
         """D between teacher p and student q, shape (N,); both are log-probabilities that sum to 1 over J."""
 
-    def between(self, student_NV: Tensor, teacher: TopK) -> Tensor:
-        """The value at each token, shape (N,); `student_NV` are log-probabilities at temperature 1."""
-        p_NJ, q_NJ = teacher.logprobs_NK, student_NV.gather(1, teacher.ids_NK)
-        if teacher.ids_NK.shape[1] < student_NV.shape[1]:
-            student_tail_N1 = student_NV.scatter(1, teacher.ids_NK, -torch.inf).logsumexp(-1, keepdim=True)
-            p_NJ = torch.cat([p_NJ, teacher.tail_N[:, None]], dim=1)
-            q_NJ = torch.cat([q_NJ, student_tail_N1], dim=1)
-        p_NJ, q_NJ = (
-            log_NJ - log_NJ.logsumexp(-1, keepdim=True) for log_NJ in (p_NJ / self.temperature, q_NJ / self.temperature)
-        )
+    def between(self, student: Places, teacher: TopK | Tensor) -> Tensor:
+        """The value at each token, shape (N,), to the teacher's top ids or to all of its log-probabilities (N, V).
+
+        Where the vocabularies differ in size, the ids past the smaller one are padding and left out.
+        """
+        if isinstance(teacher, Tensor):
+            shared = min(student.vocabulary, teacher.shape[1])
+            p_NJ, q_NJ = teacher[:, :shared], student.every()[:, :shared]
+            whole = shared == student.vocabulary == teacher.shape[1]
+        else:
+            p_NJ, (q_NJ, rest_N) = teacher.logprobs_NK, student.kept(teacher.ids_NK)
+            if p_NJ.shape[1] < student.vocabulary:
+                p_NJ = torch.cat([p_NJ, teacher.tail_N[:, None]], dim=1)
+                q_NJ = torch.cat([q_NJ, rest_N[:, None]], dim=1)
+            # Kept in half precision, they sum to 1 within a thousandth.
+            p_NJ, whole = p_NJ.log_softmax(-1), True
+        if self.temperature != 1.0 or not whole:
+            p_NJ, q_NJ = ((log_NJ / self.temperature).log_softmax(-1) for log_NJ in (p_NJ, q_NJ))
         return self.temperature**2 * self.of(p_NJ, q_NJ)
 
     def weights(self, labels: Labels) -> Tensor:
         return labels.weight_N * labels.taught_N
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
-        weight_N = self.weights(labels)
-        known_N = weight_N > 0
-        value_N = weight_N.new_zeros(len(weight_N))
-        teacher = TopK(*(part[known_N] for part in passes.teacher))
-        value_N[known_N] = self.between(passes.student_NV[known_N], teacher)
-        return Units(value_N, weight_N)
+        known_N = labels.taught_N
+        if bool(known_N.all()):
+            return Units(self.between(passes.student, passes.teacher), self.weights(labels))
+        # Something finite where there is no teacher; its value is not read.
+        ids_NK, logprobs_NK, tail_N = passes.teacher
+        even_K = torch.full_like(logprobs_NK[0], -math.log(max(1, logprobs_NK.shape[1])))
+        teacher = TopK(
+            ids_NK.where(known_N[:, None], torch.arange(ids_NK.shape[1], device=ids_NK.device)),
+            logprobs_NK.where(known_N[:, None], even_K),
+            tail_N.where(known_N, -torch.inf),
+        )
+        return Units(self.between(passes.student, teacher).where(known_N, 0.0), self.weights(labels))
 
 
 def kl(log_p_NJ: Tensor, log_q_NJ: Tensor) -> Tensor:

@@ -8,14 +8,17 @@ R tokens of rejected replies, B prompts with a known risk, O tokens of refusal o
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from limbeck.losses.places import Places
 from limbeck.protocols import TopK
 from limbeck.spec import Kind
 
+Rows: TypeAlias = Tensor | slice
+NONE = slice(0)
 Needs = Literal["reply", "distribution", "rejected", "risk"]
 
 
@@ -30,32 +33,40 @@ class Labels(NamedTuple):
     risk_B: Tensor
     risk_weight_B: Tensor
 
+    def only(self, *, taught: Rows = NONE, rejected: Rows = NONE, prompts: Rows = NONE) -> Labels:
+        """The labels of some units alone."""
+        return Labels(
+            *(column[taught] for column in self[:3]),
+            *(column[rejected] for column in self[3:5]),
+            *(column[prompts] for column in self[5:]),
+        )
+
 
 class Openings(NamedTuple):
-    """Log-probabilities at the D places where tokens of refusal openings would come, for B prompts.
+    """The places where tokens of refusal openings would come, for B prompts.
 
     All prompts share the openings: `token_O` are their tokens, one opening after the other, `sizes` their lengths,
     `at_BO` the place of each token.
     """
 
-    logprobs_DV: Tensor
+    places: Places
     at_BO: Tensor
     token_O: Tensor
     sizes: tuple[int, ...]
 
     def logprobs_BE(self, temperature: float) -> Tensor:
         """Log-probability of each of the E openings, nats, when the model is decoded at that temperature."""
-        scaled_DV = self.logprobs_DV / temperature
-        said_BO = scaled_DV[self.at_BO, self.token_O] - scaled_DV.logsumexp(-1)[self.at_BO]
+        token_BO = self.token_O.expand_as(self.at_BO)
+        said_P = self.places.said(token_BO.flatten(), at_P=self.at_BO.flatten(), temperature=temperature)
+        said_BO = said_P.view_as(self.at_BO)
         return torch.stack([one.sum(1) for one in said_BO.split(self.sizes, dim=1)], dim=1)
 
 
 class Passes(NamedTuple):
-    """What the model said: log-probabilities where a taught token comes, of every token but the rejected one, and
-    where a refusal would open."""
+    """What the model said: where a taught token comes, where a rejected one does, and where a refusal would open."""
 
-    student_NV: Tensor
-    others_R: Tensor  # log of the mass of all tokens but the rejected one, exact where the rejected one has nearly all
+    student: Places
+    rejected: Places
     openings: Openings
     teacher: TopK  # rows where `taught_N` is False are not read
 

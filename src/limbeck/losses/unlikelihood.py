@@ -19,4 +19,5 @@ class Unlikelihood(Loss):
         return labels.rejected_weight_R
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
-        return Units(-passes.others_R, self.weights(labels))
+        # The rest itself: 1 - q would lose all digits near q = 1.
+        return Units(-passes.rejected.kept(labels.rejected_R[:, None]).rest_N, self.weights(labels))

@@ -1,8 +1,9 @@
-"""From hidden states to log-probabilities: the output head as the model's own forward applies it."""
+"""From hidden states to logits: the output head as the model's own forward applies it. Axes: N rows, V vocabulary,
+H hidden."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,16 +12,46 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+class Head(NamedTuple):
+    """The layer that projects, what its logits are multiplied with, and the soft cap that they stay below."""
+
+    layer: Any
+    scale: float
+    cap: float | None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Head:
+        """The head of a model."""
+        config = model.config.get_text_config()
+        # Granite divides, Cohere multiplies; Gemma 2 squashes.
+        scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        return cls(model.get_output_embeddings(), scale, getattr(config, "final_logit_softcapping", None))
+
+    @property
+    def weight_VH(self) -> Tensor:
+        return self.layer.weight
+
+    @property
+    def bias_V(self) -> Tensor | None:
+        return self.layer.bias
+
+    def logits(self, hidden_NH: Tensor) -> Tensor:
+        """Logits (N, V), in float32 at least."""
+        logits_NV = self.layer(hidden_NH.to(self.weight_VH.dtype))
+        if logits_NV.dtype != torch.float64:
+            logits_NV = logits_NV.float()
+        if self.scale != 1.0:
+            logits_NV = logits_NV * self.scale
+        return logits_NV if self.cap is None else torch.tanh(logits_NV / self.cap) * self.cap
+
+    def before_scaling_(self, slope_NV: Tensor, logits_NV: Tensor) -> None:
+        """From the gradient on these logits, in place, to the gradient on weight times hidden state plus bias."""
+        if self.cap is not None:
+            slope_NV.mul_(1 - (logits_NV / self.cap).square())
+        if self.scale != 1.0:
+            slope_NV.mul_(self.scale)
+
+
 def logits_of(model: PreTrainedModel, hidden_NH: Tensor) -> Tensor:
-    """Logits (N, V) in float32, with the model's logit scale and soft cap."""
-    head = model.get_output_embeddings()
-    logits_NV = head(hidden_NH).float()
-    config = model.config.get_text_config()
-    # Granite divides, Cohere multiplies; Gemma 2 squashes.
-    if (divisor := getattr(config, "logits_scaling", None)) is not None:
-        logits_NV = logits_NV / divisor
-    if (factor := getattr(config, "logit_scale", None)) is not None:
-        logits_NV = logits_NV * factor
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-        logits_NV = torch.tanh(logits_NV / cap) * cap
-    return logits_NV
+    """Logits (N, V) in float32 at least, with the model's logit scale and soft cap."""
+    return Head.of(model).logits(hidden_NH)

@@ -113,7 +113,7 @@ def run(
     from accelerate.utils import send_to_device
 
     from limbeck.training.state import load_state, save_state
-    from limbeck.training.step import Forward, run_step
+    from limbeck.training.step import Objective, run_step
 
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
     parameters = learner.trainable()
@@ -122,8 +122,8 @@ def run(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, partial(learning_rate_share, steps=steps, warmup=math.ceil(settings.warmup * steps))
     )
-    forward, optimizer = accelerator.prepare(Forward(learner.model), optimizer)
-    forward.train()
+    objective, optimizer = accelerator.prepare(Objective(learner.model, settings.losses), optimizer)
+    objective.train()
 
     state_file = store.folder("state") / "state.pt"
     metrics = store.folder("metrics") / "metrics.jsonl"
@@ -147,7 +147,7 @@ def run(
                 send_to_device(batch, accelerator.device)
                 for batch in encoder.micro_batches(examples, budget=settings.micro_batch_tokens)
             ]
-            figures = run_step(forward, settings.losses, batches, parameters, accelerator, clip=settings.clip)
+            figures = run_step(objective, settings.losses, batches, parameters, accelerator, clip=settings.clip)
             row = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0], **figures._asdict()}
             optimizer.step()
             schedule.step()
