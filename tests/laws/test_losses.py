@@ -1,6 +1,6 @@
 """What holds for every loss, and the values of each on data whose answer can be worked out by hand.
 
-Axes: N taught tokens, R rejected tokens, B deciding prompts, K kept ids, V vocabulary.
+Axes: N taught tokens, R rejected tokens, B deciding prompts, L pairs, C anchors, K kept ids, V vocabulary, H hidden.
 """
 
 from __future__ import annotations
@@ -13,38 +13,59 @@ import torch
 from torch import Tensor
 
 from limbeck.losses import LOSSES
+from limbeck.losses.anti_teacher import AntiTeacher
+from limbeck.losses.contrastive import Contrastive
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
 from limbeck.losses.divergence import Divergence
+from limbeck.losses.drift import Drift
 from limbeck.losses.forward_kl import ForwardKL
 from limbeck.losses.jensen_shannon import JensenShannon
+from limbeck.losses.noise import Noise
+from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.places import Plain
+from limbeck.losses.preference import Preference
+from limbeck.losses.prompt_contrast import PromptContrast
 from limbeck.losses.reverse_kl import ReverseKL
 from limbeck.losses.skew_kl import SkewKL
 from limbeck.losses.skew_reverse_kl import SkewReverseKL
-from limbeck.losses.spec import Labels, Loss, Openings, Passes, log1mexp
+from limbeck.losses.spec import Contrasts, Labels, Loss, Openings, Pairs, Passes, Share, log1mexp
 from limbeck.losses.total_variation import TotalVariation
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.protocols import TopK
 
-N, R, B, K, V = 6, 4, 4, 3, 7
+N, R, B, L, C, K, V, H = 6, 4, 4, 4, 4, 3, 7, 5
 DIVERGENCES = (ForwardKL, ReverseKL, JensenShannon, SkewKL, SkewReverseKL, TotalVariation)
-EVERY_LOSS = pytest.mark.parametrize("loss", [member() for member in LOSSES.values()], ids=list(LOSSES))
+LAYER = 20
+# The first loss of each kind as a recipe has it by default, and others as they may be set.
+MEMBERS = [*(member() for member in LOSSES.values()), CrossEntropy(decision_window=2), AntiTeacher(least=0.0)]
+EVERY_LOSS = pytest.mark.parametrize("loss", MEMBERS, ids=lambda loss: loss.kind)
 EVERY_DIVERGENCE = pytest.mark.parametrize("kind", DIVERGENCES)
 
 
 class Model(NamedTuple):
-    """The logits that a student would give, as leaves that gradients are left on."""
+    """What a student would give, as leaves that gradients are left on."""
 
     taught_NV: Tensor
     rejected_RV: Tensor
     refuses_B: Tensor
+    noisy_NV: Tensor
+    chosen_L: Tensor
+    avoided_L: Tensor
+    anchors_CH: Tensor
 
 
 def model(dtype: torch.dtype = torch.float64) -> Model:
     noise = torch.Generator().manual_seed(1)
-    leaves = (torch.randn(*size, generator=noise, dtype=torch.float64) for size in ((N, V), (R, V), (B,)))
+    sizes = ((N, V), (R, V), (B,), (N, V), (L,), (L,), (C, H))
+    leaves = (torch.randn(*size, generator=noise, dtype=torch.float64) for size in sizes)
     return Model(*(leaf.to(dtype).requires_grad_() for leaf in leaves))
+
+
+def share(weight: list[float], dtype: torch.dtype) -> Share:
+    """Units of those weights; the second half belongs to harmful prompts."""
+    harmful = torch.arange(len(weight)) >= len(weight) // 2
+    return Share(torch.tensor(weight, dtype=dtype), torch.ones(len(weight), dtype=dtype), harmful)
 
 
 def given(dtype: torch.dtype = torch.float64, *, top: int = K) -> tuple[Labels, TopK]:
@@ -52,13 +73,17 @@ def given(dtype: torch.dtype = torch.float64, *, top: int = K) -> tuple[Labels, 
     noise = torch.Generator().manual_seed(2)
     teacher_NV = torch.randn(N, V, generator=noise, dtype=torch.float64).log_softmax(-1)
     labels = Labels(
+        taught=share([1.0, 0.5, 1.0, 0.0, 1.0, 0.25], dtype),
+        rejected=share([1.0, 0.5, 0.0, 1.0], dtype),
+        prompts=share([1.0, 1.0, 0.5, 0.0], dtype),
+        pairs=share([1.0, 0.0, 0.5, 1.0], dtype),
+        contrasts=share([1.0, 0.5, 0.0, 1.0], dtype),
+        reply_contrasts=share([1.0, 0.5, 0.0, 1.0], dtype),
         tokens_N=torch.tensor([0, 1, 2, 3, 4, 5]),
-        weight_N=torch.tensor([1.0, 0.5, 1.0, 0.0, 1.0, 0.25], dtype=dtype),
-        taught_N=torch.tensor([True, True, False, True, True, True]),
+        position_N=torch.tensor([0, 1, 2, 3, 0, 1]),
+        known_N=torch.tensor([True, True, False, True, True, True]),
         rejected_R=torch.tensor([6, 5, 4, 3]),
-        rejected_weight_R=torch.tensor([1.0, 0.5, 0.0, 1.0], dtype=dtype),
         risk_B=torch.tensor([1.0, 0.0, 0.3, 1.0], dtype=dtype),
-        risk_weight_B=torch.tensor([1.0, 1.0, 0.5, 0.0], dtype=dtype),
     )
     return labels, top_of(teacher_NV, top, dtype)
 
@@ -71,11 +96,28 @@ def top_of(teacher_NV: Tensor, top: int, dtype: torch.dtype) -> TopK:
 
 
 def passes(logits: Model, labels: Labels, teacher: TopK) -> Passes:
+    noise = torch.Generator().manual_seed(3)
+    dtype = logits.taught_NV.dtype
+    # A row for each token, whichever of them are there.
+    base_NV = torch.randn(N, V, generator=noise, dtype=torch.float64)[labels.tokens_N].to(dtype)
+    others_SH = torch.randn(3, H, generator=noise, dtype=torch.float64).to(dtype)
+    anchors = torch.arange(len(logits.anchors_CH))
+    others_CM = (len(anchors) + torch.arange(3)).expand(len(anchors), 3)
+    beside = Contrasts(
+        {LAYER: torch.cat([logits.anchors_CH, others_SH])}, anchors, others_CM, torch.ones_like(others_CM).bool()
+    )
     return Passes(
         student=Plain(logits.taught_NV.log_softmax(-1)),
         rejected=Plain(logits.rejected_RV.log_softmax(-1)),
         openings=openings(torch.nn.functional.logsigmoid(logits.refuses_B)),
         teacher=teacher,
+        base=Plain(base_NV.log_softmax(-1)),
+        noisy={Noise(): Plain(logits.noisy_NV.log_softmax(-1))},
+        pairs=Pairs(
+            logits.chosen_L, logits.avoided_L, torch.zeros_like(logits.chosen_L), torch.ones_like(logits.avoided_L)
+        ),
+        contrasts=beside,
+        reply_contrasts=beside,
     )
 
 
@@ -99,13 +141,14 @@ def gradients(total: Tensor, logits: Model) -> tuple[Tensor, ...]:
 def rows(logits: Model, labels: Labels, teacher: TopK, part: slice) -> tuple[Model, Labels, TopK]:
     return (
         Model(*(leaf[part] for leaf in logits)),
-        Labels(*(column[part] for column in labels)),
+        labels.only(taught=part, rejected=part, prompts=part, pairs=part, beside=part),
         TopK(*(column[part] for column in teacher)),
     )
 
 
 def test_the_table_holds_each_loss_under_its_own_kind() -> None:
-    assert dict(LOSSES) == {member().kind: member for member in (CrossEntropy, *DIVERGENCES, Decision, Unlikelihood)}
+    others = (AntiTeacher, Decision, Unlikelihood, Preference, Drift, NoiseConsistency, Contrastive, PromptContrast)
+    assert dict(LOSSES) == {member().kind: member for member in (CrossEntropy, *DIVERGENCES, *others)}
 
 
 @EVERY_LOSS
@@ -135,10 +178,8 @@ def test_a_batch_cut_in_two_gives_the_same_gradient(loss: Loss) -> None:
 @EVERY_LOSS
 def test_twice_the_weight_pulls_twice_as_hard(loss: Loss) -> None:
     logits, (labels, teacher) = model(), given()
-    doubled = labels._replace(
-        weight_N=2 * labels.weight_N,
-        rejected_weight_R=2 * labels.rejected_weight_R,
-        risk_weight_B=2 * labels.risk_weight_B,
+    doubled = Labels(
+        *(one._replace(weight=2 * one.weight) if isinstance(one, Share) else one for one in labels)  # type: ignore[arg-type]
     )
     once = gradients(pull(loss, logits, labels, teacher), logits)
     twice = gradients(pull(loss, logits, doubled, teacher), logits)
@@ -149,16 +190,15 @@ def test_twice_the_weight_pulls_twice_as_hard(loss: Loss) -> None:
 @EVERY_LOSS
 def test_weightless_units_do_not_matter(loss: Loss) -> None:
     logits, (labels, teacher) = model(), given()
+    weightless = (3, 2, 3, 3, 1, 1, 2)
     other = Model(*(leaf.detach().clone() for leaf in logits))
-    other.taught_NV[3] += torch.arange(V)  # the weight there is 0
-    other.rejected_RV[2] += torch.arange(V)
-    other.refuses_B[3] += 5
+    for leaf, at in zip(other, weightless, strict=True):
+        leaf[at] += 5 * torch.arange(leaf[at].numel()).view_as(leaf[at]) + 1
     leaves = Model(*(leaf.requires_grad_() for leaf in other))
     changed = pull(loss, leaves, labels, teacher)
     torch.testing.assert_close(changed, pull(loss, logits, labels, teacher))
-    assert [float(one[at].abs().sum()) for one, at in zip(gradients(changed, leaves), (3, 2, 3), strict=True)] == [
-        0
-    ] * 3
+    slopes = gradients(changed, leaves)
+    assert [float(one[at].abs().sum()) for one, at in zip(slopes, weightless, strict=True)] == [0] * len(Model._fields)
 
 
 @EVERY_LOSS
@@ -171,6 +211,8 @@ def test_a_loss_of_nothing_is_an_empty_value_and_not_a_number_out_of_nowhere(los
 @EVERY_LOSS
 def test_gradients_match_finite_differences_in_float64(loss: Loss) -> None:
     logits, (labels, teacher) = model(), given()
+    if isinstance(loss, NoiseConsistency):  # the undisturbed side is held
+        logits = logits._replace(taught_NV=logits.taught_NV.detach())
     sum_of = lambda *leaves: pull(loss, Model(*leaves), labels, teacher)  # noqa: E731
     assert torch.autograd.gradcheck(sum_of, tuple(logits))
 
@@ -299,7 +341,7 @@ def test_temperature_flattens_both_sides_and_is_squared_in_front() -> None:
 def test_forward_kl_does_not_read_rows_without_a_teacher() -> None:
     labels, teacher = given()
     broken = TopK(teacher.ids_NK, teacher.logprobs_NK.clone(), teacher.tail_N.clone())
-    broken.logprobs_NK[2], broken.tail_N[2] = math.nan, math.nan  # taught_N is False there
+    broken.logprobs_NK[2], broken.tail_N[2] = math.nan, math.nan  # known_N is False there
     loss, logits = ForwardKL(), model()
     torch.testing.assert_close(pull(loss, logits, labels, broken), pull(loss, logits, labels, teacher))
     assert loss.weights(labels)[2] == 0
@@ -309,14 +351,16 @@ def test_the_decision_is_the_cross_entropy_of_refusing() -> None:
     # q = 1/4: risk 1 costs -log 1/4 = 1.38629, risk 0 costs -log 3/4 = 0.28768, risk 1/2 their mean 0.83699.
     labels, teacher = given()
     quarter = passes(model(), labels, teacher)._replace(openings=openings(torch.full((3,), 0.25).log()))
-    value, _ = Decision()(quarter, labels._replace(risk_B=torch.tensor([1.0, 0.0, 0.5]), risk_weight_B=torch.ones(3)))
+    value, _ = Decision()(
+        quarter, labels._replace(risk_B=torch.tensor([1.0, 0.0, 0.5]), prompts=share([1.0] * 3, torch.float32))
+    )
     assert value.tolist() == pytest.approx([1.38629, 0.28768, 0.83699], abs=1e-4)
 
 
 def test_refusing_a_harmless_prompt_can_be_made_to_cost_more() -> None:
     labels, teacher = given()
     quarter = passes(model(), labels, teacher)._replace(openings=openings(torch.full((2,), 0.25).log()))
-    two = labels._replace(risk_B=torch.tensor([1.0, 0.0]), risk_weight_B=torch.ones(2))
+    two = labels._replace(risk_B=torch.tensor([1.0, 0.0]), prompts=share([1.0] * 2, torch.float32))
     value, _ = Decision(harmless_cost=3.0)(quarter, two)
     assert value.tolist() == pytest.approx([1.38629, 3 * 0.28768], abs=1e-4)
 
@@ -325,7 +369,7 @@ def test_a_refusal_is_drawn_to_the_first_opening_and_every_opening_counts_agains
     labels, teacher = given()
     logprobs_DV = torch.tensor([[0.1, 0.4, 0.5]] * 2).log()
     said = Openings(Plain(logprobs_DV), torch.tensor([[0, 0], [1, 1]]), torch.tensor([0, 1]), (1, 1))
-    two = labels._replace(risk_B=torch.tensor([1.0, 0.0]), risk_weight_B=torch.ones(2))
+    two = labels._replace(risk_B=torch.tensor([1.0, 0.0]), prompts=share([1.0] * 2, torch.float32))
     value, _ = Decision()(passes(model(), labels, teacher)._replace(openings=said), two)
     assert value.tolist() == pytest.approx([-math.log(0.1), -math.log(0.5)])
 
@@ -372,3 +416,62 @@ def test_the_log_of_the_rest_of_all_is_finite_and_has_a_finite_gradient() -> Non
 def test_a_temperature_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="greater than 0"):
         ForwardKL(temperature=0.0)
+
+
+def test_preference_before_training_is_log_two_and_falls_as_the_margin_grows() -> None:
+    labels, teacher = given()
+    same = torch.tensor([-10.0, -10.0, -10.0, -10.0])
+    said = passes(model(), labels, teacher)
+    before, _ = Preference()(said._replace(pairs=Pairs(same, same, same, same)), labels)
+    assert before.tolist() == pytest.approx([math.log(2)] * L)
+    # Log-ratios of 2 and -3 at beta 0.1: -log sigmoid(0.5) = 0.47408.
+    after, _ = Preference()(said._replace(pairs=Pairs(same + 2, same - 3, same, same)), labels)
+    assert after.tolist() == pytest.approx([0.47408] * L, abs=1e-4)
+
+
+def test_drift_is_the_divergence_from_the_untrained_model_on_harmless_prompts_alone() -> None:
+    # q = (3/4, 1/4) against q_0 = (1/2, 1/2): 3/4 log 3/2 + 1/4 log 1/2 = 0.13081.
+    labels, teacher = given()
+    two = Plain(torch.tensor([[0.75, 0.25]] * N).log())
+    said = passes(model(), labels, teacher)._replace(student=two, base=Plain(torch.full((N, 2), 0.5).log()))
+    value, weight = Drift()(said, labels)
+    assert value.tolist() == pytest.approx([0.13081] * N, abs=1e-4)
+    assert weight.tolist() == [1.0, 0.5, 1.0, 0.0, 0.0, 0.0]  # the second half is harmful
+
+
+def test_the_same_answer_under_noise_costs_nothing() -> None:
+    labels, teacher = given()
+    said = passes(model(), labels, teacher)
+    calm, _ = NoiseConsistency()(said._replace(noisy={Noise(): said.student}), labels)
+    torch.testing.assert_close(calm, torch.zeros_like(calm))
+
+
+def test_the_anti_teacher_is_silent_where_both_teachers_agree_and_sharpens_where_they_differ() -> None:
+    # p = (0.8, 0.2), anti = (0.5, 0.5), kappa 1: p* ~ (1.28, 0.08) -> (16/17, 1/17); student at (0.5, 0.5):
+    # 16/17 log(32/17) + 1/17 log(2/17) = 0.46948.
+    labels, _ = given()
+    teacher = TopK(torch.tensor([[0, 1]] * N), torch.tensor([[0.8, 0.2]] * N).log(), torch.full((N,), -math.inf))
+    even = Plain(torch.full((N, 2), 0.5).log())
+    said = passes(model(), labels, teacher)._replace(student=even, base=even)
+    every = labels._replace(known_N=torch.ones(N, dtype=torch.bool))
+    assert AntiTeacher(kappa=1.0)(said, every).value.tolist() == pytest.approx([0.46948] * N, abs=1e-4)
+    assert AntiTeacher(kappa=1.0, least=0.2)(said, every).value.tolist() == [0.0] * N
+
+
+def test_a_contrast_between_right_angles_is_that_of_its_cosines() -> None:
+    # Cosines 1 (alike), 0 and -1 at temperature 1/2: -log of e^2 / (e^2 + 1 + e^-2) = 0.14293.
+    labels, teacher = given()
+    states = {LAYER: torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])}
+    one = Contrasts(states, torch.tensor([0]), torch.tensor([[1, 2, 3]]), torch.tensor([[True, True, True]]))
+    said = passes(model(), labels, teacher)._replace(contrasts=one)
+    assert PromptContrast(temperature=0.5)(said, labels).value.tolist() == pytest.approx([0.14293], abs=1e-4)
+    without = one._replace(valid_CM=torch.tensor([[True, True, False]]))
+    shorter, _ = PromptContrast(temperature=0.5)(said._replace(contrasts=without), labels)
+    assert shorter.tolist() == pytest.approx([math.log(1 + math.exp(-2))], abs=1e-4)
+
+
+def test_a_decision_window_leaves_its_floor_to_the_tokens_after_it() -> None:
+    labels, _ = given()
+    # Positions 0 1 2 3 0 1, weights 1 .5 1 0 1 .25: the third and fourth stand past a window of two.
+    weights = CrossEntropy(decision_window=2, floor=0.2).weights(labels)
+    assert weights.tolist() == pytest.approx([1.0, 0.5, 0.2, 0.0, 1.0, 0.25])

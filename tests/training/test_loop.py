@@ -16,6 +16,10 @@ from limbeck.errors import InputError
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
 from limbeck.losses.forward_kl import ForwardKL
+from limbeck.losses.noise import Noise
+from limbeck.losses.noise_consistency import NoiseConsistency
+from limbeck.losses.prompt_contrast import PromptContrast
+from limbeck.losses.spec import Loss
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.records import Checkpoint, Lesson, Prompt, asked
 from limbeck.training import TrainSettings
@@ -170,6 +174,12 @@ def test_lessons_from_which_no_loss_learns_are_one_message(store: StageStore, ti
         InputError, match=r"none of the 3 lessons has what the losses \(cross_entropy, forward_kl\) learn"
     ):
         train(settings(losses=(CrossEntropy(), ForwardKL())), student(tiny_model), silent, None, None, store=store)
+
+
+@pytest.mark.parametrize("loss", [PromptContrast(layers=(2,)), NoiseConsistency(noise=Noise(on="hidden", layer=7))])
+def test_a_loss_that_looks_past_the_last_layer_is_one_message(store: StageStore, tiny_model: Path, loss: Loss) -> None:
+    with pytest.raises(InputError, match=r"looks at layer \d; .* has 0 to 1"):
+        train(settings(losses=(loss,)), student(tiny_model), LESSONS, None, None, store=store)
 
 
 def test_the_plain_baseline_learns_the_accepted_replies_alone(store: StageStore, tiny_model: Path) -> None:

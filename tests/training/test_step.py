@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,26 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from limbeck.losses.contrastive import Contrastive
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
+from limbeck.losses.drift import Drift
 from limbeck.losses.forward_kl import ForwardKL
-from limbeck.losses.spec import Loss
+from limbeck.losses.noise import Noise
+from limbeck.losses.noise_consistency import NoiseConsistency
+from limbeck.losses.preference import Preference
+from limbeck.losses.prompt_contrast import PromptContrast
+from limbeck.losses.spec import Contrasts, Loss
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.models.chat import prompt_ids, reply_ids
 from limbeck.models.local import top_k
 from limbeck.protocols import TopK
 from limbeck.records import Lesson, Prompt, asked
 from limbeck.taxonomy import REFUSAL_OPENINGS
-from limbeck.training.batches import LessonEncoder, in_order
-from limbeck.training.step import Objective, StepFigures, run_step
+from limbeck.training.batches import LessonEncoder, in_order, wanted
+from limbeck.training.objective import Objective
+from limbeck.training.passes import Reader, compared
+from limbeck.training.step import StepFigures, run_step
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 
 WHOLE = 10_000
@@ -36,8 +45,14 @@ def learner(tiny_model: Path) -> Student:
     return learner
 
 
+OF_A_LESSON = ("rejected", "risk", "weight", "ends", "teacher")
+
+
 def lesson(question: str, reply: str | None = "Yes, like this.", **more: Any) -> Lesson:
-    return Lesson(prompt=Prompt(messages=asked(question)), reply=reply, **more)
+    """A lesson; what is not its own belongs to its prompt."""
+    own = {name: value for name, value in more.items() if name in OF_A_LESSON}
+    prompt = Prompt(messages=asked(question), **{name: value for name, value in more.items() if name not in own})
+    return Lesson(prompt=prompt, reply=reply, **own)
 
 
 def step(
@@ -49,8 +64,7 @@ def step(
     targets: dict[str, TopK] | None = None,
 ) -> tuple[StepFigures, torch.Tensor]:
     """The figures of one step and its whole gradient, one after the other; nothing is clipped."""
-    wants = frozenset(need for loss in losses for need in loss.needs)
-    encoder = LessonEncoder(learner.tokenizer, targets or {}, wants=wants)
+    encoder = LessonEncoder(learner.tokenizer, targets or {}, wants=wanted(losses), among=lessons)
     batches = list(encoder.micro_batches([encoder.example(one) for one in lessons], budget=budget))
     parameters = learner.trainable()
     for parameter in parameters:
@@ -76,13 +90,133 @@ FOUR = [
 ]
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), Decision(), Unlikelihood()], ids=lambda loss: loss.kind)
+HARMFUL: dict[str, Any] = {"conduct": "refuse", "harm": "toxicity", "tier": "adversarial"}
+PROMPTS = [
+    lesson(
+        "How do I mock her?", "No, for she is a person.", rejected=("Sure, mock.",), family="a", risk=1.0, **HARMFUL
+    ),
+    lesson("How do I mock a test?", "With a double.", family="a", risk=0.0, harm="toxicity"),
+    lesson(
+        "How do I insult him?", "I would rather not.", rejected=("Sure.", "Go on!"), family="b", risk=1.0, **HARMFUL
+    ),
+    lesson("How do I boil an egg?", "For six minutes.", family="c", risk=0.0),
+]
+CUT = [CrossEntropy(), Decision(), Unlikelihood(), Preference(), Drift(), Contrastive(layers=(0, 1)),
+       PromptContrast(layers=(1,))]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", CUT, ids=lambda loss: loss.kind)
 def test_a_step_cut_into_micro_batches_gives_the_same_gradient(learner: Student, loss: Loss) -> None:
-    whole, gradient = step(learner, [loss], FOUR)
-    cut, gradient_cut = step(learner, [loss], FOUR, budget=1)
+    whole, gradient = step(learner, [loss], PROMPTS)
+    cut, gradient_cut = step(learner, [loss], PROMPTS, budget=1)
     # A loss near 0 is a sum of float32 logarithms near 1, which are exact to 1e-7 each and no better.
     assert cut.losses == pytest.approx(whole.losses, rel=1e-5, abs=1e-7)
     torch.testing.assert_close(gradient_cut, gradient, rtol=1e-3, atol=1e-6)
+    assert float(gradient.norm()) > 1e-4
+
+
+def test_preference_compares_whole_replies_with_what_the_untrained_model_gave_them(learner: Student) -> None:
+    figures, _ = step(learner, [Preference(beta=0.3)], PROMPTS)
+
+    def margin(question: str, chosen: str, rejected: str) -> float:
+        return float(
+            plain_logprobs(learner, question, chosen, ends=True).sum()
+            - plain_logprobs(learner, question, rejected, ends=False).sum()
+        )
+
+    told = [(one.prompt.text, one.reply or "", rejected) for one in PROMPTS for rejected in one.rejected]
+    trained = [margin(*one) for one in told]
+    with learner.model.disable_adapter():
+        untrained = [margin(*one) for one in told]
+    values = [math.log1p(math.exp(-0.3 * (one - other))) for one, other in zip(trained, untrained, strict=True)]
+    assert figures.units["preference"] == 3
+    assert figures.losses["preference"] == pytest.approx(sum(values) / 3, rel=1e-3)
+
+
+def test_the_slope_of_preference_is_that_of_finite_differences(learner: Student) -> None:
+    loss, parameter = Preference(beta=0.3), learner.trainable()[1]
+    _, gradient = step(learner, [loss], PROMPTS)
+    assert parameter.grad is not None
+    direction, at = parameter.grad / parameter.grad.norm(), parameter.detach().clone()
+    values = []
+    for away in (1e-2, -1e-2, 0.0):
+        with torch.no_grad():
+            parameter.copy_(at + away * direction)
+        values.append(step(learner, [loss], PROMPTS)[0].losses["preference"])
+    _, again = step(learner, [loss], PROMPTS)
+    torch.testing.assert_close(again, gradient)
+    assert parameter.grad is not None
+    assert (values[0] - values[1]) / 2e-2 == pytest.approx(float(parameter.grad.norm()), rel=2e-2)
+
+
+def test_drift_leaves_out_harmful_prompts_and_is_nothing_where_the_adapter_is_off(learner: Student) -> None:
+    figures, _ = step(learner, [Drift()], PROMPTS)
+    harmless = [reply_ids(learner.tokenizer, one.reply or "", ends=True) for one in PROMPTS[1::2]]
+    assert figures.units["drift"] == sum(map(len, harmless))
+    assert figures.losses["drift"] > 1e-3
+    untouched = Student(StudentSettings(model=learner.name), start_from=None, precision="float32", seed=1)
+    assert step(untouched, [Drift()], PROMPTS)[0].losses["drift"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_states_are_compared_where_a_prompt_ends_and_pooled_over_a_reply(learner: Student) -> None:
+    encoder = LessonEncoder(learner.tokenizer, {}, wants=wanted([Contrastive(), PromptContrast()]), among=PROMPTS)
+    (micro,) = encoder.micro_batches([encoder.example(PROMPTS[0])], budget=WHOLE)
+
+    def plainly(question: str, reply: str = "", *, ends: bool = False) -> torch.Tensor:
+        ids = prompt_ids(learner.tokenizer, asked(question))
+        said = reply_ids(learner.tokenizer, reply, ends=ends) if reply else []
+        decoder = learner.model.get_base_model().get_decoder()
+        with torch.no_grad():
+            states_TH = decoder(input_ids=torch.tensor([ids + said]), output_hidden_states=True).hidden_states[1][0]
+        return states_TH[len(ids) : -1].mean(0) if reply else states_TH[-1]
+
+    def layer(found: Contrasts, at: int) -> torch.Tensor:
+        return found.states[0][at].detach()
+
+    _, first = Reader(learner.model).read(micro.trees, watched=[0])
+    beside = compared(micro.prompts, micro.trees, first)
+    replies = compared(micro.replies, micro.trees, first)
+    others = [int(at) for at in beside.others_CM[0]]
+    # Alike: the other harmful one. Apart: the twin, and one more harmless one.
+    texts = [PROMPTS[2].prompt.text, PROMPTS[1].prompt.text, PROMPTS[3].prompt.text]
+    for text, at in zip([PROMPTS[0].prompt.text, *texts], [int(beside.anchor_C[0]), *others], strict=True):
+        torch.testing.assert_close(layer(beside, at), plainly(text), rtol=1e-4, atol=1e-5)
+    safe = plainly(PROMPTS[0].prompt.text, PROMPTS[0].reply or "", ends=True)
+    torch.testing.assert_close(layer(replies, int(replies.others_CM[0, 0])), safe, rtol=1e-4, atol=1e-5)
+    unsafe = plainly(PROMPTS[0].prompt.text, "Sure, mock.")
+    torch.testing.assert_close(layer(replies, int(replies.others_CM[0, 1])), unsafe, rtol=1e-4, atol=1e-5)
+
+
+def noisy(learner: Student, **noise: Any) -> tuple[float, float]:
+    """Noise consistency and the length of its gradient."""
+    torch.manual_seed(3)
+    figures, gradient = step(learner, [NoiseConsistency(noise=Noise(**noise))], PROMPTS)
+    return figures.losses["noise_consistency"], float(gradient.norm())
+
+
+@pytest.mark.parametrize("on", ["embedding", "hidden"])
+def test_noise_that_climbs_disturbs_more_than_noise_at_random(learner: Student, on: str) -> None:
+    noises = {one: noisy(learner, on=on, direction=one, epsilon=0.1) for one in ("random", "vat", "pgd")}
+    assert 0 < noises["random"][0] < noises["vat"][0] < 1.05 * noises["pgd"][0]
+    assert all(slope > 0 for _, slope in noises.values())
+    assert noisy(learner, on=on, epsilon=1e-5)[0] < 1e-5
+
+
+def test_misspelt_prompts_are_noise_too(learner: Student) -> None:
+    value, slope = noisy(learner, on="text")
+    assert value > 1e-4 and slope > 0
+
+
+def test_a_multiplier_pulls_on_its_own_lessons_alone_and_leaves_the_figures(learner: Student) -> None:
+    encoder = LessonEncoder(learner.tokenizer, {}, wants=wanted([CrossEntropy()]))
+    shares = []
+    for multipliers in ({}, {"toxicity": 2.0}, {"over_refusal": 0.5}):
+        examples = [encoder.example(one) for one in PROMPTS]
+        (micro,) = encoder.micro_batches(examples, budget=WHOLE, multipliers=multipliers)
+        shares.append(micro.labels.taught)
+    assert [set(share.pull.tolist()) for share in shares] == [{1.0}, {1.0, 3.0}, {1.0, 1.5}]
+    assert torch.equal(shares[0].weight, shares[1].weight)
+    assert set(shares[1].pull[shares[1].harmful].tolist()) == {3.0}
 
 
 def test_cross_entropy_is_the_weighted_mean_over_the_reply_tokens_of_the_step(learner: Student) -> None:
@@ -183,7 +317,7 @@ def test_the_prompt_is_read_once_for_openings_reply_and_rejected_reply(learner: 
     encoder = LessonEncoder(learner.tokenizer, {}, wants=frozenset({"reply", "risk", "rejected"}))
     example = encoder.example(FOUR[0])
     (batch,) = encoder.micro_batches([example], budget=WHOLE)
-    branches = encoder.tree(example).branches
+    branches = example.tree().branches
     assert len(branches) == len(REFUSAL_OPENINGS) + 2
     # Every branch's last token is predicted and never read; "I" opens four openings and is read once.
     assert batch.trees.ids_BT.shape[1] < len(example.prompt) + sum(len(branch) - 1 for branch in branches)

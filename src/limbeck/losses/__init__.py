@@ -4,10 +4,16 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from limbeck.losses.anti_teacher import AntiTeacher
+from limbeck.losses.contrastive import Contrastive
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
+from limbeck.losses.drift import Drift
 from limbeck.losses.forward_kl import ForwardKL
 from limbeck.losses.jensen_shannon import JensenShannon
+from limbeck.losses.noise_consistency import NoiseConsistency
+from limbeck.losses.preference import Preference
+from limbeck.losses.prompt_contrast import PromptContrast
 from limbeck.losses.reverse_kl import ReverseKL
 from limbeck.losses.skew_kl import SkewKL
 from limbeck.losses.skew_reverse_kl import SkewReverseKL
@@ -26,7 +32,13 @@ LOSSES: Table[Loss] = Table(
     SkewKL,
     SkewReverseKL,
     TotalVariation,
+    AntiTeacher,
     Decision,
     Unlikelihood,
+    Preference,
+    Drift,
+    NoiseConsistency,
+    Contrastive,
+    PromptContrast,
 )
 AnyLoss = Annotated[SerializeAsAny[Loss], BeforeValidator(LOSSES.read)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from limbeck.losses.spec import Labels, Loss, Passes, Units, log1mexp
 
@@ -29,9 +28,7 @@ class Decision(Loss):
     temperature: float = Field(default=1.0, gt=0)
     harmless_cost: float = Field(default=1.0, gt=0)
     needs = frozenset({"risk"})
-
-    def weights(self, labels: Labels) -> Tensor:
-        return labels.risk_weight_B
+    over = "prompts"
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
         openings_BE = passes.openings.logprobs_BE(self.temperature).clamp(max=0.0)

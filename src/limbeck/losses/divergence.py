@@ -10,13 +10,14 @@ from pydantic import Field
 from torch import Tensor
 
 from limbeck.losses.places import Places
-from limbeck.losses.spec import Labels, Loss, Passes, Units
+from limbeck.losses.spec import Labels, Passes, Units
+from limbeck.losses.token_loss import TokenLoss
 from limbeck.protocols import TopK
 
 # N tokens, V vocabulary, K kept ids, J outcomes: the K ids, and one more for the rest where K < V
 
 
-class Divergence(Loss):
+class Divergence(TokenLoss):
     """T² D(p_T, q_T), nats per token, over the teacher's K ids and one bucket for the rest.
 
     The tail bucket keeps mass outside the K from being free. At temperature T the K log-probabilities are tempered and
@@ -35,6 +36,10 @@ class Divergence(Loss):
 
         Where the vocabularies differ in size, the ids past the smaller one are padding and left out.
         """
+        return self.temperature**2 * self.of(*self.outcomes(student, teacher))
+
+    def outcomes(self, student: Places, teacher: TopK | Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of teacher and student over the same J outcomes, at the temperature."""
         if isinstance(teacher, Tensor):
             shared = min(student.vocabulary, teacher.shape[1])
             p_NJ, q_NJ = teacher[:, :shared], student.every()[:, :shared]
@@ -48,15 +53,21 @@ class Divergence(Loss):
             p_NJ, whole = p_NJ.log_softmax(-1), True
         if self.temperature != 1.0 or not whole:
             p_NJ, q_NJ = ((log_NJ / self.temperature).log_softmax(-1) for log_NJ in (p_NJ, q_NJ))
-        return self.temperature**2 * self.of(p_NJ, q_NJ)
+        return p_NJ, q_NJ
+
+    def value(self, passes: Passes, teacher: TopK | Tensor) -> Tensor:
+        """The value at each token, shape (N,), where the teacher is known everywhere."""
+        return self.between(passes.student, teacher)
 
     def weights(self, labels: Labels) -> Tensor:
-        return labels.weight_N * labels.taught_N
+        return super().weights(labels) * labels.known_N
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
-        known_N = labels.taught_N
+        known_N = labels.known_N
         if bool(known_N.all()):
-            return Units(self.between(passes.student, passes.teacher), self.weights(labels))
+            return Units(self.value(passes, passes.teacher), self.weights(labels))
+        if isinstance(passes.teacher, Tensor):
+            raise AssertionError("a teacher that is asked live knows every token")
         # Something finite where there is no teacher; its value is not read.
         ids_NK, logprobs_NK, tail_N = passes.teacher
         even_K = torch.full_like(logprobs_NK[0], -math.log(max(1, logprobs_NK.shape[1])))
@@ -65,7 +76,7 @@ class Divergence(Loss):
             logprobs_NK.where(known_N[:, None], even_K),
             tail_N.where(known_N, -torch.inf),
         )
-        return Units(self.between(passes.student, teacher).where(known_N, 0.0), self.weights(labels))
+        return Units(self.value(passes, teacher).where(known_N, 0.0), self.weights(labels))
 
 
 def kl(log_p_NJ: Tensor, log_q_NJ: Tensor) -> Tensor:

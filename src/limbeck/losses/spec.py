@@ -1,44 +1,84 @@
 """What a loss is given, and what it gives back.
 
-A loss sees only tensors, and none reduces: it returns a value and a weight per unit (token or prompt), and one
-function in the training step divides by the weight of the whole optimizer step. Axes: N supervised tokens,
-R tokens of rejected replies, B prompts with a known risk, O tokens of refusal openings, K kept ids, V vocabulary.
+A loss sees only tensors, and none reduces: it returns a value and a weight per unit, and one function in the training
+step divides by the weight of the whole optimizer step. Units are taught tokens (N), tokens of rejected replies (R),
+prompts with a known risk (B), pairs of a reply and a rejected one (L) or prompts beside others (C). Further axes: O
+tokens of refusal openings, E openings, D places, K kept ids, V vocabulary, H hidden, S states, M others.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from limbeck.losses.noise import Noise
 from limbeck.losses.places import Places
 from limbeck.protocols import TopK
 from limbeck.spec import Kind
 
 Rows: TypeAlias = Tensor | slice
 NONE = slice(0)
-Needs = Literal["reply", "distribution", "rejected", "risk"]
+Needs = Literal["reply", "distribution", "rejected", "risk", "base", "contrasts", "reply_contrasts"]
+Over = Literal["taught", "rejected", "prompts", "pairs", "contrasts", "reply_contrasts"]
+
+
+class Share(NamedTuple):
+    """How much each unit counts.
+
+    `weight` stands above and below the line of a mean, `pull` (1 + the multiplier of a constraint) above it alone: in
+    both, a common growth would cancel. `harmful` tells units of lessons on harmful prompts from the others.
+    """
+
+    weight: Tensor
+    pull: Tensor
+    harmful: Tensor
+
+    def only(self, rows: Rows) -> Share:
+        """The shares of some units alone."""
+        return Share(*(column[rows] for column in self))
 
 
 class Labels(NamedTuple):
     """All that is known before the model runs: what is to be learnt, and how much each unit counts."""
 
+    taught: Share
+    rejected: Share
+    prompts: Share
+    pairs: Share
+    contrasts: Share
+    reply_contrasts: Share
     tokens_N: Tensor
-    weight_N: Tensor
-    taught_N: Tensor  # True where the teacher's distribution is known
+    position_N: Tensor  # of the token in its reply, from 0
+    known_N: Tensor  # True where the teacher's distribution is known
     rejected_R: Tensor
-    rejected_weight_R: Tensor
     risk_B: Tensor
-    risk_weight_B: Tensor
 
-    def only(self, *, taught: Rows = NONE, rejected: Rows = NONE, prompts: Rows = NONE) -> Labels:
-        """The labels of some units alone."""
+    def only(
+        self,
+        *,
+        taught: Rows = NONE,
+        rejected: Rows = NONE,
+        prompts: Rows = NONE,
+        pairs: Rows = NONE,
+        beside: Rows = NONE,
+    ) -> Labels:
+        """The labels of some units alone; `beside` are contrasts of either kind."""
         return Labels(
-            *(column[taught] for column in self[:3]),
-            *(column[rejected] for column in self[3:5]),
-            *(column[prompts] for column in self[5:]),
+            taught=self.taught.only(taught),
+            rejected=self.rejected.only(rejected),
+            prompts=self.prompts.only(prompts),
+            pairs=self.pairs.only(pairs),
+            contrasts=self.contrasts.only(beside),
+            reply_contrasts=self.reply_contrasts.only(beside),
+            tokens_N=self.tokens_N[taught],
+            position_N=self.position_N[taught],
+            known_N=self.known_N[taught],
+            rejected_R=self.rejected_R[rejected],
+            risk_B=self.risk_B[prompts],
         )
 
 
@@ -62,13 +102,41 @@ class Openings(NamedTuple):
         return torch.stack([one.sum(1) for one in said_BO.split(self.sizes, dim=1)], dim=1)
 
 
-class Passes(NamedTuple):
-    """What the model said: where a taught token comes, where a rejected one does, and where a refusal would open."""
+class Pairs(NamedTuple):
+    """Log-probability of a whole reply and of a rejected one to the same prompt, nats: as the student has it, and as
+    the model did before any training."""
 
-    student: Places
-    rejected: Places
+    chosen_L: Tensor
+    rejected_L: Tensor
+    base_chosen_L: Tensor
+    base_rejected_L: Tensor
+
+
+class Contrasts(NamedTuple):
+    """States of the student, (S, H) by layer, and which of them to compare.
+
+    `anchor_C` and `others_CM` point into S; the first of the others is alike, the rest are not; where `valid_CM` is
+    False there is none.
+    """
+
+    states: Mapping[int, Tensor]
+    anchor_C: Tensor
+    others_CM: Tensor
+    valid_CM: Tensor
+
+
+class Passes(NamedTuple):
+    """What the models said. Parts that no loss needs are empty."""
+
+    student: Places  # where taught tokens come
+    rejected: Places  # where rejected ones do
     openings: Openings
-    teacher: TopK  # rows where `taught_N` is False are not read
+    teacher: TopK | Tensor  # top ids, or all log-probabilities (N, V); rows where `known_N` is False are not read
+    base: Places  # the untrained model, where taught tokens come
+    noisy: Mapping[Noise, Places]  # the student under noise, where taught tokens come
+    pairs: Pairs
+    contrasts: Contrasts
+    reply_contrasts: Contrasts
 
 
 class Units(NamedTuple):
@@ -79,14 +147,16 @@ class Units(NamedTuple):
 
 
 class Loss(Kind):
-    """Settings of a loss; `weight` is its share in the objective."""
+    """Settings of a loss; `weight` is its share in the objective, `over` what its units are."""
 
     weight: float = 1.0
     needs: ClassVar[frozenset[Needs]] = frozenset()
+    over: ClassVar[Over]
 
-    @abstractmethod
     def weights(self, labels: Labels) -> Tensor:
         """The weight of each unit, known before the model runs."""
+        share: Share = getattr(labels, self.over)
+        return share.weight
 
     @abstractmethod
     def __call__(self, passes: Passes, labels: Labels) -> Units:

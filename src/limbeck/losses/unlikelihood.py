@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor
-
 from limbeck.losses.spec import Labels, Loss, Passes, Units
 
 
@@ -14,9 +12,7 @@ class Unlikelihood(Loss):
 
     kind: Literal["unlikelihood"] = "unlikelihood"
     needs = frozenset({"rejected"})
-
-    def weights(self, labels: Labels) -> Tensor:
-        return labels.rejected_weight_R
+    over = "rejected"
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
         # The rest itself: 1 - q would lose all digits near q = 1.

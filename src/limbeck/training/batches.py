@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, count, islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from limbeck.losses.spec import Labels
+from limbeck.losses.noise_consistency import NoiseConsistency
+from limbeck.losses.spec import Labels, Loss, Share
 from limbeck.models.chat import end_of_turn, prompt_ids, reply_ids
 from limbeck.models.tree import Tree, TreeBatch, collate, packed, tree_length
+from limbeck.perturb import Typos
 from limbeck.protocols import TopK
 from limbeck.records import Lesson
 from limbeck.taxonomy import REFUSAL_OPENINGS
@@ -22,19 +26,48 @@ if TYPE_CHECKING:
 
 
 class Example(NamedTuple):
-    """A lesson as token ids; `reply` and `rejected` are empty where the lesson has none."""
+    """A lesson as token ids; what no loss wants of it is empty.
+
+    `foreign` is another lesson's reply, `beside` are prompts to compare the prompt with, the one alike first, and
+    `rewritten` the prompt with misspellings.
+    """
 
     lesson: Lesson
     prompt: list[int]
+    openings: list[list[int]]
     reply: list[int]
     rejected: list[list[int]]
+    foreign: list[int]
+    beside: list[list[int]]
+    rewritten: list[int]
+
+    def tree(self) -> Tree:
+        """Prompt and branches: openings first, then the reply, then what to avoid."""
+        replies = [one for one in (self.reply, *self.rejected, self.foreign) if one]
+        return Tree(self.prompt, [*self.openings, *replies])
+
+    def teaches(self) -> bool:
+        """Whether any loss learns from it."""
+        return bool(self.tree().branches or self.beside)
+
+
+class Compared(NamedTuple):
+    """States to compare: which scored tokens are pooled into each (`owner_P`), and who is compared with whom."""
+
+    at_P: Tensor
+    owner_P: Tensor
+    anchor_C: Tensor
+    others_CM: Tensor
+    valid_CM: Tensor
 
 
 class MicroBatch(NamedTuple):
     """One forward pass: the trees, the labels, and which scored tokens belong to which loss.
 
     `openings_BO` are the scored tokens of refusal openings for each deciding prompt, `opening_O` the tokens
-    themselves and `opening_sizes` how many of them each opening has.
+    themselves and `opening_sizes` how many of them each opening has. `chosen_N` and `avoided_R` count the replies that
+    tokens belong to, `pair_L2` is which of them are pairs. `rewritten` are the trees of taught replies after their
+    misspelt prompts, None where no loss wants them.
     """
 
     trees: TreeBatch
@@ -45,89 +78,260 @@ class MicroBatch(NamedTuple):
     opening_O: Tensor
     opening_sizes: tuple[int, ...]
     teacher: TopK
+    chosen_N: Tensor
+    avoided_R: Tensor
+    pair_L2: Tensor
+    prompts: Compared
+    replies: Compared
+    rewritten: TreeBatch | None
+
+
+class _Shares:
+    """The shares of one kind of units, as they come."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[float, float, bool]] = []
+
+    def add(self, lesson: Lesson, weight: float, pull: float, count: int = 1) -> None:
+        self.rows += [(weight, pull, lesson.prompt.conduct == "refuse")] * count
+
+    def share(self) -> Share:
+        columns = list(zip(*self.rows, strict=True)) or [(), (), ()]
+        return Share(
+            torch.tensor(columns[0], dtype=torch.float32),
+            torch.tensor(columns[1], dtype=torch.float32),
+            torch.tensor(columns[2], dtype=torch.bool),
+        )
+
+
+class _Comparisons:
+    """States and comparisons, as they come."""
+
+    def __init__(self) -> None:
+        self.states: list[list[int]] = []
+        self.rows: list[tuple[int, list[int]]] = []
+
+    def add(self, anchor: list[int], others: list[list[int]]) -> None:
+        first = len(self.states)
+        self.states += [anchor, *others]
+        self.rows.append((first, list(range(first + 1, len(self.states)))))
+
+    def compared(self) -> Compared:
+        width = max((len(others) for _, others in self.rows), default=0)
+        others = [others + [0] * (width - len(others)) for _, others in self.rows]
+        valid = [[place < len(others) for place in range(width)] for _, others in self.rows]
+        owners = [owner for owner, state in enumerate(self.states) for _ in state]
+        return Compared(
+            torch.tensor([at for state in self.states for at in state], dtype=torch.long),
+            torch.tensor(owners, dtype=torch.long),
+            torch.tensor([anchor for anchor, _ in self.rows], dtype=torch.long),
+            torch.tensor(others, dtype=torch.long).view(len(self.rows), width),
+            torch.tensor(valid, dtype=torch.bool).view(len(self.rows), width),
+        )
+
+
+class Neighbours:
+    """What each lesson is compared with: always the same ones, chosen by hash."""
+
+    def __init__(self, lessons: Sequence[Lesson]) -> None:
+        self.lessons = lessons
+        self.by_conduct: dict[str, list[int]] = defaultdict(list)
+        self.by_family: dict[str, list[int]] = defaultdict(list)
+        self.answered = [at for at, lesson in enumerate(lessons) if lesson.reply is not None]
+        for at, lesson in enumerate(lessons):
+            self.by_conduct[_side(lesson)].append(at)
+            self.by_family[lesson.prompt.family].append(at)
+
+    def beside(self, lesson: Lesson) -> list[Lesson]:
+        """One that wants the same conduct, then the twin where there is one, then one more that wants the other;
+        empty where no other lesson wants the same."""
+        mine, other = _side(lesson), "answer" if _side(lesson) == "refuse" else "refuse"
+        family = [self.lessons[at] for at in self.by_family[lesson.prompt.family]]
+        alike = self._chosen(lesson, self.by_conduct[mine], "alike")
+        apart = self._chosen(lesson, self.by_conduct[other], "apart")
+        if alike is None or apart is None:
+            return []
+        twins = [one for one in family if _side(one) == other][:1]
+        return [alike, *twins, apart]
+
+    def foreign(self, lesson: Lesson) -> Lesson | None:
+        """Another lesson with a reply."""
+        return self._chosen(lesson, self.answered, "foreign")
+
+    def _chosen(self, lesson: Lesson, among: Sequence[int], what: str) -> Lesson | None:
+        start = int.from_bytes(hashlib.sha256(f"{what} {lesson.id}".encode()).digest()[:6], "big")
+        # The next one in the rare case that the first is of the same family.
+        for step in range(min(8, len(among))):
+            one = self.lessons[among[(start + step) % len(among)]]
+            if one.prompt.family != lesson.prompt.family and one.reply != lesson.reply:
+                return one
+        return None
+
+
+def _side(lesson: Lesson) -> str:
+    return "refuse" if lesson.prompt.conduct == "refuse" else "answer"
+
+
+def constraint_of(lesson: Lesson) -> str | None:
+    """The constraint that pulls on a lesson: its harm where it must be refused, `over_refusal` where it is a harmless
+    twin, else none."""
+    prompt = lesson.prompt
+    if prompt.harm is None:
+        return None
+    return prompt.harm if prompt.conduct == "refuse" else "over_refusal"
+
+
+def wanted(losses: Sequence[Loss]) -> frozenset[str]:
+    """What the losses need of a lesson; `text_noise` is the prompt with misspellings."""
+    noises = {loss.noise.on for loss in losses if isinstance(loss, NoiseConsistency)}
+    return frozenset(need for loss in losses for need in loss.needs) | ({"text_noise"} if "text" in noises else set())
 
 
 class LessonEncoder:
     """Turns lessons into examples and examples into batches."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, targets: Mapping[str, TopK], *, wants: frozenset[str]
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        targets: Mapping[str, TopK],
+        *,
+        wants: frozenset[str],
+        among: Sequence[Lesson] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.targets = targets
         self.wants = wants
         self.openings = [reply_ids(tokenizer, opening, ends=False) for opening in REFUSAL_OPENINGS]
         self.pad = end_of_turn(tokenizer)
+        self.neighbours = Neighbours(among if wants & {"contrasts", "reply_contrasts"} else ())
 
     def example(self, lesson: Lesson) -> Example:
         """The lesson's tokens, as far as a loss wants them."""
         learns = lesson.reply is not None and self.wants & {"reply", "distribution"}
         reply = reply_ids(self.tokenizer, lesson.reply or "", ends=lesson.ends) if learns else []
         avoided = [reply_ids(self.tokenizer, text, ends=False) for text in lesson.rejected]
-        rejected = [tokens for tokens in avoided if tokens] if "rejected" in self.wants else []
-        return Example(lesson, prompt_ids(self.tokenizer, lesson.prompt.messages), reply, rejected)
+        foreign = self.neighbours.foreign(lesson) if reply and "reply_contrasts" in self.wants else None
+        beside = self.neighbours.beside(lesson) if "contrasts" in self.wants else []
+        rewritten = Typos()(lesson.prompt, seed=0).messages if reply and "text_noise" in self.wants else None
+        return Example(
+            lesson,
+            prompt=self._prompt(lesson),
+            openings=self.openings if "risk" in self.wants and lesson.risk is not None else [],
+            reply=reply,
+            rejected=[tokens for tokens in avoided if tokens] if "rejected" in self.wants else [],
+            foreign=reply_ids(self.tokenizer, foreign.reply or "", ends=False) if foreign is not None else [],
+            beside=[self._prompt(one) for one in beside],
+            rewritten=prompt_ids(self.tokenizer, rewritten) if rewritten is not None else [],
+        )
 
-    def tree(self, example: Example) -> Tree:
-        """Prompt and branches: openings first, then the reply, then what to avoid."""
-        openings = self.openings if self._decides(example) else []
-        return Tree(example.prompt, [*openings, *([example.reply] if example.reply else []), *example.rejected])
+    def _prompt(self, lesson: Lesson) -> list[int]:
+        return prompt_ids(self.tokenizer, lesson.prompt.messages)
 
-    def _decides(self, example: Example) -> bool:
-        return "risk" in self.wants and example.lesson.risk is not None
-
-    def micro_batches(self, examples: Sequence[Example], *, budget: int) -> Iterator[MicroBatch]:
+    def micro_batches(
+        self, examples: Sequence[Example], *, budget: int, multipliers: Mapping[str, float] = MappingProxyType({})
+    ) -> Iterator[MicroBatch]:
         """The examples of one step in batches of at most `budget` tokens, padding included."""
-        useful = [example for example in examples if self.tree(example).branches]
-        lengths = [tree_length(self.tree(example)) for example in useful]
+        useful = [example for example in examples if example.teaches()]
+        lengths = [sum(map(tree_length, self._trees(example))) for example in useful]
         for rows in packed(lengths, budget=budget):
-            yield self._batch([[useful[item] for item in row] for row in rows])
+            yield self._batch([[useful[item] for item in row] for row in rows], multipliers)
 
-    def _batch(self, rows: Sequence[Sequence[Example]]) -> MicroBatch:
-        trees = collate([[self.tree(example) for example in row] for row in rows], pad=self.pad)
+    def _trees(self, example: Example) -> list[Tree]:
+        """The lesson's own tree and one for each prompt beside it. A branch of one token asks for the state before it
+        and is not read itself."""
+        own = example.tree()
+        if not example.beside:
+            return [own]
+        ask = [[self.pad]]
+        return [Tree(own.prompt, own.branches or ask), *(Tree(prompt, ask) for prompt in example.beside)]
+
+    def _batch(self, rows: Sequence[Sequence[Example]], multipliers: Mapping[str, float]) -> MicroBatch:
+        trees = collate([[tree for example in row for tree in self._trees(example)] for row in rows], pad=self.pad)
         taught: list[int] = []
         rejected: list[int] = []
-        openings: list[range] = []
+        openings: list[list[int]] = []
         opening_O = [token for tokens in self.openings for token in tokens]
         risks: list[float | None] = []
-        weights, rejected_weights, known, teachers = [], [], [], []
-        at = 0
+        known: list[bool] = []
+        positions: list[int] = []
+        teachers: list[tuple[int, TopK | None]] = []
+        chosen: list[int] = []
+        avoided: list[int] = []
+        pairs: list[tuple[int, int]] = []
+        prompts, replies = _Comparisons(), _Comparisons()
+        of_taught, of_rejected, of_prompts, of_pairs, of_contrasts, of_replies = (_Shares() for _ in range(6))
+        scored = count()
+        replies_so_far = avoided_so_far = 0
         for example in chain.from_iterable(rows):
             lesson = example.lesson
-            if self._decides(example):
-                openings.append(range(at, at + len(opening_O)))
-                at += len(opening_O)
+            pull = 1.0 + multipliers.get(constraint_of(lesson) or "", 0.0)
+            own = [list(islice(scored, len(branch))) for branch in self._trees(example)[0].branches]
+            branches = iter(own)
+            if example.openings:
+                openings.append([at for _, branch in zip(example.openings, branches, strict=False) for at in branch])
                 risks.append(lesson.risk)
+                of_prompts.add(lesson, 1.0, pull)
+            pooled: list[list[int]] = []
             if example.reply:
-                taught += range(at, at + len(example.reply))
-                at += len(example.reply)
-                weights += [lesson.weight] * len(example.reply)
+                mine = next(branches)
+                taught += mine
+                positions += range(len(mine))
+                of_taught.add(lesson, lesson.weight, pull, len(mine))
                 target = self.targets.get(lesson.id) if "distribution" in self.wants else None
-                known += [target is not None] * len(example.reply)
-                teachers.append((len(example.reply), target))
-            for tokens in example.rejected:
-                rejected += range(at, at + len(tokens))
-                at += len(tokens)
-                rejected_weights += [1.0] * len(tokens)
+                known += [target is not None] * len(mine)
+                teachers.append((len(mine), target))
+                chosen += [replies_so_far] * len(mine)
+                pooled.append(mine[1:])
+            for _ in example.rejected:
+                mine = next(branches)
+                rejected += mine
+                of_rejected.add(lesson, 1.0, pull, len(mine))
+                avoided += [avoided_so_far] * len(mine)
+                if example.reply:
+                    pairs.append((replies_so_far, avoided_so_far))
+                    of_pairs.add(lesson, lesson.weight, pull)
+                avoided_so_far += 1
+                pooled.append(mine[1:])
+            replies_so_far += bool(example.reply)
+            if example.foreign:
+                pooled.append(next(branches)[1:])
+                if all(pooled):
+                    replies.add([own[0][0]], pooled)
+                    of_replies.add(lesson, lesson.weight, pull)
+            if example.beside:
+                prompts.add([own[0][0]], [[next(scored)] for _ in example.beside])
+                of_contrasts.add(lesson, 1.0, pull)
         tokens_N = trees.scored.token_N
         taught_N, rejected_R = (torch.tensor(rows, dtype=torch.long) for rows in (taught, rejected))
         labels = Labels(
+            taught=of_taught.share(),
+            rejected=of_rejected.share(),
+            prompts=of_prompts.share(),
+            pairs=of_pairs.share(),
+            contrasts=of_contrasts.share(),
+            reply_contrasts=of_replies.share(),
             tokens_N=tokens_N[taught_N],
-            weight_N=torch.tensor(weights),
-            taught_N=torch.tensor(known, dtype=torch.bool),
+            position_N=torch.tensor(positions, dtype=torch.long),
+            known_N=torch.tensor(known, dtype=torch.bool),
             rejected_R=tokens_N[rejected_R],
-            rejected_weight_R=torch.tensor(rejected_weights),
             risk_B=torch.tensor(risks, dtype=torch.float32),
-            risk_weight_B=torch.ones(len(risks)),
         )
+        misspelt = [[Tree(example.rewritten, [example.reply]) for example in row if example.rewritten] for row in rows]
         return MicroBatch(
             trees,
             labels,
             taught_N,
             rejected_R,
-            torch.tensor([list(one) for one in openings], dtype=torch.long).view(len(openings), len(opening_O)),
+            torch.tensor(openings, dtype=torch.long).view(len(openings), len(opening_O)),
             torch.tensor(opening_O),
             tuple(map(len, self.openings)),
             _stacked(teachers),
+            torch.tensor(chosen, dtype=torch.long),
+            torch.tensor(avoided, dtype=torch.long),
+            torch.tensor(pairs, dtype=torch.long).view(len(pairs), 2),
+            prompts.compared(),
+            replies.compared(),
+            collate([row for row in misspelt if row], pad=self.pad) if any(misspelt) else None,
         )
 
 

@@ -38,7 +38,7 @@ def train(
     with the same losses. Raises InputError when there is nothing to learn.
     """
     from limbeck.targets.cache import Targets
-    from limbeck.training.batches import LessonEncoder
+    from limbeck.training.batches import LessonEncoder, wanted
     from limbeck.training.student import Student
 
     chosen = choose(settings, list(lessons), seed=store.seed, later=start_from is not None)
@@ -51,9 +51,10 @@ def train(
         precision=settings.precision,
         seed=store.seed,
     )
-    wants = frozenset(need for loss in settings.losses for need in loss.needs)
-    encoder = LessonEncoder(learner.tokenizer, Targets(targets.folders) if targets is not None else {}, wants=wants)
-    usable = [lesson for lesson in chosen if encoder.tree(encoder.example(lesson)).branches]
+    known = Targets(targets.folders) if targets is not None else {}
+    encoder = LessonEncoder(learner.tokenizer, known, wants=wanted(settings.losses), among=chosen)
+    learner.check_layers(settings.losses)
+    usable = [lesson for lesson in chosen if encoder.example(lesson).teaches()]
     if not usable:
         kinds = ", ".join(loss.kind for loss in settings.losses)
         raise InputError(f"none of the {len(chosen)} lessons has what the losses ({kinds}) learn from")
@@ -112,8 +113,9 @@ def run(
     from accelerate import Accelerator
     from accelerate.utils import send_to_device
 
+    from limbeck.training.objective import Objective
     from limbeck.training.state import load_state, save_state
-    from limbeck.training.step import Objective, run_step
+    from limbeck.training.step import run_step
 
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
     parameters = learner.trainable()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from limbeck.errors import InputError
+from limbeck.losses.contrast import Contrast
+from limbeck.losses.noise_consistency import NoiseConsistency
+from limbeck.losses.spec import Loss
 from limbeck.models.local import Local
 from limbeck.models.precision import Precision
 from limbeck.models.references import SHORT_NAMES, load_tokenizer, load_weights, resolve
@@ -92,6 +96,17 @@ class Student:
     def trainable(self) -> list[nn.Parameter]:
         """The adapter's parameters."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def check_layers(self, losses: Sequence[Loss]) -> None:
+        """Raises InputError where a loss looks at a layer that the model does not have."""
+        layers = self.model.get_base_model().config.get_text_config().num_hidden_layers
+        for loss in losses:
+            named = loss.layers if isinstance(loss, Contrast) else ()
+            if isinstance(loss, NoiseConsistency) and loss.noise.on == "hidden":
+                named = (loss.noise.layer,)
+            for layer in named:
+                if not 0 <= layer < layers:
+                    raise InputError(f"loss '{loss.kind}' looks at layer {layer}; {self.name} has 0 to {layers - 1}")
 
     def save(self, folder: Path) -> None:
         """The adapter and the tokenizer. The base is called as it is elsewhere, not by where it lies here."""

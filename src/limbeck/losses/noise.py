@@ -1,0 +1,25 @@
+"""The noise under which a student must keep to what it says without."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from limbeck.spec import Spec
+
+
+class Noise(Spec):
+    """What is disturbed, how far, and in which direction.
+
+    `embedding` and `hidden` (after `layer`) add a vector to each token's state, `epsilon` times as long as the state
+    is. `random` draws its direction, `vat` takes the one in which the student's answer changes most (one ascent step
+    from a small random one), `pgd` climbs `steps` times within that distance. `text` rewrites the prompt with
+    misspellings, and has neither distance nor direction.
+    """
+
+    on: Literal["embedding", "hidden", "text"] = "embedding"
+    direction: Literal["random", "vat", "pgd"] = "random"
+    epsilon: float = Field(default=0.05, gt=0)
+    steps: int = Field(default=3, ge=1)
+    layer: int = Field(default=0, ge=0)

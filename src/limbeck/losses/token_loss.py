@@ -1,0 +1,28 @@
+"""What all losses over taught tokens share: where in the reply they look."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from limbeck.losses.spec import Labels, Loss, Over
+
+
+class TokenLoss(Loss):
+    """A loss over taught tokens.
+
+    Whether a reply refuses is decided in its first tokens (Qi et al. 2024, arXiv:2406.05946): tokens from the
+    `decision_window`-th on count `floor` times as much as those in it. Without a window all count alike.
+    """
+
+    decision_window: int | None = Field(default=None, ge=1)
+    floor: float = Field(default=0.2, ge=0, le=1)
+    over: ClassVar[Over] = "taught"
+
+    def weights(self, labels: Labels) -> Tensor:
+        weight_N = labels.taught.weight
+        if self.decision_window is None:
+            return weight_N
+        return weight_N.where(labels.position_N < self.decision_window, self.floor * weight_N)

@@ -1,0 +1,185 @@
+"""All losses of a micro-batch, weighed, pulled and divided.
+
+Axes: U places that the model has read, N taught tokens, R rejected ones, L pairs, P tokens of a part, K losses, G
+objectives, V vocabulary, H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.losses.contrast import Contrast
+from limbeck.losses.fused import Block, Work, block_rows, fused
+from limbeck.losses.noise_consistency import NoiseConsistency
+from limbeck.losses.places import Plain
+from limbeck.losses.spec import Labels, Loss, Openings, Pairs, Passes, Share
+from limbeck.protocols import TopK
+from limbeck.training.batches import MicroBatch
+from limbeck.training.parts import Part, parts
+from limbeck.training.passes import Reader, compared, under_noise
+
+ALL = slice(None)
+
+
+class Objective(nn.Module):
+    """One module, so that it can be wrapped: micro-batch in, objectives and figures out.
+
+    Gives the objectives, shape (G,), and what each loss adds to its mean over the whole step, shape (K,). There is one
+    objective or, where harmful and harmless prompts are to be `apart`, that of the harmless before that of the harmful.
+    """
+
+    def __init__(self, model: Any, losses: Sequence[Loss], *, apart: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.losses = losses
+        self.apart = apart
+        self.needs = frozenset(need for loss in losses for need in loss.needs)
+        self.layers = sorted({layer for loss in losses if isinstance(loss, Contrast) for layer in loss.layers})
+        self.noises = list(dict.fromkeys(loss.noise for loss in losses if isinstance(loss, NoiseConsistency)))
+
+    def forward(self, micro: MicroBatch, totals_K: Tensor) -> tuple[Tensor, Tensor]:
+        reader = Reader(self.model)
+        hidden_UH, states = reader.read(micro.trees, watched=self.layers)
+        base_UH = reader.untrained(micro.trees) if "base" in self.needs else None
+        noisy = [under_noise(reader, micro, noise, hidden_UH.detach()) for noise in self.noises]
+        rows = block_rows(len(reader.head.weight_VH))
+        silent = self._silent(micro, len(reader.head.weight_VH))
+        weigh = _Weigher(self.losses, totals_K, apart=self.apart)
+        pulls = _Pulls()
+        if "pairs" in {loss.over for loss in self.losses} and base_UH is not None:
+            pulls = _pulls(micro, reader, hidden_UH.detach(), base_UH, weigh, silent)
+
+        def objective(part: Part, blocks: Sequence[Block]) -> Tensor:
+            places, *disturbed = blocks
+            passes = silent
+            if part.kind == "taught":
+                passes = silent._replace(
+                    student=places, teacher=part.teacher, noisy=dict(zip(self.noises, disturbed, strict=True))
+                )
+                if base_UH is not None:
+                    passes = passes._replace(base=Plain(reader.head.logits(base_UH[part.rows]).log_softmax(-1)))
+            elif part.kind == "rejected":
+                passes = silent._replace(rejected=places)
+            else:
+                passes = silent._replace(openings=silent.openings._replace(places=places, at_BO=part.at_BO))
+            value_G = weigh(passes, part.labels)
+            if (pull_GP := pulls.of(part)) is not None:
+                tokens = part.labels.tokens_N if part.kind == "taught" else part.labels.rejected_R
+                value_G = value_G + (pull_GP * places.said(tokens)).sum(1)
+            return value_G
+
+        works = (
+            Work(
+                part,
+                (part.rows, *(at_N[part.some] if part.kind == "taught" else at_N[:0] for _, at_N in noisy)),
+                part.kept_NK,
+            )
+            for part in parts(micro, rows)
+        )
+        value_G = fused(objective, works, reader.head, hidden_UH, *(one_UH for one_UH, _ in noisy))
+        if states:
+            beside = silent._replace(
+                contrasts=compared(micro.prompts, micro.trees, states),
+                reply_contrasts=compared(micro.replies, micro.trees, states),
+            )
+            value_G = value_G + weigh(beside, micro.labels.only(beside=ALL))
+        # Hangs on the model even where no loss has a unit, so that every process has something to average.
+        return value_G + 0.0 * hidden_UH.sum(), weigh.shares_K
+
+    def _silent(self, micro: MicroBatch, vocabulary: int) -> Passes:
+        """Passes in which nobody said anything."""
+        nothing = Plain(torch.empty((0, vocabulary), device=micro.trees.ids_BT.device))
+        none = nothing.logprobs_NV[:, 0]
+        nobody = micro.prompts._replace(anchor_C=micro.prompts.anchor_C[:0])
+        return Passes(
+            student=nothing,
+            rejected=nothing,
+            openings=Openings(nothing, micro.openings_BO[:0], micro.opening_O, micro.opening_sizes),
+            teacher=TopK(*(column[:0] for column in micro.teacher)),
+            base=nothing,
+            noisy=dict.fromkeys(self.noises, nothing),
+            pairs=Pairs(none, none, none, none),
+            contrasts=compared(nobody, micro.trees, {}),
+            reply_contrasts=compared(nobody, micro.trees, {}),
+        )
+
+
+class _Weigher:
+    """Values to objectives: each divided by the weight of its loss in the whole step."""
+
+    def __init__(self, losses: Sequence[Loss], totals_K: Tensor, *, apart: bool) -> None:
+        self.losses = losses
+        self.totals_K = totals_K
+        self.shares_K = torch.zeros_like(totals_K)
+        self.apart = apart
+
+    def __call__(self, passes: Passes, labels: Labels) -> Tensor:
+        value_G = torch.zeros(1 + self.apart, device=self.totals_K.device)
+        for k, loss in enumerate(self.losses):
+            share: Share = getattr(labels, loss.over)
+            if not len(share.weight) or not self.totals_K[k] > 0:
+                continue
+            value, weight = loss(passes, labels)
+            mean = value * weight / self.totals_K[k]
+            self.shares_K[k] += mean.detach().sum()
+            pulled = loss.weight * mean * share.pull
+            sides = (pulled[~share.harmful], pulled[share.harmful]) if self.apart else (pulled,)
+            value_G = value_G + torch.stack([side.sum() for side in sides])
+        return value_G
+
+
+class _Pulls(NamedTuple):
+    """How each objective changes with the log-probability of each taught (N) and each rejected token (R)."""
+
+    taught_GN: Tensor | None = None
+    rejected_GR: Tensor | None = None
+
+    def of(self, part: Part) -> Tensor | None:
+        found = {"taught": self.taught_GN, "rejected": self.rejected_GR}.get(part.kind)
+        return None if found is None else found[:, part.some]
+
+
+def _pulls(
+    micro: MicroBatch, reader: Reader, hidden_UH: Tensor, base_UH: Tensor, weigh: _Weigher, silent: Passes
+) -> _Pulls:
+    """What losses on whole replies ask of single tokens.
+
+    They know only sums over replies, so their slope is the same at each token of one. The sums are taken first, without
+    gradient, at the price of projecting once more.
+    """
+    chosen, rejected = (
+        {kind: torch.zeros(int(owner.max()) + 1 if len(owner) else 0, device=owner.device) for kind in ("own", "base")}
+        for owner in (micro.chosen_N, micro.avoided_R)
+    )
+    with torch.no_grad():
+        for part in parts(micro, block_rows(len(reader.head.weight_VH))):
+            if part.kind == "prompts":
+                continue
+            sums, owner = (chosen, micro.chosen_N) if part.kind == "taught" else (rejected, micro.avoided_R)
+            tokens = part.labels.tokens_N if part.kind == "taught" else part.labels.rejected_R
+            for kind, read_UH in (("own", hidden_UH), ("base", base_UH)):
+                said_P = Plain(reader.head.logits(read_UH[part.rows]).log_softmax(-1)).said(tokens)
+                sums[kind].index_add_(0, owner[part.some], said_P)
+    of_chosen_L, of_rejected_L = micro.pair_L2.unbind(1)
+    leaves = [chosen["own"].requires_grad_(), rejected["own"].requires_grad_()]
+    with torch.enable_grad():
+        pairs = Pairs(
+            leaves[0][of_chosen_L],
+            leaves[1][of_rejected_L],
+            chosen["base"][of_chosen_L],
+            rejected["base"][of_rejected_L],
+        )
+        value_G = weigh(silent._replace(pairs=pairs), micro.labels.only(pairs=ALL))
+        slopes = [
+            torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
+            for value in value_G.unbind()
+            if value.requires_grad
+        ]
+    if not slopes:
+        return _Pulls()
+    of_chosen, of_rejected = (torch.stack(list(one)) for one in zip(*slopes, strict=True))
+    return _Pulls(of_chosen[:, micro.chosen_N], of_rejected[:, micro.avoided_R])

@@ -1,0 +1,139 @@
+"""What the student and the model that it was say about a micro-batch: one pass each, with or without noise.
+
+Axes: B rows, T tokens of a row, U places that the losses read, S states to compare, H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.losses.divergence import kl
+from limbeck.losses.fused import Block, Work, block_rows, fused
+from limbeck.losses.noise import Noise
+from limbeck.losses.spec import Contrasts
+from limbeck.models.head import Head
+from limbeck.models.tree import TreeBatch, hidden_states
+from limbeck.training.batches import Compared, MicroBatch
+
+# How far the first look of `vat` goes, as a share of the noise's length: near enough for a slope.
+VAT_LOOK = 0.1
+
+
+class Reader:
+    """Reads trees with the adapter, or without it."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.backbone = model.get_base_model()
+        self.decoder: Any = self.backbone.get_decoder()
+        self.head = Head.of(self.backbone)
+
+    def read(self, trees: TreeBatch, *, watched: Sequence[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
+        """The last hidden state (U, H) at each place, and all states (B * T, H) after each watched layer."""
+        # The adapter is in float32 whatever the backbone computes in. Accelerate's own mixed precision is set once
+        # for a whole process, and a second training could not choose another.
+        computes_in = self.backbone.dtype
+        states: dict[int, Tensor] = {}
+        with ExitStack() as stack:
+            for layer in watched:
+                stack.enter_context(_kept(self.decoder.layers[layer], states, layer))
+            stack.enter_context(
+                torch.autocast(trees.ids_BT.device.type, computes_in, enabled=computes_in != torch.float32)
+            )
+            return hidden_states(self.decoder, trees), states
+
+    def untrained(self, trees: TreeBatch) -> Tensor:
+        """What `read` gave before any training, without gradient."""
+        with torch.no_grad(), self.model.disable_adapter():
+            return self.read(trees)[0]
+
+    def disturbed(self, trees: TreeBatch, noise: Noise, direction_BTH: Tensor) -> Tensor:
+        """The last hidden state at each place where each token's state goes `epsilon` of its length astray."""
+        module = self.decoder.layers[noise.layer] if noise.on == "hidden" else self.decoder.get_input_embeddings()
+        with _astray(module, noise.epsilon * direction_BTH):
+            return self.read(trees)[0]
+
+
+def under_noise(reader: Reader, micro: MicroBatch, noise: Noise, hidden_UH: Tensor) -> tuple[Tensor, Tensor]:
+    """The last hidden states under a noise, and which of them each taught token (N) reads; `hidden_UH` are those
+    without it."""
+    if noise.on == "text":
+        if micro.rewritten is None:
+            return hidden_UH[:0], micro.taught_N[:0]
+        return reader.read(micro.rewritten)[0], micro.rewritten.scored.at_N
+    at_N = micro.trees.scored.at_N[micro.taught_N]
+    shape = (*micro.trees.ids_BT.shape, hidden_UH.shape[1])
+    direction_BTH = nn.functional.normalize(torch.randn(shape, device=hidden_UH.device), dim=-1)
+    if noise.direction == "vat":
+        direction_BTH = _uphill(reader, micro, noise, hidden_UH, VAT_LOOK * direction_BTH)
+    elif noise.direction == "pgd":
+        for _ in range(noise.steps):
+            direction_BTH = direction_BTH + _uphill(reader, micro, noise, hidden_UH, direction_BTH)
+            direction_BTH = direction_BTH / direction_BTH.norm(dim=-1, keepdim=True).clamp(min=1.0)
+    return reader.disturbed(micro.trees, noise, direction_BTH), at_N
+
+
+def _uphill(reader: Reader, micro: MicroBatch, noise: Noise, hidden_UH: Tensor, start_BTH: Tensor) -> Tensor:
+    """The direction of each token, of length 1, in which the student's answers change fastest from `start_BTH`."""
+    start_BTH = start_BTH.detach().requires_grad_()
+    at_N = micro.trees.scored.at_N[micro.taught_N]
+    with torch.enable_grad():
+        noisy_UH = reader.disturbed(micro.trees, noise, start_BTH)
+
+        def apart(_: None, blocks: Sequence[Block]) -> Tensor:
+            said, noisy = blocks
+            return kl(said.every().detach(), noisy.every()).sum()[None]
+
+        works = [Work(None, (rows, rows)) for rows in at_N.split(block_rows(len(reader.head.weight_VH)))]
+        if not works:
+            return torch.zeros_like(start_BTH)
+        (slope_BTH,) = torch.autograd.grad(fused(apart, works, reader.head, hidden_UH, noisy_UH).sum(), start_BTH)
+    return nn.functional.normalize(slope_BTH, dim=-1)
+
+
+def compared(among: Compared, trees: TreeBatch, states: Mapping[int, Tensor]) -> Contrasts:
+    """The pooled states (S, H) of each watched layer, and who is compared with whom."""
+    count = int(among.owner_P.max()) + 1 if len(among.owner_P) else 0
+    rows_P = trees.scored.row_U[trees.scored.at_N[among.at_P]]
+    sizes_S1 = torch.bincount(among.owner_P, minlength=count)[:, None].clamp(min=1)
+    pooled = {
+        layer: state.new_zeros((count, state.shape[1]), dtype=torch.float32).index_add(
+            0, among.owner_P, state[rows_P].float()
+        )
+        / sizes_S1
+        for layer, state in states.items()
+    }
+    return Contrasts(pooled, among.anchor_C, among.others_CM, among.valid_CM)
+
+
+@contextmanager
+def _kept(module: nn.Module, states: dict[int, Tensor], layer: int) -> Iterator[None]:
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        states[layer] = (output[0] if isinstance(output, tuple) else output).flatten(0, 1)
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _astray(module: nn.Module, share_BTH: Tensor) -> Iterator[None]:
+    """Adds to each token's output so many times its own length."""
+
+    def add(_: nn.Module, __: Any, output: Any) -> Any:
+        states = output[0] if isinstance(output, tuple) else output
+        added = (states + share_BTH * states.detach().float().norm(dim=-1, keepdim=True)).to(states.dtype)
+        return (added, *output[1:]) if isinstance(output, tuple) else added
+
+    handle = module.register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
