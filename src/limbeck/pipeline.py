@@ -77,7 +77,9 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
             if config.train.who_needs("distribution"):
                 targets = at.keep("targets", score, config.teach, base, lessons, targets)
             before = checkpoints[-1] if checkpoints else None
-            checkpoint = at.keep("checkpoint", train, config.train, config.student, lessons, targets, before)
+            checkpoint = at.keep(
+                "checkpoint", train, config.train, config.student, lessons, targets, before, validation, config.judges
+            )
             rounds.append(lessons)
             checkpoints.append(checkpoint)
             if number + 1 < config.rounds:

@@ -162,6 +162,11 @@ class ChoiceScores(Record):
     tokens: tuple[int, ...] = ()
     why: str = ""
 
+    @property
+    def per_token(self) -> tuple[float, ...]:
+        """The mean log-probability of each choice's tokens, nats."""
+        return tuple(total / tokens for total, tokens in zip(self.total, self.tokens, strict=True))
+
 
 class Candidate(Record):
     """One reply that the student may learn from, or learn to avoid (`role` rejected)."""

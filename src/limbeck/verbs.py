@@ -204,9 +204,11 @@ def train(
     work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress)
     with work.open():
         given = work.keep("lessons", read_lessons, LessonFile(path=lessons))
-        checkpoint = work.keep("checkpoint", train_stage, config.train, config.student, given, None, None)
+        prompts = work.keep("validation", read_prompts, Files(paths=(validation,))) if validation is not None else ()
+        checkpoint = work.keep(
+            "checkpoint", train_stage, config.train, config.student, given, None, None, prompts, config.judges
+        )
         if validation is not None:
-            prompts = work.keep("validation", read_prompts, Files(paths=(validation,)))
             checkpoint = work.keep("strength", choose_strength, config.strength, base, (checkpoint,), prompts)
         made = work.keep("export", export_stage, base, checkpoint)
         work.publish({"student": made / "student"})

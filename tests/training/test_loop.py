@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from limbeck.errors import InputError
+from limbeck.judges.grade import GradeSettings
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
 from limbeck.losses.forward_kl import ForwardKL
@@ -73,7 +74,16 @@ def at(store: StageStore, folder: str) -> StageStore:
 
 
 def test_the_student_learns_and_one_row_of_figures_is_kept_a_step(store: StageStore, tiny_model: Path) -> None:
-    made = train(settings(max_steps=20, batch_lessons=6), student(tiny_model), LESSONS, None, None, store=store)
+    made = train(
+        settings(max_steps=20, batch_lessons=6),
+        student(tiny_model),
+        LESSONS,
+        None,
+        None,
+        (),
+        GradeSettings(),
+        store=store,
+    )
     log = rows(store)
     assert [row["step"] for row in log] == list(range(1, 21))
     assert made.steps == 20 and made.lessons == 6
@@ -82,7 +92,7 @@ def test_the_student_learns_and_one_row_of_figures_is_kept_a_step(store: StageSt
 
 
 def test_the_backbone_is_bit_for_bit_what_it_was(store: StageStore, tiny_model: Path) -> None:
-    made = train(settings(), student(tiny_model), LESSONS, None, None, store=store)
+    made = train(settings(), student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=store)
     before = Student(student(tiny_model), start_from=None, precision="float32", seed=7).frozen_hash()
     after = Student(student(tiny_model), start_from=made.folder, precision="float32", seed=8).frozen_hash()
     assert after == before
@@ -93,12 +103,21 @@ def test_the_backbone_is_bit_for_bit_what_it_was(store: StageStore, tiny_model: 
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_killed_training_goes_on_with_the_same_losses(store: StageStore, tiny_model: Path, step: int) -> None:
     saving = settings(save_every_s=1e-9)
-    whole = train(saving, student(tiny_model), LESSONS, None, None, store=at(store, "whole"))
+    whole = train(saving, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=at(store, "whole"))
     killed = at(store, "killed")
     with pytest.raises(KeyboardInterrupt):
-        train(saving, student(tiny_model), LESSONS, None, None, store=replace(killed, shown=Killed(step)))
+        train(
+            saving,
+            student(tiny_model),
+            LESSONS,
+            None,
+            None,
+            (),
+            GradeSettings(),
+            store=replace(killed, shown=Killed(step)),
+        )
     assert len(rows(killed)) == step
-    again = train(saving, student(tiny_model), LESSONS, None, None, store=killed)
+    again = train(saving, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=killed)
     for one, other in zip(rows(at(store, "whole")), rows(killed), strict=True):
         assert other["losses"] == pytest.approx(one["losses"], abs=1e-6)
         assert other["learning_rate"] == pytest.approx(one["learning_rate"])
@@ -109,25 +128,36 @@ def test_a_killed_training_goes_on_with_the_same_losses(store: StageStore, tiny_
 def test_a_training_killed_before_its_first_state_starts_again(store: StageStore, tiny_model: Path) -> None:
     seldom = settings(save_every_s=1e9)
     with pytest.raises(KeyboardInterrupt):
-        train(seldom, student(tiny_model), LESSONS, None, None, store=replace(store, shown=Killed(2)))
-    train(seldom, student(tiny_model), LESSONS, None, None, store=store)
+        train(
+            seldom, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=replace(store, shown=Killed(2))
+        )
+    train(seldom, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=store)
     assert [row["step"] for row in rows(store)] == [1, 2, 3, 4]
 
 
 def test_a_killed_training_with_dropout_goes_on_with_the_same_losses(store: StageStore, tiny_model: Path) -> None:
     saving, dropping = settings(save_every_s=1e-9), student(tiny_model, dropout=0.5)
-    train(saving, dropping, LESSONS, None, None, store=at(store, "whole"))
+    train(saving, dropping, LESSONS, None, None, (), GradeSettings(), store=at(store, "whole"))
     with pytest.raises(KeyboardInterrupt):
-        train(saving, dropping, LESSONS, None, None, store=replace(at(store, "killed"), shown=Killed(2)))
-    train(saving, dropping, LESSONS, None, None, store=at(store, "killed"))
+        train(
+            saving,
+            dropping,
+            LESSONS,
+            None,
+            None,
+            (),
+            GradeSettings(),
+            store=replace(at(store, "killed"), shown=Killed(2)),
+        )
+    train(saving, dropping, LESSONS, None, None, (), GradeSettings(), store=at(store, "killed"))
     for one, other in zip(rows(at(store, "whole")), rows(at(store, "killed")), strict=True):
         assert other["losses"] == pytest.approx(one["losses"], abs=1e-6)
 
 
 def test_how_a_step_is_cut_into_micro_batches_changes_nothing(store: StageStore, tiny_model: Path) -> None:
     one_pass, many = settings(learning_rate=1e-3), settings(learning_rate=1e-3, micro_batch_tokens=1)
-    whole = train(one_pass, student(tiny_model), LESSONS, None, None, store=at(store, "whole"))
-    cut = train(many, student(tiny_model), LESSONS, None, None, store=at(store, "cut"))
+    whole = train(one_pass, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=at(store, "whole"))
+    cut = train(many, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=at(store, "cut"))
     for one, other in zip(rows(at(store, "whole")), rows(at(store, "cut")), strict=True):
         assert other["losses"] == pytest.approx(one["losses"], abs=1e-5)
         assert other["units"] == pytest.approx(one["units"])
@@ -136,35 +166,44 @@ def test_how_a_step_is_cut_into_micro_batches_changes_nothing(store: StageStore,
 
 
 def test_the_order_of_the_lessons_changes_nothing(store: StageStore, tiny_model: Path) -> None:
-    train(settings(), student(tiny_model), LESSONS, None, None, store=at(store, "one"))
-    train(settings(), student(tiny_model), LESSONS[::-1], None, None, store=at(store, "other"))
+    train(settings(), student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=at(store, "one"))
+    train(settings(), student(tiny_model), LESSONS[::-1], None, None, (), GradeSettings(), store=at(store, "other"))
     for one, other in zip(rows(at(store, "one")), rows(at(store, "other")), strict=True):
         assert other["losses"] == pytest.approx(one["losses"], abs=1e-5)
 
 
 def test_a_later_round_starts_from_the_adapter_before_it_and_counts_on(store: StageStore, tiny_model: Path) -> None:
-    first = train(settings(), student(tiny_model), LESSONS, None, None, store=at(store, "first"))
+    first = train(settings(), student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=at(store, "first"))
     still = settings(learning_rate=1e-12, max_steps=1)
-    second = train(still, student(tiny_model), LESSONS, None, first, store=at(store, "second"))
+    second = train(still, student(tiny_model), LESSONS, None, first, (), GradeSettings(), store=at(store, "second"))
     assert (first.steps, second.steps) == (4, 5)
     for name, weight in adapter(first).items():
         torch.testing.assert_close(adapter(second)[name], weight, rtol=0, atol=1e-6)
 
 
 def test_layers_below_the_first_get_no_adapter(store: StageStore, tiny_model: Path) -> None:
-    made = train(settings(), student(tiny_model, first_layer=1), LESSONS, None, None, store=store)
+    made = train(settings(), student(tiny_model, first_layer=1), LESSONS, None, None, (), GradeSettings(), store=store)
     assert adapter(made) and all(".layers.1." in name for name in adapter(made))
 
 
 def test_two_losses_of_one_kind_are_logged_apart(store: StageStore, tiny_model: Path) -> None:
     twice = settings(losses=(CrossEntropy(), CrossEntropy(weight=0.5)), max_steps=1)
-    train(twice, student(tiny_model), LESSONS, None, None, store=store)
+    train(twice, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=store)
     assert len(rows(store)[0]["losses"]) == 2
 
 
 def test_lessons_of_no_weight_change_nothing_and_stop_nothing(store: StageStore, tiny_model: Path) -> None:
     weightless = [lesson(number, weight=0.0) for number in range(3)]
-    made = train(settings(losses=(CrossEntropy(),)), student(tiny_model), weightless, None, None, store=store)
+    made = train(
+        settings(losses=(CrossEntropy(),)),
+        student(tiny_model),
+        weightless,
+        None,
+        None,
+        (),
+        GradeSettings(),
+        store=store,
+    )
     assert all(float(weight.abs().sum()) == 0 for name, weight in adapter(made).items() if "lora_B" in name)
 
 
@@ -173,13 +212,22 @@ def test_lessons_from_which_no_loss_learns_are_one_message(store: StageStore, ti
     with pytest.raises(
         InputError, match=r"none of the 3 lessons has what the losses \(cross_entropy, forward_kl\) learn"
     ):
-        train(settings(losses=(CrossEntropy(), ForwardKL())), student(tiny_model), silent, None, None, store=store)
+        train(
+            settings(losses=(CrossEntropy(), ForwardKL())),
+            student(tiny_model),
+            silent,
+            None,
+            None,
+            (),
+            GradeSettings(),
+            store=store,
+        )
 
 
 @pytest.mark.parametrize("loss", [PromptContrast(layers=(2,)), NoiseConsistency(noise=Noise(on="hidden", layer=7))])
 def test_a_loss_that_looks_past_the_last_layer_is_one_message(store: StageStore, tiny_model: Path, loss: Loss) -> None:
     with pytest.raises(InputError, match=r"looks at layer \d; .* has 0 to 1"):
-        train(settings(losses=(loss,)), student(tiny_model), LESSONS, None, None, store=store)
+        train(settings(losses=(loss,)), student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=store)
 
 
 def test_the_plain_baseline_learns_the_accepted_replies_alone(store: StageStore, tiny_model: Path) -> None:
@@ -215,17 +263,19 @@ def test_the_learning_rate_rises_over_the_warm_up_and_falls_along_half_a_cosine_
 
 
 def test_a_later_round_learns_at_its_share_of_the_rate(store: StageStore, tiny_model: Path) -> None:
-    start = train(settings(), student(tiny_model), LESSONS, None, None, store=store)
+    start = train(settings(), student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=store)
     first = [row["learning_rate"] for row in rows(store)]
     later = replace(store, root=store.root / "later")
-    train(settings(later_round_rate=0.5), student(tiny_model), LESSONS, None, start, store=later)
+    train(settings(later_round_rate=0.5), student(tiny_model), LESSONS, None, start, (), GradeSettings(), store=later)
     assert [row["learning_rate"] for row in rows(later)] == pytest.approx([0.5 * rate for rate in first])
 
 
 def test_one_process_can_train_in_float32_and_then_in_bfloat16(store: StageStore, tiny_model: Path) -> None:
-    exact = train(settings(), student(tiny_model), LESSONS, None, None, store=store)
+    exact = train(settings(), student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=store)
     halved = replace(store, root=store.root / "bfloat16")
-    made = train(settings(precision="bfloat16"), student(tiny_model), LESSONS, None, None, store=halved)
+    made = train(
+        settings(precision="bfloat16"), student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=halved
+    )
     assert made.steps == exact.steps
     losses = [[row["losses"]["cross_entropy"] for row in rows(one)] for one in (store, halved)]
     # Eight bits of mantissa: alike to a few per cent, and not the same.

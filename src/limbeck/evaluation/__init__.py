@@ -119,10 +119,7 @@ def _scores(model: ChatModel, trials: Sequence[Trial], store: Store) -> list[Tri
     return [
         trial.model_copy(
             update={
-                "scores": tuple(
-                    total / tokens if trial.asked == "choices" else total
-                    for total, tokens in zip(one.total, one.tokens, strict=True)
-                ),
+                "scores": one.per_token if trial.asked == "choices" else one.total,
                 "why": one.why,
             }
         )

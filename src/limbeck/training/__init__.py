@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from limbeck.losses import AnyLoss
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
 from limbeck.losses.forward_kl import ForwardKL
+from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Needs
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.models.precision import TrainingPrecision
 from limbeck.spec import Spec
+from limbeck.training.balance import AnyBalance, Plain
+from limbeck.training.curriculum import AnyCurriculum, Flat
+from limbeck.training.probe import ROBUSTNESS, ProbeSettings
 
 
 class TrainSettings(Spec):
@@ -22,6 +28,11 @@ class TrainSettings(Spec):
     sample of the old; `later_round_rate` is its share of the learning rate, since few lessons at the full rate undo
     what many have taught. `precision` is what the frozen backbone computes in
     (`auto`: bfloat16 where the machine multiplies in it, else float32); the adapter stays in float32.
+
+    `balance` says how hard each lesson pulls, `curriculum` which are taught when. Where one of them measures, `probe`
+    says how; `keep: best` then keeps the adapter that violated the bounds least (of equals the one that tells harmful
+    prompts and twins apart best) in place of the last, and `stop_when_met` ends the training once so many probes in a
+    row met every bound with all tiers open.
     """
 
     losses: tuple[AnyLoss, ...] = (
@@ -41,7 +52,26 @@ class TrainSettings(Spec):
     batch_lessons: int = Field(default=16, ge=1)
     micro_batch_tokens: int = Field(default=1024, ge=1)
     precision: TrainingPrecision = "float32"
+    balance: AnyBalance = Plain()
+    curriculum: AnyCurriculum = Flat()
+    probe: ProbeSettings = ProbeSettings()
+    keep: Literal["last", "best"] = "last"
+    stop_when_met: int | None = Field(default=None, ge=1)
     save_every_s: float = Field(default=30.0, gt=0)
+
+    @property
+    def measures(self) -> bool:
+        """Whether the student is measured on the validation split while it trains."""
+        return bool(self.balance.bounds) or self.curriculum.measures or self.keep == "best"
+
+    @model_validator(mode="after")
+    def _is_measured(self) -> Self:
+        if self.stop_when_met is not None and not self.balance.bounds:
+            raise ValueError("stop_when_met needs bounds to meet; set balance: constrained")
+        robust = ROBUSTNESS in self.balance.bounds
+        if robust and not any(isinstance(loss, NoiseConsistency) for loss in self.losses):
+            raise ValueError("a bound on robustness pulls on noise_consistency; add that loss or leave the bound out")
+        return self
 
     def who_needs(self, what: Needs) -> str | None:
         """The first loss that needs this, None where none does."""

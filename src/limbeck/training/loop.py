@@ -7,16 +7,18 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError
+from limbeck.judges.grade import GradeSettings
 from limbeck.protocols import Store
-from limbeck.records import Checkpoint, Lesson, TargetSet
+from limbeck.records import Checkpoint, Lesson, Prompt, TargetSet
 from limbeck.training import TrainSettings
-from limbeck.training.student import StudentSettings
+from limbeck.training.probe import ROBUSTNESS, Outcome, Probe
+from limbeck.training.student import Student, StudentSettings
 
 if TYPE_CHECKING:
     from limbeck.training.batches import LessonEncoder
@@ -28,6 +30,8 @@ def train(
     lessons: Sequence[Lesson],
     targets: TargetSet | None,
     start_from: Checkpoint | None,
+    validation: Sequence[Prompt],
+    judges: GradeSettings,
     *,
     store: Store,
     name: str = "student",
@@ -35,11 +39,11 @@ def train(
     """The adapter after all steps, from the adapter of `start_from` or a new one; the checkpoint has the `name`.
 
     The frozen backbone is checked to be bit for bit what it was. A killed training goes on from its last state
-    with the same losses. Raises InputError when there is nothing to learn.
+    with the same losses. `validation` is what the student is measured on, and by `judges`, where the settings measure
+    it. Raises InputError when there is nothing to learn.
     """
     from limbeck.targets.cache import Targets
     from limbeck.training.batches import LessonEncoder, wanted
-    from limbeck.training.student import Student
 
     chosen = choose(settings, list(lessons), seed=store.seed, later=start_from is not None)
     if start_from is not None:
@@ -60,7 +64,11 @@ def train(
         raise InputError(f"none of the {len(chosen)} lessons has what the losses ({kinds}) learn from")
     before = learner.frozen_hash()
     number = start_from.round + 1 if start_from is not None else 0
-    steps = run(settings, learner, encoder, usable, store=store, label=f"training {name}, round {number}")
+    probe = None
+    if settings.measures:
+        wants = frozenset(settings.balance.bounds)
+        probe = Probe(settings.probe, learner, validation, judges, tools=store.tools, wants=wants, seed=store.seed)
+    steps = run(settings, learner, encoder, usable, probe, store=store, label=f"training {name}, round {number}")
     if learner.frozen_hash() != before:
         raise AssertionError("the frozen backbone has changed")
     folder = store.folder("adapter")
@@ -101,18 +109,20 @@ def learning_rate_share(step: int, *, steps: int, warmup: int) -> float:
 
 def run(
     settings: TrainSettings,
-    learner: Any,
+    learner: Student,
     encoder: LessonEncoder,
     lessons: Sequence[Lesson],
+    probe: Probe | None,
     *,
     store: Store,
     label: str,
 ) -> int:
-    """All optimizer steps, from the last saved state on; returns how many there are."""
+    """All optimizer steps, from the last saved state on; returns how many were taken."""
     import torch
     from accelerate import Accelerator
-    from accelerate.utils import send_to_device
+    from accelerate.utils import gather_object, send_to_device
 
+    from limbeck.training.course import Course
     from limbeck.training.objective import Objective
     from limbeck.training.state import load_state, save_state
     from limbeck.training.step import run_step
@@ -124,12 +134,13 @@ def run(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, partial(learning_rate_share, steps=steps, warmup=math.ceil(settings.warmup * steps))
     )
-    objective, optimizer = accelerator.prepare(Objective(learner.model, settings.losses), optimizer)
+    apart = settings.balance.apart
+    objective, optimizer = accelerator.prepare(Objective(learner.model, settings.losses, apart=apart), optimizer)
     objective.train()
 
     state_file = store.folder("state") / "state.pt"
     metrics = store.folder("metrics") / "metrics.jsonl"
-    done = 0
+    done, course = 0, Course(settings, lessons, seed=store.seed)
     if (state := load_state(state_file)) is not None:
         done = state["step"]
         with torch.no_grad():
@@ -138,52 +149,69 @@ def run(
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["random"])
+        course.load(state["course"])
     _truncate(metrics, rows=done)
+
+    def measured() -> list[Outcome]:
+        """What a probe finds, each process with its share of the prompts."""
+        assert probe is not None
+        found: list[Outcome] = gather_object(
+            list(probe.outcomes(accelerator.process_index, of=accelerator.num_processes))
+        )
+        return found
+
     saved_at = time.monotonic()
-    plan = _plan(settings, lessons, steps, seed=store.seed)
     with metrics.open("a", encoding="utf-8") as log:
         for number in store.progress(label, range(done, steps), total=steps - done):
-            with accelerator.split_between_processes(plan[number]) as mine:
+            figures: dict[str, Any] = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0]}
+            if probe is not None and number % settings.probe.every_steps == 0:
+                figures |= course.measured(measured(), parameters)
+                if course.is_met:
+                    break
+            share = number / steps
+            multipliers = course.multipliers(share)
+            with accelerator.split_between_processes(course.lessons(share)) as mine:
                 examples = [encoder.example(lesson) for lesson in mine]
             batches = [
                 send_to_device(batch, accelerator.device)
-                for batch in encoder.micro_batches(examples, budget=settings.micro_batch_tokens)
+                for batch in encoder.micro_batches(
+                    examples, budget=settings.micro_batch_tokens, multipliers=multipliers
+                )
             ]
-            figures = run_step(objective, settings.losses, batches, parameters, accelerator, clip=settings.clip)
-            row = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0], **figures._asdict()}
+            figures |= run_step(
+                objective,
+                settings.losses,
+                batches,
+                parameters,
+                accelerator,
+                clip=settings.clip,
+                apart=apart,
+                noise_pull=1 + multipliers.get(ROBUSTNESS, 0.0),
+            )._asdict()
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            log.write(json.dumps(row) + "\n")
+            log.write(json.dumps(figures | {"multipliers": multipliers}) + "\n")
             log.flush()
+            done = number + 1
             if time.monotonic() - saved_at > settings.save_every_s:
                 os.fsync(log.fileno())
                 save_state(
                     state_file,
                     {
-                        "step": number + 1,
+                        "step": done,
                         "parameters": [parameter.detach().cpu() for parameter in parameters],
                         "optimizer": optimizer.state_dict(),
                         "schedule": schedule.state_dict(),
                         "random": torch.get_rng_state(),
+                        "course": course.state(),
                     },
                 )
                 saved_at = time.monotonic()
-    return steps
-
-
-def _plan(settings: TrainSettings, lessons: Sequence[Lesson], steps: int, *, seed: int) -> list[list[Lesson]]:
-    """The lessons of each step: epoch after epoch, each in an order of its own, none left out."""
-    from limbeck.training.batches import in_order
-
-    def endless() -> Iterator[Lesson]:
-        epoch = 0
-        while True:
-            yield from in_order(lessons, seed=seed, epoch=epoch)
-            epoch += 1
-
-    stream = endless()
-    return [[next(stream) for _ in range(settings.batch_lessons)] for _ in range(steps)]
+    if probe is not None and settings.keep == "best":
+        course.measured(measured(), parameters)
+        course.restore_best(parameters)
+    return done
 
 
 def _truncate(metrics: Path, *, rows: int) -> None:

@@ -41,14 +41,14 @@ class Objective(nn.Module):
         self.layers = sorted({layer for loss in losses if isinstance(loss, Contrast) for layer in loss.layers})
         self.noises = list(dict.fromkeys(loss.noise for loss in losses if isinstance(loss, NoiseConsistency)))
 
-    def forward(self, micro: MicroBatch, totals_K: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, micro: MicroBatch, totals_K: Tensor, pulls_K: Tensor) -> tuple[Tensor, Tensor]:
         reader = Reader(self.model)
         hidden_UH, states = reader.read(micro.trees, watched=self.layers)
         base_UH = reader.untrained(micro.trees) if "base" in self.needs else None
         noisy = [under_noise(reader, micro, noise, hidden_UH.detach()) for noise in self.noises]
         rows = block_rows(len(reader.head.weight_VH))
         silent = self._silent(micro, len(reader.head.weight_VH))
-        weigh = _Weigher(self.losses, totals_K, apart=self.apart)
+        weigh = _Weigher(self.losses, totals_K, pulls_K, apart=self.apart)
         pulls = _Pulls()
         if "pairs" in {loss.over for loss in self.losses} and base_UH is not None:
             pulls = _pulls(micro, reader, hidden_UH.detach(), base_UH, weigh, silent)
@@ -109,11 +109,12 @@ class Objective(nn.Module):
 
 
 class _Weigher:
-    """Values to objectives: each divided by the weight of its loss in the whole step."""
+    """Values to objectives: each divided by the weight of its loss in the whole step, and times its pull."""
 
-    def __init__(self, losses: Sequence[Loss], totals_K: Tensor, *, apart: bool) -> None:
+    def __init__(self, losses: Sequence[Loss], totals_K: Tensor, pulls_K: Tensor, *, apart: bool) -> None:
         self.losses = losses
         self.totals_K = totals_K
+        self.pulls_K = pulls_K
         self.shares_K = torch.zeros_like(totals_K)
         self.apart = apart
 
@@ -126,7 +127,7 @@ class _Weigher:
             value, weight = loss(passes, labels)
             mean = value * weight / self.totals_K[k]
             self.shares_K[k] += mean.detach().sum()
-            pulled = loss.weight * mean * share.pull
+            pulled = self.pulls_K[k] * loss.weight * mean * share.pull
             sides = (pulled[~share.harmful], pulled[share.harmful]) if self.apart else (pulled,)
             value_G = value_G + torch.stack([side.sum() for side in sides])
         return value_G

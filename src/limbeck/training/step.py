@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Loss
 from limbeck.training.batches import MicroBatch
 
@@ -16,12 +17,17 @@ if TYPE_CHECKING:
 
 
 class StepFigures(NamedTuple):
-    """Each loss (nats per unit), its units in the step, the gradient norm before clipping, and tokens learnt from."""
+    """Each loss (nats per unit), its units in the step, the gradient norm before clipping, and tokens learnt from.
+
+    `gradient_cosine` is that between the gradients of harmless and harmful prompts, None where they are not kept apart
+    or one is nothing.
+    """
 
     losses: dict[str, float]
     units: dict[str, float]
     gradient_norm: float
     supervised_tokens: int
+    gradient_cosine: float | None = None
 
 
 def run_step(
@@ -32,23 +38,37 @@ def run_step(
     accelerator: Accelerator,
     *,
     clip: float,
+    apart: bool = False,
+    noise_pull: float = 1.0,
 ) -> StepFigures:
     """Gradients of the whole step, left on the parameters and clipped.
 
     Each loss is summed and divided by the weight of its own units in the whole step, over micro-batches and
-    processes, so that how the step is cut changes nothing.
+    processes, so that how the step is cut changes nothing. Where the objectives are `apart`, what of the first
+    gradient opposes the second is left out.
     """
     device = accelerator.device
     totals = torch.stack([_total(loss, batches) for loss in losses]).to(device)
     totals = accelerator.reduce(totals, reduction="sum")
+    pulls = torch.tensor([noise_pull if isinstance(loss, NoiseConsistency) else 1.0 for loss in losses], device=device)
     sums = torch.zeros_like(totals)
+    sides = [[torch.zeros_like(parameter) for parameter in parameters] for _ in range(2)] if apart else []
     for number, micro in enumerate(batches):
-        last = number + 1 == len(batches)
+        last = number + 1 == len(batches) and not apart
         with _synchronised_at_the_end(accelerator, objective, last=last):
-            value, shares = objective(micro, totals)
+            value_G, shares = objective(micro, totals, pulls)
             sums += shares
             # Processes average their gradients; the division is already by the weight of all of them.
-            accelerator.backward(value.sum() * accelerator.num_processes)
+            value_G = value_G * accelerator.num_processes
+            if not apart:
+                accelerator.backward(value_G.sum())
+            for side, value in zip(sides, value_G.unbind(), strict=False):
+                slopes = torch.autograd.grad(
+                    value, parameters, retain_graph=True, materialize_grads=True, allow_unused=True
+                )
+                for so_far, slope in zip(side, slopes, strict=True):
+                    so_far += slope
+    cosine = _project(sides, parameters, accelerator) if apart else None
     norm = torch.nn.utils.clip_grad_norm_(list(parameters), clip)
     sums = accelerator.reduce(sums, reduction="sum")
     return StepFigures(
@@ -56,7 +76,24 @@ def run_step(
         units={name: float(totals[k]) for k, name in enumerate(names(losses))},
         gradient_norm=float(norm),
         supervised_tokens=sum(len(micro.taught_N) for micro in batches),
+        gradient_cosine=cosine,
     )
+
+
+def _project(
+    sides: Sequence[Sequence[Tensor]], parameters: Sequence[nn.Parameter], accelerator: Accelerator
+) -> float | None:
+    """Leaves on the parameters the sum of both gradients, the first without what opposes the second; their cosine."""
+    first, second = (
+        torch.cat([accelerator.reduce(slope, reduction="mean").flatten() for slope in side]) for side in sides
+    )
+    product, length = torch.dot(first, second), first.norm() * second.norm()
+    if product < 0:
+        first = first - product / second.square().sum() * second
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, slope in zip(parameters, (first + second).split(sizes), strict=True):
+        parameter.grad = slope.view_as(parameter)
+    return float(product / length) if length > 0 else None
 
 
 def names(losses: Sequence[Loss]) -> list[str]:

@@ -1,0 +1,117 @@
+"""The course of a training: which lessons come next, how hard each pulls, and which adapter was best so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.records import Lesson
+from limbeck.training import TrainSettings
+from limbeck.training.balance import Pull
+from limbeck.training.batches import in_order
+from limbeck.training.curriculum import ORDER
+from limbeck.training.probe import OVER_REFUSAL, ROBUSTNESS, USEFULNESS, Outcome, Rate, rates
+
+NO_HARM = {OVER_REFUSAL, ROBUSTNESS, USEFULNESS}
+
+
+class Course:
+    """All that probes change, and how far the lessons are read; its state is saved with the checkpoint, so that a
+    killed training goes on the same."""
+
+    def __init__(self, settings: TrainSettings, lessons: Sequence[Lesson], *, seed: int) -> None:
+        self.settings = settings
+        self.all = lessons
+        self.seed = seed
+        self.pulls: dict[str, Pull] = {}
+        self.met = 0
+        self.best: tuple[tuple[float, float], list[Tensor]] | None = None
+        self._open(settings.curriculum.level(0, share=0.0))
+
+    def _open(self, level: int, *, taken: int = 0) -> None:
+        """Lessons of the tiers up to this level from here on, the first `taken` of them read already."""
+        self.level, self.taken = level, taken
+        open_tiers = ORDER[: level + 1]
+        # A harder tier where the easier ones are empty.
+        some = [one for one in self.all if one.prompt.tier in open_tiers] or self.all
+
+        def endless() -> Iterator[Lesson]:
+            epoch = taken // len(some)
+            while True:
+                yield from in_order(some, seed=self.seed, epoch=epoch)
+                epoch += 1
+
+        self._stream = islice(endless(), taken % len(some), None)
+
+    def lessons(self, share: float) -> list[Lesson]:
+        """The lessons of the next step: of all open tiers, epoch after epoch, none left out."""
+        level = self.settings.curriculum.level(self.level, share=share)
+        if level != self.level:
+            self._open(level)
+        self.taken += self.settings.batch_lessons
+        return list(islice(self._stream, self.settings.batch_lessons))
+
+    def multipliers(self, share: float) -> dict[str, float]:
+        """What each constraint adds to the pull of its lessons at this share of the training."""
+        return self.settings.balance.multipliers(self.pulls, share=share)
+
+    def measured(self, outcomes: Sequence[Outcome], parameters: Sequence[nn.Parameter]) -> dict[str, Any]:
+        """Takes in what a probe found of the student with these parameters; the figures of it for the log."""
+        found = rates(outcomes)
+        bounds = self.settings.balance.bounds
+        self.pulls = self.settings.balance.after(self.pulls, found)
+        over = [_excess(found.get(name), bound) for name, bound in bounds.items()]
+        self.met = self.met + 1 if all(one is not None and one <= 0 for one in over) else 0
+        merit = (-sum(max(0.0, one or 0.0) for one in over), _separation(found))
+        if self.settings.keep == "best" and (self.best is None or merit > self.best[0]):
+            self.best = merit, [parameter.detach().cpu().clone() for parameter in parameters]
+        level = self.settings.curriculum.after(self.level, outcomes)
+        if level != self.level:
+            self._open(level)
+        return {"rates": {name: list(rate) for name, rate in found.items()}, "bounds": bounds, "level": self.level}
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the training may end here."""
+        enough = self.settings.stop_when_met
+        return enough is not None and self.met >= enough and self.level == len(ORDER) - 1
+
+    def restore_best(self, parameters: Sequence[nn.Parameter]) -> None:
+        """The parameters of the best probe, in place of these."""
+        if self.best is not None:
+            with torch.no_grad():
+                for parameter, kept in zip(parameters, self.best[1], strict=True):
+                    parameter.copy_(kept)
+
+    def state(self) -> dict[str, Any]:
+        """What `load` takes."""
+        return {
+            "pulls": {name: tuple(pull) for name, pull in self.pulls.items()},
+            "met": self.met,
+            "best": self.best,
+            "level": self.level,
+            "taken": self.taken,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a saved state."""
+        self.pulls = {name: Pull(*pull) for name, pull in state["pulls"].items()}
+        self.met, self.best = state["met"], state["best"]
+        self._open(state["level"], taken=state["taken"])
+
+
+def _excess(rate: Rate | None, bound: float) -> float | None:
+    """How far a rate lies above its bound; None where it was not measured."""
+    return None if rate is None or rate.value is None else rate.value - bound
+
+
+def _separation(found: Mapping[str, Rate]) -> float:
+    """Share of harmful prompts handled safely minus share of twins refused; unmeasured, either counts as the worst."""
+    harms = [rate for name, rate in found.items() if name not in NO_HARM]
+    harm = Rate(sum(rate.wrong for rate in harms), sum(rate.n for rate in harms)).value
+    refused = found[OVER_REFUSAL].value if OVER_REFUSAL in found else None
+    return (1 - (1.0 if harm is None else harm)) - (1.0 if refused is None else refused)

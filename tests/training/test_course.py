@@ -1,0 +1,231 @@
+"""A training that measures itself: what probes find reaches the lessons, the log, the end and a resumed run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from limbeck.errors import InputError
+from limbeck.judges.grade import GradeSettings
+from limbeck.judges.spec import JudgeSpec
+from limbeck.losses.cross_entropy import CrossEntropy
+from limbeck.losses.decision import Decision
+from limbeck.protocols import Exchange, Judge, Tools
+from limbeck.records import Checkpoint, Lesson, Prompt, Verdict, asked
+from limbeck.taxonomy import HARMS
+from limbeck.training import TrainSettings
+from limbeck.training.balance import Constrained, Projected
+from limbeck.training.course import Course
+from limbeck.training.curriculum import Competence, Ramp
+from limbeck.training.loop import train
+from limbeck.training.probe import Outcome, Probe, ProbeSettings, Rate, rates
+from limbeck.training.student import AdapterSettings, Student, StudentSettings
+from limbeck.workspace import Silent, StageStore
+
+HARMFUL: dict[str, Any] = {"harm": "bias", "tier": "adversarial", "conduct": "refuse"}
+TWIN: dict[str, Any] = {"harm": "bias"}
+
+
+class Loud(JudgeSpec):
+    """Takes a reply whose letters are mostly from the first half of the bytes for a refusal: the tiny model's replies
+    are noise, and some fall on either side."""
+
+    kind: Literal["loud"] = "loud"
+
+    @contextmanager
+    def open(self, tools: Tools) -> Iterator[Judge]:
+        yield _Loud()
+
+
+class _Loud:
+    name, version = "loud", "1"
+
+    def grade(self, exchanges: Iterable[Exchange]) -> Iterator[Verdict]:
+        for one in exchanges:
+            refused = len(one.reply) % 2 == 0
+            yield Verdict(
+                of=one.id, judge="loud", version="1", refused="full" if refused else "none", p_refused=float(refused)
+            )
+
+
+JUDGES = GradeSettings(judges=(Loud(),))
+
+
+def prompt(number: int, **more: Any) -> Prompt:
+    return Prompt(messages=asked(f"What of number {number}?"), family=f"f{number // 2}", **more)
+
+
+def lesson(number: int, **more: Any) -> Lesson:
+    due = more.get("conduct") == "refuse"
+    return Lesson(prompt=prompt(number, **more), reply="No." if due else "Yes.", risk=float(due))
+
+
+LESSONS = [lesson(number, **(HARMFUL if number % 2 else TWIN)) for number in range(8)]
+VALIDATION = [prompt(100 + number, **(HARMFUL if number % 2 else TWIN)) for number in range(8)]
+
+
+def settings(**more: Any) -> TrainSettings:
+    given = {
+        "losses": (CrossEntropy(), Decision()), "max_steps": 5, "batch_lessons": 4, "learning_rate": 1e-2,
+        "balance": Constrained(), "probe": ProbeSettings(every_steps=2, prompts=8, max_tokens=8),
+    }  # fmt: skip
+    return TrainSettings(**{**given, **more})
+
+
+def trained(given: TrainSettings, tiny_model: Path, store: StageStore, lessons: list[Lesson] = LESSONS) -> Checkpoint:
+    student = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(rank=4))
+    return train(given, student, lessons, None, None, VALIDATION, JUDGES, store=store)
+
+
+def rows(store: StageStore) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (store.root / "metrics" / "metrics.jsonl").read_text().splitlines()]
+
+
+def at(store: StageStore, folder: str) -> StageStore:
+    return replace(store, root=store.root / folder)
+
+
+def test_rates_bounds_and_multipliers_are_in_the_log(store: StageStore, tiny_model: Path) -> None:
+    trained(settings(), tiny_model, store)
+    log = rows(store)
+    assert [number for number, row in enumerate(log) if "rates" in row] == [0, 2, 4]
+    assert {name: n for name, (_, n) in log[0]["rates"].items()} == {"bias": 4, "over_refusal": 4}
+    assert log[0]["bounds"]["over_refusal"] == 0.10
+    for row in log:
+        assert set(row["multipliers"]) == {"bias", "over_refusal"}
+    # What was measured before the first step pulls in it.
+    rule = Constrained()
+    pulls = rule.after({}, {name: Rate(*found) for name, found in log[0]["rates"].items()})
+    assert log[0]["multipliers"] == pytest.approx(rule.multipliers(pulls, share=0.0))
+
+
+def test_a_multiplier_changes_what_is_learnt(store: StageStore, tiny_model: Path) -> None:
+    plainly = trained(settings(balance=Constrained(proportional=0, integral=0)), tiny_model, at(store, "plain"))
+    held = trained(settings(balance=Constrained(proportional=9, cap=9)), tiny_model, at(store, "held"))
+    one, other = (load_file(made.folder / "adapter_model.safetensors") for made in (plainly, held))
+    assert any(not torch.allclose(one[name], other[name]) for name in one)
+
+
+class Killed(Silent):
+    """Progress that dies before the step of this number."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def track(self, label: str, items: Iterable[Any], *, total: int) -> Iterator[Any]:
+        for item in items:
+            if item == self.step:
+                raise KeyboardInterrupt
+            yield item
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_a_killed_training_goes_on_with_the_same_rates_and_losses(
+    store: StageStore, tiny_model: Path, step: int
+) -> None:
+    given = settings(save_every_s=1e-9, curriculum=Competence(), keep="best")
+    trained(given, tiny_model, at(store, "whole"))
+    killed = at(store, "killed")
+    with pytest.raises(KeyboardInterrupt):
+        trained(given, tiny_model, replace(killed, shown=Killed(step)))
+    trained(given, tiny_model, killed)
+    for one, other in zip(rows(at(store, "whole")), rows(killed), strict=True):
+        assert other["losses"] == pytest.approx(one["losses"], abs=1e-6)
+        assert other.get("rates") == one.get("rates")
+        assert other["multipliers"] == pytest.approx(one["multipliers"])
+
+
+def test_harmless_gradients_do_not_oppose_harmful_ones(store: StageStore, tiny_model: Path) -> None:
+    trained(settings(balance=Projected()), tiny_model, store)
+    assert all(-1 <= row["gradient_cosine"] <= 1 for row in rows(store))
+    assert "rates" not in rows(store)[0]
+
+
+def test_a_constraint_without_validation_prompts_is_one_message(store: StageStore, tiny_model: Path) -> None:
+    student = StudentSettings(model=str(tiny_model))
+    with pytest.raises(InputError, match="there are 0 that must be refused and 0 harmless twins"):
+        train(settings(), student, LESSONS, None, None, (), JUDGES, store=store)
+    held = settings(balance=Constrained(usefulness_drop=0.02))
+    with pytest.raises(InputError, match="usefulness_drop needs multiple-choice prompts"):
+        train(held, student, LESSONS, None, None, VALIDATION, JUDGES, store=store)
+
+
+def test_every_constraint_is_measured_and_the_student_is_left_as_it_was(tiny_model: Path, store: StageStore) -> None:
+    learner = Student(StudentSettings(model=str(tiny_model)), start_from=None, precision="float32", seed=1)
+    choices = [
+        Prompt(messages=asked(f"{number}?"), choices=("yes", "no"), answer=0, split="validation") for number in range(5)
+    ]
+    wants = frozenset({"robustness", "usefulness_drop"})
+    learner.model.train()
+    probe = Probe(
+        ProbeSettings(max_tokens=4), learner, [*VALIDATION, *choices], JUDGES, tools=store.tools, wants=wants, seed=1
+    )
+    found = rates(list(probe.outcomes()))
+    assert {name: rate.n for name, rate in found.items()} == {
+        "bias": 4, "over_refusal": 4, "robustness": 8, "usefulness_drop": 5
+    }  # fmt: skip
+    # An adapter that has learnt nothing is the model that it was.
+    assert found["usefulness_drop"].wrong == 0
+    assert learner.model.training
+    halves = [one for number in range(2) for one in probe.outcomes(number, of=2)]
+    assert rates(halves) == found
+
+
+def parameters(value: float) -> list[nn.Parameter]:
+    return [nn.Parameter(torch.tensor([value]))]
+
+
+def measured(harm: int, twins: int) -> list[Outcome]:
+    return [
+        *(Outcome(one.name, "adversarial", int(number < harm)) for one in HARMS for number in range(10)),
+        *(Outcome("over_refusal", "safe", int(number < twins)) for number in range(10)),
+    ]
+
+
+def test_the_best_adapter_violates_the_bounds_least_and_of_equals_tells_apart_best() -> None:
+    course = Course(settings(keep="best", balance=Constrained(harm=0.2, over_refusal=0.2)), LESSONS, seed=1)
+    for value, (harm, twins) in enumerate([(9, 0), (2, 2), (0, 2), (1, 2), (0, 5)]):
+        course.measured(measured(harm, twins), parameters(float(value)))
+    last = parameters(9.0)
+    course.restore_best(last)
+    assert float(last[0].detach()) == 2.0
+
+
+def test_training_may_end_once_every_bound_was_met_so_many_times_in_a_row() -> None:
+    course = Course(settings(stop_when_met=2, balance=Constrained(harm=0.2, over_refusal=0.2)), LESSONS, seed=1)
+    ends = []
+    for harm, twins in [(0, 0), (5, 0), (1, 1), (2, 2)]:
+        course.measured(measured(harm, twins), parameters(0.0))
+        ends.append(course.is_met)
+    assert ends == [False, False, False, True]
+    # What was not measured is not met.
+    course.measured([one for one in measured(0, 0) if one.constraint != "toxicity"], parameters(0.0))
+    assert not course.is_met
+
+
+def test_harder_tiers_are_not_taught_before_they_open() -> None:
+    course = Course(settings(curriculum=Ramp(borderline=0.2, adversarial=0.5)), LESSONS, seed=1)
+    tiers = [{one.prompt.tier for one in course.lessons(share)} for share in (0.0, 0.3, 0.5)]
+    assert tiers == [{"safe"}, {"safe"}, {"safe", "adversarial"}]
+
+
+def test_a_course_goes_on_where_its_state_says() -> None:
+    given = settings(curriculum=Ramp(borderline=0.2, adversarial=0.5))
+    course = Course(given, LESSONS, seed=1)
+    shares = [number / 10 for number in range(10)]
+    whole = [[one.id for one in course.lessons(share)] for share in shares]
+    first = Course(given, LESSONS, seed=1)
+    for share in shares[:7]:
+        first.lessons(share)
+    second = Course(given, LESSONS, seed=1)
+    second.load(first.state())
+    assert [[one.id for one in second.lessons(share)] for share in shares[7:]] == whole[7:]
