@@ -210,11 +210,11 @@ def test_misspelt_prompts_are_noise_too(learner: Student) -> None:
 def test_a_multiplier_pulls_on_its_own_lessons_alone_and_leaves_the_figures(learner: Student) -> None:
     encoder = LessonEncoder(learner.tokenizer, {}, wants=wanted([CrossEntropy()]))
     shares = []
-    for multipliers in ({}, {"toxicity": 2.0}, {"over_refusal": 0.5}):
+    for multipliers in ({}, {"toxicity": 2.0}, {"over_refusal": 0.5, "usefulness_drop": 1.0}):
         examples = [encoder.example(one) for one in PROMPTS]
         (micro,) = encoder.micro_batches(examples, budget=WHOLE, multipliers=multipliers)
         shares.append(micro.labels.taught)
-    assert [set(share.pull.tolist()) for share in shares] == [{1.0}, {1.0, 3.0}, {1.0, 1.5}]
+    assert [set(share.pull.tolist()) for share in shares] == [{1.0}, {1.0, 3.0}, {1.0, 1.5, 2.0}]
     assert torch.equal(shares[0].weight, shares[1].weight)
     assert set(shares[1].pull[shares[1].harmful].tolist()) == {3.0}
 

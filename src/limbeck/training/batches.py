@@ -174,11 +174,13 @@ def _side(lesson: Lesson) -> str:
 
 def constraint_of(lesson: Lesson) -> str | None:
     """The constraint that pulls on a lesson: its harm where it must be refused, `over_refusal` where it is a harmless
-    twin, else none."""
+    twin, `usefulness_drop` where it has nothing to do with harm, else none."""
     prompt = lesson.prompt
     if prompt.harm is None:
-        return None
-    return prompt.harm if prompt.conduct == "refuse" else "over_refusal"
+        return "usefulness_drop" if prompt.conduct == "answer" else None
+    if prompt.conduct == "refuse":
+        return prompt.harm
+    return "over_refusal" if prompt.is_twin else None
 
 
 def wanted(losses: Sequence[Loss]) -> frozenset[str]:
