@@ -50,6 +50,15 @@ def test_the_shipped_recipe_loads() -> None:
     assert [load_config(file).student.model for file in shipped.glob("quickstart.yaml")] == ["smollm2-135m-instruct"]
 
 
+def test_an_override_without_an_equals_sign_hides_no_other_mistake(recipe: Path) -> None:
+    assert complaint(recipe, RECIPE.replace("seed: 3", "seed: three"), "seed", "sift.keep=2", "a.b") == [
+        "recipe.yaml:1: seed: is 'three'; use a whole number",
+        "--set sift.keep=2: sift.keep: is 2; use 1 or less",
+        "--set seed: write it as section.key=value",
+        "--set a.b: write it as section.key=value",
+    ]
+
+
 def test_an_unknown_key_is_named_with_its_line_and_the_nearest_one(recipe: Path) -> None:
     assert complaint(recipe, RECIPE.replace("learning_rate", "lerning_rate")) == [
         "recipe.yaml:10: train.lerning_rate: unknown; did you mean learning_rate?"
@@ -93,9 +102,13 @@ def test_a_missing_recipe_says_how_to_write_one(tmp_path: Path) -> None:
         load_config(tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize("text", ["", "just words", "- a\n- b\n"])
-def test_a_recipe_without_keys_is_one_message(recipe: Path, text: str) -> None:
-    assert complaint(recipe, text)[0].startswith("recipe.yaml: the recipe is empty")
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("", "empty"), ("# nothing\n", "empty"), ("just words", "'just words'"), ("- a\n- b\n", "a list")],
+)
+def test_a_recipe_without_keys_is_one_message_that_says_what_it_is(recipe: Path, text: str, what: str) -> None:
+    said = f"recipe.yaml: the recipe is {what}, not `key: value`; `limbeck new` writes one to start from"
+    assert complaint(recipe, text) == [said]
 
 
 def test_broken_yaml_is_one_message_with_its_line(recipe: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from limbeck.config import load_config
 from limbeck.errors import InputError
-from limbeck.files import Row, file_sha256, prompt_of, read_table
+from limbeck.files import Row, file_sha256, prompt_of, read_each, read_table
 from limbeck.records import Message, Prompt
 from limbeck.spec import content_hash
 
@@ -159,6 +159,14 @@ def test_a_file_that_is_not_utf_8_says_how_to_convert_it(tmp_path: Path) -> None
     assert said.startswith("a.jsonl: byte 15 is not UTF-8; convert it: iconv -f latin1 -t utf-8")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_file_in_utf_16_is_not_taken_for_latin1(tmp_path: Path, encoding: str) -> None:
+    said = complaint(
+        tmp_path / "a.csv", "\ufeff".encode("utf-16-be") * (encoding != "utf-16") + "How?".encode(encoding)
+    )
+    assert said == "a.csv: byte 0 is not UTF-8; convert it: iconv -f utf-16 -t utf-8 a.csv"
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
     assert prompts(tmp_path / "a.csv", b"\xef\xbb\xbfprompt\nHow?\n")[0].text == "How?"
 
@@ -239,6 +247,14 @@ def test_earlier_turns_of_a_chat_are_kept() -> None:
     prompt = prompt_of(Row("a:1", {"messages": chat}))
     assert [turn.role for turn in prompt.messages] == ["system", "user", "assistant", "user"]
     assert prompt.text == "And then?"
+
+
+def test_every_row_that_is_wrong_is_told_in_order_whatever_is_wrong_with_it(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('prompt,tier\nHow?,medium\nWhy?\nfine,safe\n"open\n')
+    with pytest.raises(InputError) as raised:
+        read_each(tmp_path / "a.csv", prompt_of)
+    starts = [line.replace(f"{tmp_path}/", "")[:24] for line in str(raised.value).splitlines()]
+    assert starts == ["a.csv:2: 'tier' is 'medi", "a.csv:3: the row does no", "a.csv:5: unexpected end "]
 
 
 def test_every_row_of_a_file_with_an_absent_final_newline_is_read(tmp_path: Path) -> None:

@@ -66,6 +66,18 @@ def test_a_row_without_a_reply_is_named(values: dict[str, Any]) -> None:
         lesson(**values)
 
 
+def test_a_reply_that_is_to_be_learnt_and_avoided_is_named() -> None:
+    with pytest.raises(InputError, match=r"a.jsonl:1: the reply to learn is also the rejected one; keep one of them"):
+        lesson(prompt="How?", chosen="So.", rejected=[ASSISTANT])
+
+
+def test_every_lesson_that_is_wrong_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "How?"}\n{"prompt": "How?", "chosen": "So.", "rejected": "So."}\n')
+    config = RunConfig(student=StudentSettings(model="m"), train=TrainSettings(losses=(CrossEntropy(),)))
+    with pytest.raises(InputError, match=r"a.jsonl:1: there is no reply; .*\n.*a.jsonl:2: the reply to learn is also"):
+        train(config, tmp_path / "a.jsonl", tmp_path / "out")
+
+
 def test_a_chat_loses_only_its_last_turn() -> None:
     found = lesson(
         messages=[USER, ASSISTANT, {"role": "user", "content": "And then?"}, {"role": "assistant", "content": "Yes."}]

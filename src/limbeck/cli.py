@@ -122,11 +122,9 @@ def check(recipe: Recipe, set_: Override = None) -> None:
 @app.command(epilog="Example:  `limbeck new mine.yaml`")
 def new(path: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.yaml")) -> None:
     """Write a recipe to start from."""
-    from limbeck.files import check_writable
+    from limbeck.files import check_new
 
-    if path.exists():
-        raise InputError(f"{path} is already there; name another file")
-    check_writable(path)
+    check_new(path)
     shipped = _shipped("quickstart").read_text(encoding="utf-8")
     # The first line, a comment, is true of the quickstart alone.
     path.write_text(shipped.partition("\n")[2], encoding="utf-8")
@@ -183,7 +181,7 @@ def compare(
 @app.command(epilog="Example:  `limbeck judge --judge refusal --replies replies.jsonl --out graded.jsonl`")
 def judge(
     replies: Annotated[Path, typer.Option(help="JSONL or CSV with prompt, reply and optionally id.")],
-    out: Annotated[Path, typer.Option(help="The same rows with refused, harm and unscored.")],
+    out: Annotated[Path, typer.Option(help="A new file: the same rows with refused, harm and unscored.")],
     judge: Annotated[str, typer.Option(help="A judge by kind, or my_file.py:MyJudge.")] = "refusal",
 ) -> None:
     """Grade a file of replies."""

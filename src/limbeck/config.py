@@ -49,18 +49,24 @@ class RunConfig(Spec):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The recipe with `section.key=value` overrides. Raises InputError that lists all mistakes with their lines."""
     tree = _read(path)
+    wrong, taken = [], []
     for override in overrides:
-        _override(tree, override)
+        try:
+            _override(tree, override)
+            taken.append(override)
+        except InputError as error:
+            wrong.append(str(error))
     try:
-        return RunConfig.model_validate(_plain(tree))
+        config = RunConfig.model_validate(_plain(tree))
     except ValidationError as error:
         found = [(_line(tree, loc), loc, message) for loc, message in problems(error, tree)]
-        raise InputError(
-            "\n".join(
-                f"{_told_by(overrides, loc, place=f'{path}:{line}')}: {'.'.join(map(str, loc))}: {message}"
-                for line, loc, message in sorted(found, key=itemgetter(0))
-            )
-        ) from None
+        wrong = [
+            f"{_told_by(taken, loc, place=f'{path}:{line}')}: {'.'.join(map(str, loc))}: {message}"
+            for line, loc, message in sorted(found, key=itemgetter(0))
+        ] + wrong
+    if wrong:
+        raise InputError("\n".join(wrong))
+    return config
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -113,7 +119,8 @@ def _read(path: Path) -> Any:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
         raise InputError(f"{path}:{line}: this is no YAML: {error.problem}") from error
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: the recipe is empty; write one with `limbeck new {path}`")
+        what = "empty" if tree is None else "a list" if isinstance(tree, list) else f"{tree!r:.40}"
+        raise InputError(f"{path}: the recipe is {what}, not `key: value`; `limbeck new` writes one to start from")
     return tree
 
 

@@ -6,7 +6,8 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +20,7 @@ from limbeck.errors import InputError, reading, sentence, writing
 from limbeck.records import Message, Prompt, Record, asked
 
 Noun = TypeVar("Noun", bound=Record)
+Read = TypeVar("Read")
 
 # The columns of a prompt file; others are left alone.
 PROMPT_COLUMNS = (
@@ -28,6 +30,8 @@ PROMPT_COLUMNS = (
 TEXT_COLUMNS = ("prompt", "messages")
 # How like a column's name another must be to be taken for a slip of the pen.
 SLIP = 0.8
+# Wrong rows of one file that are told one by one.
+SHOWN_WRONG = 5
 EXPECTED_CONDUCT = {"safe": "answer", "borderline": "answer_with_care", "adversarial": "refuse"}
 
 
@@ -49,12 +53,15 @@ def write_atomically(file: Path, text: str) -> None:
         stream.write(text.encode())
 
 
-def check_writable(file: Path) -> None:
-    """Raises InputError where no such file can come to be, and OSError where this user may not write there."""
+def check_new(file: Path) -> None:
+    """Raises InputError where such a file is already there or cannot come to be, and OSError where this user may not
+    write there."""
     if not file.parent.is_dir():
         raise InputError(f"{file.parent}: there is no such folder; make it, or name a file elsewhere")
     if file.is_dir():
         raise InputError(f"{file}: this is a folder; name a file in it")
+    if file.exists():
+        raise InputError(f"{file} is already there; name another file")
     with writing(file), TemporaryFile(dir=file.parent):
         pass
 
@@ -81,6 +88,32 @@ class Row(NamedTuple):
 
 def read_table(path: Path) -> Iterator[Row]:
     """The rows of a JSONL or CSV file. Raises InputError at the line that cannot be read."""
+    for row in _rows(path):
+        if isinstance(row, InputError):
+            raise row
+        yield row
+
+
+def read_each(path: Path, read: Callable[[Row], Read]) -> list[Read]:
+    """What `read` makes of each row of the file. Raises InputError that tells of every row that is wrong: of the first
+    few what, of the others how many."""
+    found: list[Read] = []
+    wrong: list[InputError] = []
+    for row in _rows(path):
+        try:
+            if isinstance(row, InputError):
+                raise row
+            found.append(read(row))
+        except InputError as error:
+            wrong.append(error)
+    if wrong:
+        more = [f"{path}: and {len(wrong) - SHOWN_WRONG} more"] if len(wrong) > SHOWN_WRONG else []
+        raise InputError("\n".join([*map(str, wrong[:SHOWN_WRONG]), *more]))
+    return found
+
+
+def _rows(path: Path) -> Iterator[Row | InputError]:
+    """The rows, and in the place of one that cannot be read what is wrong with it."""
     try:
         with reading():
             if not path.exists():
@@ -90,12 +123,13 @@ def read_table(path: Path) -> Iterator[Row]:
                     raise InputError(f"{path}: the name ends in '{path.suffix}'; use a .jsonl or .csv file")
                 yield from _csv(path, stream) if path.suffix == ".csv" else _jsonl(path, stream)
     except UnicodeDecodeError as error:
+        encoding = "utf-16" if error.object.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "latin1"
         raise InputError(
-            f"{path}: byte {error.start} is not UTF-8; convert it: iconv -f latin1 -t utf-8 {path}"
+            f"{path}: byte {error.start} is not UTF-8; convert it: iconv -f {encoding} -t utf-8 {path}"
         ) from error
 
 
-def _jsonl(path: Path, stream: Any) -> Iterator[Row]:
+def _jsonl(path: Path, stream: Any) -> Iterator[Row | InputError]:
     for number, line in enumerate(stream, 1):
         if not line.strip():
             continue
@@ -103,22 +137,27 @@ def _jsonl(path: Path, stream: Any) -> Iterator[Row]:
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(f"{where}: no whole JSON object ({error.msg}); each line must be one object") from error
-        if not isinstance(values, dict):
-            raise InputError(f"{where}: this is a {type(values).__name__}; each line must be one JSON object")
-        yield Row(where, values)
+            yield InputError(f"{where}: no whole JSON object ({error.msg}); each line must be one object")
+            continue
+        if isinstance(values, dict):
+            yield Row(where, values)
+        else:
+            yield InputError(f"{where}: this is a {type(values).__name__}; each line must be one JSON object")
 
 
-def _csv(path: Path, stream: Any) -> Iterator[Row]:
+def _csv(path: Path, stream: Any) -> Iterator[Row | InputError]:
     reader = csv.DictReader(stream, strict=True)
     try:
         for values in reader:
+            where = f"{path}:{reader.line_num}"
             if None in values or any(value is None for value in values.values()):
                 columns = len(reader.fieldnames or ())
-                raise InputError(f"{path}:{reader.line_num}: the row does not have the {columns} columns of the header")
-            yield Row(f"{path}:{reader.line_num}", {name: value for name, value in values.items() if value != ""})
+                yield InputError(f"{where}: the row does not have the {columns} columns of the header")
+            else:
+                yield Row(where, {name: value for name, value in values.items() if value != ""})
     except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: {error}; check the quotes of this row") from error
+        # The row that could not be read begins after the last one that could.
+        yield InputError(f"{path}:{reader.line_num + 1}: {error}; check the quotes of this row")
 
 
 def noun_at(where: str, noun: type[Noun], values: Mapping[str, Any]) -> Noun:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 from limbeck.config import RunConfig
+from limbeck.curate import planned
 from limbeck.curate.sources import SOURCES, File, Files, read_prompts
 from limbeck.errors import InputError, did_you_mean, writing
 from limbeck.evaluation import EVALUATORS, EvaluateSettings, examine, measure
 from limbeck.evaluation.strength import choose_strength
 from limbeck.export import export as export_stage
 from limbeck.export import write_student
-from limbeck.files import Row, check_apart, check_writable, noun_at, prompt_of, read_table, write_atomically
+from limbeck.files import Row, check_apart, check_new, noun_at, prompt_of, read_each, read_table, write_atomically
 from limbeck.judges import JUDGES
 from limbeck.judges.grade import verdicts
 from limbeck.losses import LOSSES
@@ -34,6 +36,7 @@ from limbeck.report import scorecard_json
 from limbeck.report.trials import trial_row
 from limbeck.sift import HARD_RISK
 from limbeck.spec import Spec, Table, checked, fingerprint
+from limbeck.taxonomy import Split
 from limbeck.teach import routed
 from limbeck.training.loop import train as train_stage
 from limbeck.workspace import Workspace
@@ -46,6 +49,17 @@ TABLES: dict[str, Table[Any]] = {
     "perturbations": PERTURBATIONS,
     "sources": SOURCES,
 }
+
+SORTS = ("harmful", "twins", "borderline", "everyday", "multiple choice")
+# What `check` warns of: the sort of prompt that a split lacks, and what a run then leaves undone.
+GAPS: tuple[tuple[Split, str, str], ...] = (
+    ("train", "harmful", "nothing teaches the student to refuse"),
+    ("train", "twins", "nothing teaches it to answer what only looks harmful"),
+    ("validation", "harmful", "the adapter stays as strong as it was trained"),
+    ("validation", "twins", "the adapter stays as strong as it was trained"),
+    ("exam", "harmful", "safety is not measured"),
+    ("exam", "twins", "refusing too much is measured on everyday questions alone"),
+)
 
 
 def evaluate(
@@ -92,14 +106,11 @@ def unanswered(folder: Path) -> list[str]:
 
 
 def judge_file(kind: str, replies: Path, out: Path, *, progress: Progress | None = None) -> tuple[int, int]:
-    """Grades rows of prompt and reply into `out`; returns how many there are and how many stayed unscored."""
-    check_writable(out)
+    """Grades rows of prompt and reply into `out`, a new file; returns how many there are and how many stayed
+    unscored."""
     check_apart(out, read=[replies])
-    rows = list(read_table(replies))
-    for row in rows:
-        for name in ("prompt", "reply"):
-            if not isinstance(row.values.get(name), str):
-                raise InputError(f"{row.where}: there is no text in '{name}'; give prompt and reply")
+    check_new(out)
+    rows = read_each(replies, _reply_row)
     exchanges = [
         Exchange(str(row.values.get("id", number)), row.values["prompt"], row.values["reply"])
         for number, row in enumerate(rows)
@@ -118,6 +129,14 @@ def judge_file(kind: str, replies: Path, out: Path, *, progress: Progress | None
         lines.append(json.dumps({**row.values, **said}, ensure_ascii=False) + "\n")
     write_atomically(out, "".join(lines))
     return len(rows), unscored
+
+
+def _reply_row(row: Row) -> Row:
+    """The row, which has a prompt and a reply."""
+    for name in ("prompt", "reply"):
+        if not isinstance(row.values.get(name), str):
+            raise InputError(f"{row.where}: there is no text in '{name}'; give prompt and reply")
+    return row
 
 
 class LessonFile(Spec):
@@ -153,13 +172,16 @@ def lesson_of(row: Row) -> Lesson:
         raise InputError(f"{row.where}: there is no reply; give completion, chosen, or messages that end in one")
     prompt = prompt_of(row)
     says_risk = values.get("harm") is not None or values.get("conduct") is not None
+    learnt, rejected = _text(reply), _text(values.get("rejected"))
+    if learnt == rejected:
+        raise InputError(f"{row.where}: the reply to learn is also the rejected one; keep one of them")
     return noun_at(
         row.where,
         Lesson,
         {
             "prompt": prompt,
-            "reply": _text(reply),
-            "rejected": (_text(values["rejected"]),) if values.get("rejected") else (),
+            "reply": learnt,
+            "rejected": (rejected,) if rejected else (),
             "weight": values.get("weight", 1.0),
             "risk": HARD_RISK[prompt.conduct] if says_risk else None,
             "teacher": "file",
@@ -191,12 +213,11 @@ def train(
             "name losses without it: --set train.losses=[cross_entropy,decision]"
         )
     told: list[Continuation] = []
-    for row in read_table(lessons):
-        lesson = lesson_of(row)
+    for where, lesson in read_each(lessons, lambda row: (row.where, lesson_of(row))):
         chat = lesson.prompt.messages
-        told.append(Continuation(row.where, chat, lesson.reply or "", lesson.ends))
+        told.append(Continuation(where, chat, lesson.reply or "", lesson.ends))
         if config.train.who_needs("rejected"):
-            told += [Continuation(f"{row.where} (rejected)", chat, text, ends=False) for text in lesson.rejected]
+            told += [Continuation(f"{where} (rejected)", chat, text, ends=False) for text in lesson.rejected]
     base = config.student.untrained()
     check_lengths(base, told)
     if validation is not None:
@@ -223,10 +244,10 @@ def _asked(messages: Sequence[Message]) -> str:
 def _check_tells_apart(validation: Path, taught: Mapping[str, str]) -> None:
     """Raises InputError for a file of prompts by which no strength can be chosen, before anything is trained: it lacks
     harmful prompts or twins, or has one that is `taught` (where each taught prompt stands, by what it asks)."""
+    prompts = list(File(path=validation).prompts())
     for row in read_table(validation):
         if (place := taught.get(_asked(prompt_of(row).messages))) is not None:
             raise InputError(f"{row.where}: this prompt is taught by {place}; validate on prompts that are not taught")
-    prompts = list(File(path=validation).prompts())
     for lacking, found in (
         ("harmful prompt (conduct refuse)", any(prompt.conduct == "refuse" for prompt in prompts)),
         ("harmless twin (a harm with tier safe)", any(prompt.is_twin for prompt in prompts)),
@@ -262,7 +283,7 @@ def check(config: RunConfig) -> Iterator[str]:
             on_hub.add(named)
         fingerprint(model)
     check_needs(config)
-    prompts = [prompt for source in config.curate.sources for prompt in source.prompts()]
+    prompts = planned(config.curate, seed=config.seed)
     asked = [prompt for prompt in prompts if prompt.lesson == "reply" and not prompt.choices]
     for teacher, mine in routed(config.teach.teachers, asked):
         yield f"asked     {teacher.name or teacher.kind}: the training split of {len(mine)} prompts"
@@ -273,9 +294,32 @@ def check(config: RunConfig) -> Iterator[str]:
         yield f"teacher   {teacher.name or teacher.kind} ({teacher.kind}): {', '.join(sorted(teacher.offers))}"
     yield f"losses    {', '.join(loss.kind for loss in config.train.losses)}"
     yield f"prompts   {len(prompts)} from {len(config.curate.sources)} source(s)"
+    yield from _split_lines(prompts, rounds=config.rounds)
     for named in sorted(on_hub):
         yield f"not checked: {named} is on the Hub, and is looked up when it is first used"
     yield "all else is met" if on_hub else "all needs are met"
+
+
+def _split_lines(prompts: Sequence[Prompt], *, rounds: int) -> Iterator[str]:
+    """What each split is expected to hold, near-duplicates not yet joined, and what a split without it cannot do."""
+    counts = {split: Counter(_sort(prompt) for prompt in prompts if prompt.split == split) for split in get_args(Split)}
+    for split, of in counts.items():
+        yield f"split     {split}: about {', '.join(f'{of[sort]} {sort}' for sort in SORTS)}"
+    if rounds > 1 and not counts["probe"]:
+        yield "warning   probe is empty: nothing is mined, and the first round is the last"
+    for split, sort, lost in GAPS:
+        if not counts[split][sort]:
+            yield f"warning   {split} has no {sort}: {lost}"
+
+
+def _sort(prompt: Prompt) -> str:
+    if prompt.choices:
+        return "multiple choice"
+    if prompt.conduct == "refuse":
+        return "harmful"
+    if prompt.is_twin:
+        return "twins"
+    return "borderline" if prompt.conduct == "answer_with_care" else "everyday"
 
 
 def show(what: str, record: str = "") -> Iterator[str]:

@@ -156,6 +156,24 @@ def test_a_command_that_is_not_understood_is_exit_code_2(limbeck: Command, argum
     assert code == 2 and "Traceback" not in err and err
 
 
+def test_what_is_there_is_never_graded_over(limbeck: Command) -> None:
+    Path("said.jsonl").write_text('{"prompt": "How?", "reply": "So."}\n')
+    Path("graded.jsonl").write_text("mine")
+    said = "graded.jsonl is already there; name another file\n"
+    assert limbeck("judge", "--replies", "said.jsonl", "--out", "graded.jsonl") == (2, "", said)
+    assert Path("graded.jsonl").read_text() == "mine"
+
+
+def test_every_row_without_a_reply_to_grade_is_named(limbeck: Command) -> None:
+    Path("said.jsonl").write_text('{"prompt": "How?"}\n{"reply": "So."}\n')
+    code, _, err = limbeck("judge", "--replies", "said.jsonl", "--out", "graded.jsonl")
+    assert (code, err) == (
+        2,
+        "said.jsonl:1: there is no text in 'reply'; give prompt and reply\n"
+        "said.jsonl:2: there is no text in 'prompt'; give prompt and reply\n",
+    )
+
+
 def test_new_writes_a_recipe_that_checks_and_never_overwrites_one(limbeck: Command) -> None:
     code, out, _ = limbeck("new", "mine.yaml")
     assert (code, out) == (0, "wrote mine.yaml; next: limbeck check mine.yaml\n")
@@ -294,6 +312,46 @@ def test_check_names_the_row_of_a_prompt_that_cannot_be_read(limbeck: Command, r
     Path("prompts.jsonl").write_text('{"prompt": "How?"}\n{"prompt": ""}\n')
     code, _, err = limbeck("check", recipe)
     assert (code, err) == (2, "prompts.jsonl:2: 'prompt' is empty; write what the model is asked\n")
+
+
+def test_check_tells_of_every_prompt_that_cannot_be_read_the_first_five_one_by_one(
+    limbeck: Command, recipe: str
+) -> None:
+    rows = ['{"prompt": "How?", "tier": "medium"}', '{"prompt": "How?"', "[]", '{"prompt": ""}'] + ['{"no": 1}'] * 3
+    Path("prompts.jsonl").write_text("\n".join([*rows, '{"prompt": "How?"}']) + "\n")
+    code, _, err = limbeck("check", recipe)
+    assert (code, [line.split(": ")[0] for line in err.splitlines()]) == (
+        2, [*(f"prompts.jsonl:{number}" for number in range(1, 6)), "prompts.jsonl"]
+    )  # fmt: skip
+    assert err.endswith("prompts.jsonl: and 2 more\n")
+
+
+def test_check_names_both_lines_of_a_prompt_that_is_to_be_refused_and_answered(limbeck: Command, recipe: str) -> None:
+    Path("prompts.jsonl").write_text('{"prompt": "How?"}\n{"prompt": "Why?"}\n{"prompt": "How?", "harm": "bias"}\n')
+    said = "prompts.jsonl:3: 'How?' has conduct refuse, and answer at prompts.jsonl:1; keep one of them\n"
+    assert limbeck("check", recipe)[::2] == (2, said)
+
+
+def test_check_counts_what_each_split_will_hold_and_warns_of_one_that_cannot_do_its_work(
+    limbeck: Command, recipe: str
+) -> None:
+    asked = [
+        {"prompt": f"How do I enter {what}, {tier}?", "harm": "bias", "tier": tier, "family": what, "split": split}
+        for what, split in (("a car", "train"), ("a bank", "validation"), ("a zoo", "exam"))
+        for tier in ("adversarial", "safe")
+        if (split, tier) != ("exam", "safe")
+    ]
+    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    code, out, _ = limbeck("check", recipe)
+    lines = [line for line in out.splitlines() if line.startswith(("split", "warning"))]
+    assert (code, lines) == (0, [
+        "split     train: about 1 harmful, 1 twins, 0 borderline, 0 everyday, 0 multiple choice",
+        "split     probe: about 0 harmful, 0 twins, 0 borderline, 0 everyday, 0 multiple choice",
+        "split     validation: about 1 harmful, 1 twins, 0 borderline, 0 everyday, 0 multiple choice",
+        "split     exam: about 1 harmful, 0 twins, 0 borderline, 0 everyday, 0 multiple choice",
+        "warning   probe is empty: nothing is mined, and the first round is the last",
+        "warning   exam has no twins: refusing too much is measured on everyday questions alone",
+    ])  # fmt: skip
 
 
 @pytest.mark.parametrize("place", ["teach.soft_labels.model", "teach.teachers.0"])

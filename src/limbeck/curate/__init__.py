@@ -19,7 +19,7 @@ from limbeck.records import Prompt
 from limbeck.spec import Spec
 from limbeck.taxonomy import Split
 
-__all__ = ["CurateSettings", "curate", "split_counts"]
+__all__ = ["CurateSettings", "curate", "planned", "split_counts"]
 
 EMBEDDED_AT_ONCE = 128
 
@@ -38,9 +38,18 @@ class CurateSettings(Spec):
 
 def curate(settings: CurateSettings, *, store: Store) -> Iterator[Prompt]:
     """The prompts of all sources with family and split."""
-    gathered = [prompt for source in settings.sources for prompt in _limited(source, settings.limit)]
-    joined = with_families(gathered, _Shown(store), alike=settings.alike)
+    joined = with_families(_gathered(settings), _Shown(store), alike=settings.alike)
     yield from with_splits(joined, settings.split, seed=store.seed)
+
+
+def planned(settings: CurateSettings, *, seed: int) -> list[Prompt]:
+    """What `curate` gives, but for families that are joined by near-duplicates: those take an encoder to find."""
+    named = with_families(_gathered(settings), None, alike=settings.alike)
+    return list(with_splits(named, settings.split, seed=seed))
+
+
+def _gathered(settings: CurateSettings) -> list[Prompt]:
+    return [prompt for source in settings.sources for prompt in _limited(source, settings.limit)]
 
 
 def split_counts(prompts: Iterable[Prompt]) -> Iterator[str]:

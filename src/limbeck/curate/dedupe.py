@@ -9,12 +9,12 @@ from limbeck.protocols import Encoder
 from limbeck.records import Prompt
 
 
-def with_families(prompts: Sequence[Prompt], encoder: Encoder, *, alike: float) -> list[Prompt]:
+def with_families(prompts: Sequence[Prompt], encoder: Encoder | None, *, alike: float) -> list[Prompt]:
     """The distinct prompts, each with a family that it shares with its twin and its near-duplicates.
 
     Two prompts are near-duplicates where the cosine of their embeddings reaches `alike`; families that hold
-    near-duplicates of one another become one. Exact repeats (same chat and choices) are left out; raises InputError
-    where two of them ask for different conduct.
+    near-duplicates of one another become one. Without an encoder nothing is compared: an estimate. Exact repeats (same
+    chat and choices) are left out; raises InputError where two of them ask for different conduct.
     """
     families = [prompt.family or f"own-{prompt.id}" for prompt in prompts]
     merged = _Union(sorted(set(families)))
@@ -28,7 +28,8 @@ def with_families(prompts: Sequence[Prompt], encoder: Encoder, *, alike: float) 
             )
         merged.join(families[before], families[at])
     distinct = [prompts[at] for at in first.values()]
-    for left, right in _near_duplicates([prompt.text for prompt in distinct], encoder, alike):
+    pairs = _near_duplicates([prompt.text for prompt in distinct], encoder, alike) if encoder is not None else ()
+    for left, right in pairs:
         merged.join(families[first[distinct[left].id]], families[first[distinct[right].id]])
     return [prompts[at].model_copy(update={"family": merged.name(families[at])}) for at in first.values()]
 

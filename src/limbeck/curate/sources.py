@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, SerializeAsAny
 
 from limbeck.errors import InputError
-from limbeck.files import prompt_of, read_table
+from limbeck.files import Row, prompt_of, read_each, read_table
 from limbeck.protocols import Store
 from limbeck.records import Prompt
 from limbeck.spec import Kind, Spec, Table
+from limbeck.taxonomy import Conduct
 
 STARTER = Path(__file__).parent / "starter"
 STARTER_HARMS = {
@@ -85,13 +86,24 @@ class File(Source):
     path: Path
 
     def prompts(self) -> Iterator[Prompt]:
-        count = 0
-        for row in read_table(self.path):
-            count += 1
+        """The prompts, in order. Raises InputError that tells of all wrong rows, among them those that ask for other
+        conduct than an earlier row of the same prompt."""
+        first: dict[str, tuple[str, Conduct]] = {}
+
+        def agreeing(row: Row) -> Prompt:
             prompt = prompt_of(row)
-            yield prompt if prompt.source else prompt.model_copy(update={"source": str(self.path)})
-        if count == 0:
+            before, conduct = first.setdefault(prompt.id, (row.where, prompt.conduct))
+            if prompt.conduct != conduct:
+                raise InputError(
+                    f"{row.where}: '{prompt.text[:60]}' has conduct {prompt.conduct}, and {conduct} at {before}; "
+                    "keep one of them"
+                )
+            return prompt if prompt.source else prompt.model_copy(update={"source": str(self.path)})
+
+        prompts = read_each(self.path, agreeing)
+        if not prompts:
             raise InputError(f"{self.path}: there are no rows; write at least one prompt")
+        yield from prompts
 
 
 class Files(Spec):
