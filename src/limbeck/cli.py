@@ -143,13 +143,13 @@ def evaluate(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "float32",
 ) -> None:
     """Measure any model on prompt files: usefulness, safety, consistency, refusal."""
-    from limbeck.models.local import Local
+    from limbeck.models.local import Local, name_of
     from limbeck.report.headline import as_rich, headline
     from limbeck.spec import checked
     from limbeck.verbs import evaluate as evaluate_model
     from limbeck.verbs import unanswered
 
-    subject = checked(Local, name=Path(model).name, model=model, adapter=adapter, dtype=dtype)
+    subject = checked(Local, name=name_of(adapter or Path(model)), model=model, adapter=adapter, dtype=dtype)
     with _Bars() as bars:
         scorecard = evaluate_model(subject, prompts, folder, max_tokens=max_tokens, progress=bars)
     bars.console.print(as_rich(headline([scorecard])))
@@ -232,6 +232,30 @@ def verify(folder: Annotated[Path, typer.Argument(help="A student's folder, with
     from limbeck.export.checksums import verify as verify_files
 
     print(f"{folder}: all {verify_files(folder)} files are as listed")
+
+
+@app.command(epilog="Examples:  `limbeck chat runs/quickstart`  ·  `limbeck chat --model org/one --model org/other`")
+def chat(
+    folder: Annotated[Path | None, typer.Argument(help="A finished run: its base, teachers and student.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Folder, Hub id or short name; may be repeated.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter: the first --model with it too.")] = None,
+    port: Annotated[int, typer.Option(help="Of 127.0.0.1.", min=1, max=65535)] = 7860,
+    max_tokens: Annotated[int, typer.Option(help="Longest reply, tokens.")] = 256,
+) -> None:
+    """Talk to several models side by side in the browser, each reply graded."""
+    from limbeck.chat import ChatSettings, served, sides_of_models, sides_of_run
+    from limbeck.models.encoder import ModelTools
+    from limbeck.spec import checked
+
+    settings = checked(ChatSettings, max_tokens=max_tokens)
+    if adapter is not None and not model:
+        raise InputError("--adapter goes on a model; name that with --model")
+    sides = [*(sides_of_run(folder) if folder is not None else ()), *sides_of_models(model or (), adapter)]
+    if not sides:
+        raise InputError("there is nobody to talk to; name a finished run, or models with --model")
+    with served(sides, settings, ModelTools(), port=port) as page:
+        print(f"{page.local_url}  (Ctrl-C ends it)", flush=True)
+        page.block_thread()
 
 
 @app.command(epilog="Examples:  `limbeck show losses`  ·  `limbeck show runs/quickstart ID`")

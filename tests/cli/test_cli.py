@@ -21,7 +21,7 @@ from limbeck.losses import LOSSES
 Command = Callable[..., tuple[int, str, str]]
 VERBS = (
     "run", "curate", "teach", "sift", "mine", "check", "new", "evaluate", "compare", "judge", "train", "export",
-    "verify", "show",
+    "verify", "chat", "show",
 )  # fmt: skip
 
 
@@ -172,6 +172,19 @@ def test_every_row_without_a_reply_to_grade_is_named(limbeck: Command) -> None:
         "said.jsonl:1: there is no text in 'reply'; give prompt and reply\n"
         "said.jsonl:2: there is no text in 'prompt'; give prompt and reply\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "there is nobody to talk to; name a finished run, or models with --model\n"),
+        (("--adapter", "a"), "--adapter goes on a model; name that with --model\n"),
+        (("out",), "out: there is no finished run in it; name one, or models with --model\n"),
+        (("--model", "m", "--max-tokens", "0"), "--max-tokens: is 0; use 1 or more\n"),
+    ],
+)
+def test_a_chat_with_nobody_is_one_message(limbeck: Command, arguments: tuple[str, ...], said: str) -> None:
+    assert limbeck("chat", *arguments) == (2, "", said)
 
 
 def test_new_writes_a_recipe_that_checks_and_never_overwrites_one(limbeck: Command) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from limbeck.errors import InputError
 from limbeck.models.chat import prompt_ids, reply_ids
-from limbeck.models.local import Local, LocalModel, check_lengths, top_k, uniform
+from limbeck.models.local import Local, LocalModel, check_lengths, name_of, top_k, uniform
 from limbeck.protocols import Continuation
 from limbeck.records import ChoiceRequest, Reply, Request, asked
 
@@ -190,3 +190,24 @@ def test_an_empty_choice_does_not_shift_the_scores_of_the_others(local: LocalMod
     assert found.tokens == (0, 3)
     (alone,) = local.choice_scores([ChoiceRequest(messages=asked("hi"), choices=("yes",))])
     assert found.total == (0.0, pytest.approx(alone.total[0], abs=1e-4))
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("smollm2-135m-instruct", "smollm2-135m-instruct"),
+        ("org/name", "name"),
+        ("runs/mine/student/merged", "mine/student"),
+        ("runs/mine/student/adapter/", "mine/student"),
+        ("weaker/merged", "weaker"),
+    ],
+)
+def test_an_exported_student_is_called_by_the_folder_that_says_whose_it_is(
+    place: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # As in a run folder, the student's is a link.
+    Path("runs/mine").mkdir(parents=True)
+    Path("export-1").mkdir()
+    Path("runs/mine/student").symlink_to(tmp_path / "export-1")
+    assert name_of(Path(place)) == name

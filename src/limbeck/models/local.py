@@ -6,6 +6,7 @@ Axes: B requests, T tokens, N reply tokens, U places that predict some, K kept i
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # Scored positions projected to the vocabulary at a time: 64 rows × 49,152 floats are 12.6 MB, inside a CPU's L3.
 HEAD_ROWS = 64
+# Folders of an exported student that do not say whose they are.
+STUDENT_PARTS = ("merged", "adapter")
 # Finished rows are taken out of a decoding batch when no more than this share of it is still open.
 OPEN_SHARE = 0.9
 
@@ -61,6 +64,16 @@ class Local(ModelSpec):
         yield LocalModel(
             name=self.name, identity=identity, weights=weights, tokenizer=tokenizer, batch_tokens=self.batch_tokens
         )
+
+
+def name_of(place: Path) -> str:
+    """What a model or an adapter is called by where it lies: the last part of its path; of one in a student's folder
+    that folder's, and the run's where it is just called student (runs/mine/student/merged: mine/student)."""
+    if place.name not in STUDENT_PARTS:
+        return place.name
+    # Links are not followed: a run's student/ is one, and where it leads says less.
+    folder = Path(os.path.abspath(place)).parent
+    return f"{folder.parent.name}/{folder.name}" if folder.name == "student" else folder.name
 
 
 def check_lengths(model: Local, told: Iterable[Continuation], *, reply_tokens: int = 0) -> None:
