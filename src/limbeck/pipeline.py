@@ -86,7 +86,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
                 student = config.student.trained("student", checkpoint.folder)
                 trials = at.keep("trials", answer, config.mine.answer, student, prompts.where(split="probe"))
                 failures = at.keep("failures", mine, config.mine, trials)
-                variants.append(at.keep("variants", vary, config.mine, failures, validation + exam))
+                variants.append(at.keep("variants", vary, config.mine, config.curate, failures, validation + exam))
                 taught_next = variants[-1].where(split="train")
                 if not taught_next:
                     break

@@ -108,6 +108,14 @@ class Encoder(Protocol):
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
 
 
+class NearDuplicates(Protocol):
+    """From which cosine of their embeddings on two prompts say nearly the same: one may not be taught and the other
+    measured."""
+
+    @property
+    def alike(self) -> float: ...
+
+
 class Tools(Protocol):
     """Instruments that other instruments may need; opened on first use."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from limbeck.curate import CurateSettings
 from limbeck.judges.spec import JudgeSpec
 from limbeck.mine import MineSettings, mine, vary
 from limbeck.mine.cluster import clusters
@@ -75,7 +76,7 @@ def failure(prompt: Prompt, cluster: int) -> Failure:
 
 
 def test_what_failed_is_taught_next_with_variants_that_keep_what_is_expected(store: StageStore) -> None:
-    prompts = list(vary(MineSettings(variants=2), [failure(HARMFUL, 0)], (), store=store))
+    prompts = list(vary(MineSettings(variants=2), CurateSettings(), [failure(HARMFUL, 0)], (), store=store))
     assert [one.made_by for one in prompts] == ["probe", "paraphrase", "typos"]
     assert {one.root for one in prompts} == {HARMFUL.id}
     assert {(one.split, one.conduct, one.harm, one.family) for one in prompts} == {
@@ -87,18 +88,18 @@ def test_what_failed_is_taught_next_with_variants_that_keep_what_is_expected(sto
 def test_clusters_take_turns_and_the_number_of_prompts_is_bounded(store: StageStore) -> None:
     big = [failure(Prompt(messages=asked(f"Big {n}?")), 0) for n in range(3)]
     small = failure(Prompt(messages=asked("Small?")), 1)
-    told = list(vary(MineSettings(variants=0), [*big, small], (), store=store))
+    told = list(vary(MineSettings(variants=0), CurateSettings(), [*big, small], (), store=store))
     assert [one.text for one in told] == ["Big 0?", "Small?", "Big 1?", "Big 2?"]
-    assert len(list(vary(MineSettings(variants=2, at_most=5), [*big, small], (), store=store))) == 5
+    assert len(list(vary(MineSettings(variants=2, at_most=5), CurateSettings(), [*big, small], (), store=store))) == 5
 
 
 def test_the_same_seed_gives_the_same_variants_and_another_seed_others(store: StageStore) -> None:
     failures = [failure(HARMFUL, 0), failure(HARMLESS, 1)]
-    assert list(vary(MineSettings(), failures, (), store=store)) == list(
-        vary(MineSettings(), failures, (), store=store)
+    assert list(vary(MineSettings(), CurateSettings(), failures, (), store=store)) == list(
+        vary(MineSettings(), CurateSettings(), failures, (), store=store)
     )
-    assert list(vary(MineSettings(), failures, (), store=replace(store, seed=8))) != list(
-        vary(MineSettings(), failures, (), store=store)
+    assert list(vary(MineSettings(), CurateSettings(), failures, (), store=replace(store, seed=8))) != list(
+        vary(MineSettings(), CurateSettings(), failures, (), store=store)
     )
 
 
@@ -113,8 +114,13 @@ def test_a_variant_that_resembles_a_held_out_prompt_is_kept_and_never_taught(
     far = Prompt(messages=asked("How do I boil an egg?"), split="validation")
     tools = alike({HARMFUL.text: exam.text})
     failures = [failure(HARMFUL, 0), failure(Prompt(messages=asked("Other?")), 1)]
-    made = list(vary(MineSettings(variants=0), failures, (far, exam), store=replace(store, tools=tools)))
+    made = list(
+        vary(MineSettings(variants=0), CurateSettings(), failures, (far, exam), store=replace(store, tools=tools))
+    )
     assert [(one.text, one.split, one.family) for one in made] == [
         (HARMFUL.text, "exam", "hurt"),
         ("Other?", "train", ""),
     ]
+    strict = CurateSettings(alike=1.0)
+    taught = vary(MineSettings(variants=0), strict, failures, (far, exam), store=replace(store, tools=tools))
+    assert [one.split for one in taught] == ["train", "train"]

@@ -14,7 +14,7 @@ from limbeck.mine.classify import failure_of
 from limbeck.mine.cluster import clusters
 from limbeck.models.answer import AnswerSettings
 from limbeck.perturb import AnyPerturbation, Casing, Paraphrase, Typos
-from limbeck.protocols import Store
+from limbeck.protocols import NearDuplicates, Store
 from limbeck.records import Failure, Prompt, Trial
 from limbeck.spec import Spec
 
@@ -24,8 +24,7 @@ class MineSettings(Spec):
 
     The probe is answered by `answer`, apart from the exam, so that measuring otherwise trains nothing anew. A
     harmless reply is unhelpful where its embedding's cosine with the reference is below `unlike`. Each failed
-    prompt is taught next, with `variants` rewordings of it; at most `at_most` prompts in all, clusters in turn. One
-    whose embedding's cosine with a validation or exam prompt reaches `alike` is set aside.
+    prompt is taught next, with `variants` rewordings of it; at most `at_most` prompts in all, clusters in turn.
     """
 
     answer: AnswerSettings = AnswerSettings()
@@ -34,7 +33,6 @@ class MineSettings(Spec):
     variants: int = Field(default=2, ge=0)
     perturbations: tuple[AnyPerturbation, ...] = (Paraphrase(), Typos(), Casing())
     at_most: int = Field(default=120, ge=1)
-    alike: float = Field(default=0.9, gt=0, le=1)
 
 
 def mine(settings: MineSettings, trials: Sequence[Trial], *, store: Store) -> Iterator[Failure]:
@@ -50,7 +48,12 @@ def mine(settings: MineSettings, trials: Sequence[Trial], *, store: Store) -> It
 
 
 def vary(
-    settings: MineSettings, failures: Sequence[Failure], held_out: Sequence[Prompt], *, store: Store
+    settings: MineSettings,
+    duplicates: NearDuplicates,
+    failures: Sequence[Failure],
+    held_out: Sequence[Prompt],
+    *,
+    store: Store,
 ) -> Iterator[Prompt]:
     """The prompts of the next round: what failed, and rewordings of it that keep its conduct and reference.
 
@@ -63,7 +66,7 @@ def vary(
     measured = encoder.encode([prompt.text for prompt in kept_apart])
     for prompt, vector in zip(made, encoder.encode([prompt.text for prompt in made]), strict=True):
         likeness = measured @ vector
-        if len(likeness) and likeness.max() >= settings.alike:
+        if len(likeness) and likeness.max() >= duplicates.alike:
             nearest = kept_apart[int(likeness.argmax())]
             prompt = prompt.model_copy(update={"split": nearest.split, "family": nearest.family})
         yield prompt
