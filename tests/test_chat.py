@@ -137,6 +137,16 @@ def test_a_missing_gradio_is_said_before_a_model_is_loaded(
         pass
 
 
+def test_a_missing_adapter_is_said_before_a_model_is_loaded(settings: ChatSettings, tools: Any) -> None:
+    pytest.importorskip("gradio", reason="needs the extra: pip install 'limbeck[chat]'")
+    adapted = Local(name="m", model="nowhere", adapter=Path("nowhere"))
+    with (
+        pytest.raises(InputError, match="nowhere: there is no such file or folder"),
+        served([adapted], settings, tools, port=free_port()),
+    ):
+        pass
+
+
 def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(settings: ChatSettings, tools: Any) -> None:
     pytest.importorskip("gradio", reason="needs the extra: pip install 'limbeck[chat]'")
     with socket.socket() as taken:

@@ -25,7 +25,7 @@ from limbeck.models.references import resolve
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Exchange, Scorer, Tools
 from limbeck.records import ChoiceRequest, Message, Prompt, Trial, request_of
-from limbeck.spec import Spec
+from limbeck.spec import Spec, fingerprint
 from limbeck.taxonomy import REFUSAL_OPENINGS
 
 HOST = "127.0.0.1"
@@ -137,14 +137,15 @@ def page(sides: Sequence[Side], settings: ChatSettings, tools: Tools) -> Any:
     def send(message: str, strength: float, said: list[tuple[Trial, ...]]) -> Iterator[tuple[Any, ...]]:
         if not message.strip():
             raise gradio.Error("write a message first", print_exception=False)
+        try:
+            for side in sides:
+                side.turn_to(strength)
+        except LimbeckError as error:
+            raise gradio.Error(str(error), print_exception=False) from error
         said = list(said)
         shown = [[*bubbles(one), {"role": "user", "content": message}] for one in said]
         yield "", said, *shown
         for at, side in enumerate(sides):
-            try:
-                side.turn_to(strength)
-            except LimbeckError as error:
-                raise gradio.Error(str(error), print_exception=False) from error
             said[at] = (*said[at], side.reply(said[at], message, settings, tools))
             shown[at] = bubbles(said[at])
             yield "", said, *shown
@@ -173,11 +174,14 @@ def page(sides: Sequence[Side], settings: ChatSettings, tools: Tools) -> Any:
 def served(specs: Sequence[ModelSpec], settings: ChatSettings, tools: Tools, *, port: int) -> Iterator[Any]:
     """The page with these models on 127.0.0.1 until the block ends; nothing is reported or shared elsewhere.
 
-    Raises InputError, before a model is loaded, where gradio is missing or the port is taken.
+    Raises InputError, before a model is loaded, where gradio or a folder is missing or the port is taken.
     """
     if find_spec("gradio") is None:
         raise InputError("the package gradio is not installed; run: pip install 'limbeck[chat]'")
     _check_free(port)
+    for spec in specs:
+        # Raises where a file or folder that it names is missing.
+        fingerprint(spec)
     with ExitStack() as opened:
         blocks = page([Side(spec, opened) for spec in specs], settings, tools)
         blocks.launch(
