@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -30,34 +32,54 @@ evaluate: {{dimensions: [safety]}}
 """
 
 
+# Few prompts, short replies and no more than must come after the training.
+SMALL = ("rounds=1", "baselines=[]", "curate.sources=[{kind: starter, practice: false, usefulness: false}]",
+         "teach.at_most=8", "teach.max_tokens=16", "train.max_steps=8", "train.save_every_s=0.5",
+         "strength.tried=[1.0]", "strength.answer.max_tokens=4", "answer.max_tokens=4",
+         "evaluate.dimensions=[safety]")  # fmt: skip
+
+
 @pytest.mark.model
 def test_a_run_killed_five_times_in_teach_and_in_train_ends_like_one_left_alone(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.format(model=tiny_model))
-    left_alone, killed = tmp_path / "left_alone", tmp_path / "killed"
-    assert _start(recipe, left_alone).wait() == 0
+    _check_ends_as_if_left_alone(tmp_path, str(recipe), kills=5)
+
+
+@pytest.mark.model
+def test_the_quickstart_killed_in_teach_and_in_train_ends_like_one_left_alone(tmp_path: Path) -> None:
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    _check_ends_as_if_left_alone(tmp_path, "quickstart", "--limit", "2", *settings, kills=1)
+
+
+def _check_ends_as_if_left_alone(folder: Path, *told: str, kills: int) -> None:
+    """What `limbeck run` makes of this is the same where it is killed so often in teach, then in train."""
+    left_alone, killed = folder / "left_alone", folder / "killed"
+    assert _start(told, left_alone).wait() == 0
     dice = random.Random(5)
     replies = len((left_alone / "kept" / "candidates.jsonl").read_text().splitlines())
     steps = len(_losses(left_alone))
-    for _ in range(5):
-        _kill_once(recipe, killed, "kept/candidates.jsonl", after=dice.randrange(1, replies))
-    for _ in range(5):
-        _kill_once(recipe, killed, "**/metrics.jsonl", after=dice.randrange(1, steps))
-    assert _start(recipe, killed).wait() == 0
+    # Each time later than the last, so that a run has come on between two kills.
+    for after in sorted(dice.sample(range(1, replies), kills)):
+        _kill_once(told, killed, "kept/candidates.jsonl", after=after)
+    for after in sorted(dice.sample(range(1, steps), kills)):
+        _kill_once(told, killed, "**/metrics.jsonl", after=after)
+    assert _start(told, killed).wait() == 0
     assert _lessons(killed) == _lessons(left_alone)
-    assert _losses(killed) == pytest.approx(_losses(left_alone), rel=1e-6, abs=1e-6)
+    for again, once in zip(_losses(killed), _losses(left_alone), strict=True):
+        assert again == pytest.approx(once, rel=1e-6, abs=1e-6)
 
 
-def _start(recipe: Path, folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "limbeck.cli", "run", str(recipe), "--folder", str(folder)]
+def _start(told: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "limbeck.cli", "run", *told, "--folder", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _kill_once(recipe: Path, folder: Path, pattern: str, *, after: int) -> None:
-    """Start the run and kill it (SIGKILL) once the file has so many lines more than `after`, or is done with it."""
-    process = _start(recipe, folder)
+def _kill_once(told: Sequence[str], folder: Path, pattern: str, *, after: int) -> None:
+    """Start the run and kill it (SIGKILL) once the file has `after` lines, which is before it ends."""
+    process = _start(told, folder)
     while process.poll() is None:
         lines = sum(len(file.read_bytes().splitlines()) for file in folder.glob(pattern))
         if lines >= after:
@@ -67,13 +89,14 @@ def _kill_once(recipe: Path, folder: Path, pattern: str, *, after: int) -> None:
         except subprocess.TimeoutExpired:
             continue
     process.kill()
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
 
 
 def _lessons(folder: Path) -> list[str]:
     return [file.read_text() for file in sorted(folder.glob("round-0/lessons-*/rows-*.jsonl"))]
 
 
-def _losses(folder: Path) -> list[float]:
+def _losses(folder: Path) -> list[dict[str, float]]:
+    """What each step of the training noted down."""
     (log,) = folder.glob("round-0/checkpoint-*/metrics/metrics.jsonl")
-    return [value for line in log.read_text().splitlines() for value in json.loads(line)["losses"].values()]
+    return [json.loads(line)["losses"] for line in log.read_text().splitlines()]
