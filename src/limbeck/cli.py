@@ -111,12 +111,24 @@ def report(
 
 @app.command(epilog="Example:  `limbeck check mine.yaml`")
 def check(recipe: Recipe, set_: Override = None) -> None:
-    """Check a recipe before any compute: spelling, files, and that every loss gets what it needs."""
+    """Check a recipe before any compute: spelling, files, needs; and estimate tokens, time and memory."""
+    from rich.console import Console
+
+    from limbeck.estimate import NotKnown, as_rich, estimate
     from limbeck.verbs import check as check_recipe
 
     _, config = _read(recipe, set_)
     for line in check_recipe(config):
         print(line)
+    try:
+        stages = list(estimate(config))
+    except NotKnown as why:
+        print(f"not estimated: {why}")
+        return
+    Console().print(as_rich(stages))
+    for stage in stages:
+        if stage.note:
+            print(f"{stage.name}: {stage.note}")
 
 
 @app.command(epilog="Example:  `limbeck new mine.yaml`")

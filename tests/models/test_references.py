@@ -15,7 +15,7 @@ import pytest
 from limbeck.errors import InputError, Unreachable
 from limbeck.models import references
 from limbeck.models.chat import prompt_ids
-from limbeck.models.references import SHORT_NAMES, Wheel, load_merged, load_tokenizer, load_weights, resolve
+from limbeck.models.references import SHORT_NAMES, Wheel, load_merged, load_tokenizer, load_weights, on_disk, resolve
 from limbeck.records import asked
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 
@@ -170,3 +170,21 @@ def test_a_model_with_a_chat_template_keeps_its_own(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(resolve(str(tiny_model)))
     said = tokenizer.decode(prompt_ids(tokenizer, asked("Hello?")))
     assert said == "<|turn|>user\nHello?<|end|>\n<|turn|>assistant\n"
+
+
+def test_a_model_on_the_hub_is_on_this_disk_once_it_was_fetched_whole(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    reference = resolve("org/name")
+    assert on_disk(reference) is None
+    # As the Hub's client lays it down: what `main` is, and its files.
+    fetched = tmp_path / "models--org--name"
+    (fetched / "refs").mkdir(parents=True)
+    (fetched / "refs" / "main").write_text("0" * 40)
+    (fetched / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    assert on_disk(reference) is None
+    shutil.copytree(tiny_model, fetched / "snapshots" / ("0" * 40), dirs_exist_ok=True)
+    found = on_disk(reference)
+    assert found is not None and not found.is_on_hub
+    assert load_tokenizer(found).eos_token == "<|end|>"

@@ -49,6 +49,17 @@ def examine(
         yield from _trials(settings, answering, subject, listed, store=store)
 
 
+def wanted_trials(settings: EvaluateSettings, prompts: Sequence[Prompt], *, seed: int) -> list[Trial]:
+    """What the dimensions want of a subject, each trial once, unanswered and of no subject yet."""
+    wanted = (trial for dimension in settings.dimensions for trial in dimension.wants(prompts, seed=seed))
+    return list({trial.id: trial for trial in wanted}.values())
+
+
+def choices_of(trial: Trial) -> tuple[str, ...]:
+    """The continuations that are scored in a trial that asks for no reply."""
+    return trial.prompt.choices if trial.asked == "choices" else REFUSAL_OPENINGS
+
+
 def measure(settings: EvaluateSettings, trials: Sequence[Trial], *, store: Store) -> Iterator[Scorecard]:
     """One scorecard a subject; the first subject is the one that the others are compared with, item by item."""
     by_subject: dict[str, list[Trial]] = {}
@@ -71,17 +82,16 @@ def _trials(
     *,
     store: Store,
 ) -> list[Trial]:
-    wanted = {
-        trial.id: trial.model_copy(update={"subject": subject.name})
-        for dimension in settings.dimensions
-        for trial in dimension.wants(prompts, seed=store.seed)
-    }
-    asked = [trial for trial in wanted.values() if subject.is_for(trial.prompt)]
+    wanted = [
+        trial.model_copy(update={"subject": subject.name})
+        for trial in wanted_trials(settings, prompts, seed=store.seed)
+    ]
+    asked = [trial for trial in wanted if subject.is_for(trial.prompt)]
     replies = [trial for trial in asked if trial.asked == "reply"]
     scores = [trial for trial in asked if trial.asked != "reply"]
     others = [
         trial.model_copy(update={"why": f"{subject.name} is not for this prompt"})
-        for trial in wanted.values()
+        for trial in wanted
         if not subject.is_for(trial.prompt)
     ]
     with subject.open() as model:
@@ -108,13 +118,7 @@ def _replies(model: ChatModel, answering: AnswerSettings, trials: Sequence[Trial
 def _scores(model: ChatModel, trials: Sequence[Trial], store: Store) -> list[Trial]:
     if not isinstance(model, Scorer):
         return [trial.model_copy(update={"why": f"{model.name} gives no log-probabilities"}) for trial in trials]
-    requests = [
-        ChoiceRequest(
-            messages=trial.prompt.messages,
-            choices=trial.prompt.choices if trial.asked == "choices" else REFUSAL_OPENINGS,
-        )
-        for trial in trials
-    ]
+    requests = [ChoiceRequest(messages=trial.prompt.messages, choices=choices_of(trial)) for trial in trials]
     found = ask_scores(model, requests, store, label=f"{model.name} scores")
     return [
         trial.model_copy(

@@ -58,20 +58,23 @@ class ContextModel:
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """Replies of the model that knows the policy."""
-        told = {
-            request.id: request.model_copy(update={"messages": self._told(request.messages)}) for request in requests
+        informed = {
+            request.id: request.model_copy(update={"messages": told(request.messages, self.policy)})
+            for request in requests
         }
-        asked_by = {inner.id: outer for outer, inner in told.items()}
-        for reply in self.model.replies(list(told.values())):
+        asked_by = {inner.id: outer for outer, inner in informed.items()}
+        for reply in self.model.replies(list(informed.values())):
             yield reply.model_copy(update={"request_id": asked_by[reply.request_id]})
 
     def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]:
         """Distributions behind each reply, with the policy and the reply's own reasons in context."""
         informed = [
-            one._replace(messages=self._told(one.messages, f"\nA careful colleague would say: {one.reply}"))
+            one._replace(messages=told(one.messages, f"{self.policy}\nA careful colleague would say: {one.reply}"))
             for one in replies
         ]
         yield from self.model.soft_targets(informed, top=top)
 
-    def _told(self, messages: tuple[Message, ...], more: str = "") -> tuple[Message, ...]:
-        return (Message(role="system", content=f"{self.policy}{more}"), *messages)
+
+def told(messages: tuple[Message, ...], policy: str) -> tuple[Message, ...]:
+    """The chat with a policy before it."""
+    return (Message(role="system", content=policy), *messages)

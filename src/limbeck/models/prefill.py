@@ -77,7 +77,7 @@ def prefill(decoder: nn.Module, prompts: Sequence[list[int]], *, pad: int) -> Pr
         cache.layers = [GrowingLayer() for _ in cache.layers]
     distinct = list(dict.fromkeys(map(tuple, prompts)))
     # At least one token of each is left, for its hidden state predicts the reply.
-    shared = min(_common(min(distinct), max(distinct)), min(map(len, distinct)) - 1)
+    shared = min(common(min(distinct), max(distinct)), min(map(len, distinct)) - 1)
     if is_plain and shared and len(distinct) > 1:
         _read(decoder, cache, torch.tensor([distinct[0][:shared]]), torch.ones((1, shared), dtype=torch.long))
         cache.batch_repeat_interleave(len(distinct))
@@ -95,7 +95,7 @@ def prefill(decoder: nn.Module, prompts: Sequence[list[int]], *, pad: int) -> Pr
     return Prefilled(cache, mask_UT.to(at_B.device)[at_B], hidden_UH[at_B])
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
+def common(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens both begin with; of the first and the last in order, so many as all between them."""
     pairs = zip(first, second, strict=False)
     return next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))

@@ -73,6 +73,21 @@ def resolve(name: str) -> Reference:
     )
 
 
+def on_disk(reference: Reference) -> Reference | None:
+    """The model as a folder on this disk, without a look at the Hub; None where it was not fetched yet."""
+    if not reference.is_on_hub:
+        return reference
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(reference.location, revision=reference.revision, local_files_only=True)
+        _check_folder(Path(folder))
+    except (LocalEntryNotFoundError, InputError):
+        return None
+    return Reference(folder, None, f"folder:{folder}")
+
+
 # What transformers reads of a repository on the Hub: weights once, as safetensors.
 HUB_FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "*.safetensors")
 HUB_COPIES = ("*/*", "consolidated*")

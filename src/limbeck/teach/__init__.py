@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
+from typing import NamedTuple
 
 from limbeck.errors import InputError
 from limbeck.models.local import Local, check_lengths
@@ -22,15 +23,28 @@ def teach(settings: TeachSettings, student: Local, prompts: Sequence[Prompt], *,
     """
     to_come = [Continuation(prompt.source or "a prompt", prompt.messages, "", ends=False) for prompt in prompts]
     check_lengths(student, to_come, reply_tokens=settings.max_tokens)
-    distinct = {prompt.id: prompt for prompt in prompts}
-    asked = [prompt for prompt in distinct.values() if prompt.lesson == "reply" and not prompt.choices]
-    for teacher, mine in routed(settings.teachers, _spread(asked, settings.at_most)):
+    asked = who_is_asked(settings, prompts)
+    for teacher, mine in asked.taught:
         if mine:
             yield from draw_until_accepted(settings, teacher, mine, store)
-    careful = [prompt for prompt in asked if prompt.conduct != "answer"]
-    if settings.learn_to_avoid and careful:
+    if asked.avoided:
         once = settings.model_copy(update={"draws": 1})
-        yield from draw_until_accepted(once, student, careful, store, role="rejected")
+        yield from draw_until_accepted(once, student, asked.avoided, store, role="rejected")
+
+
+class Asked(NamedTuple):
+    """Who is asked what: the teachers, and the student itself for replies that it is to avoid."""
+
+    taught: list[tuple[ModelSpec, list[Prompt]]]
+    avoided: list[Prompt]
+
+
+def who_is_asked(settings: TeachSettings, prompts: Sequence[Prompt]) -> Asked:
+    """Each distinct prompt that wants a reply, for whom it is."""
+    distinct = {prompt.id: prompt for prompt in prompts}
+    asked = [prompt for prompt in distinct.values() if prompt.lesson == "reply" and not prompt.choices]
+    careful = [prompt for prompt in asked if prompt.conduct != "answer"] if settings.learn_to_avoid else []
+    return Asked(list(routed(settings.teachers, _spread(asked, settings.at_most))), careful)
 
 
 def _spread(prompts: Sequence[Prompt], at_most: int | None) -> list[Prompt]:

@@ -1,0 +1,430 @@
+"""What a run will take, before it is started: items, tokens, time and memory of each stage.
+
+Tokens are counted on the real prompts, in the batches that the stages make of them; replies to come count as
+`max_tokens` long, each prompt as asked once. Time is that of the products with weights at the speed that this machine
+multiplies at now; attention over some hundred tokens adds little to them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, reduce
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from limbeck.config import RunConfig
+from limbeck.curate import planned
+from limbeck.evaluation import choices_of, wanted_trials
+from limbeck.losses.fused import block_rows
+from limbeck.models.chat import prompt_ids, reply_ids
+from limbeck.models.context import PrivilegedContext, told
+from limbeck.models.local import Local, LocalModel
+from limbeck.models.precision import Precision, torch_type
+from limbeck.models.prefill import common
+from limbeck.models.references import Reference, files_of, load_tokenizer, on_disk, resolve
+from limbeck.models.spec import ModelSpec
+from limbeck.models.tree import Tree, collate, packed, tree_length
+from limbeck.records import Lesson, Message, Prompt
+from limbeck.sift import HARD_RISK
+from limbeck.teach import who_is_asked
+from limbeck.training.batches import Example, LessonEncoder, in_order, wanted
+from limbeck.training.loop import choose, step_count
+from limbeck.training.student import AdapterSettings
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from transformers import PreTrainedTokenizerBase
+
+Item = TypeVar("Item")
+
+# Of the speed of a product alone, the share that whole stages reach, least and most: docs/command-line.md, Estimate.
+SHARE_REACHED = (0.25, 0.65)
+# Tokens that a training step or the reading of prompts multiplies at once; replies are written by so many as there are.
+READING_ROWS = 256
+PROBE_S = 0.5
+# So many items and steps are tokenised, evenly spread; the others count as they do.
+SAMPLED, SAMPLED_STEPS = 400, 24
+# MiniLM: six layers of 384, and four products of 384 x 1,536 or less.
+ENCODER_WEIGHTS, ENCODER_SHAPE = 10_616_832, (384, 1536)
+# Of a logit in a training step, while its block lasts: itself and its exponential, in float32.
+LOGIT_BYTES = 2 * 4
+# float32 copies of the adapter: weights, gradients, and two moments of AdamW.
+ADAPTER_COPIES = 4
+# Bytes of a process that has imported torch, transformers and PEFT and loaded the sentence encoder.
+PROCESS = 650_000_000
+# A process keeps memory that it has freed: the quickstart's training takes 2.0 GB at first and 2.9 GB at its end.
+GROWN = 1.45
+# Of the decoder's weights, what linear layers must have for their products to stand for its work.
+LINEAR_SHARE = 0.9
+LAYER = re.compile(r"\.(\d+)\.")
+CAPTION = (
+    "Replies count as long as they may be, each prompt as asked once. Time is for this machine as it is now; "
+    "memory is that of the whole process."
+)
+
+
+class Sizes(NamedTuple):
+    """Of a model without its weights. `linear` are the weights of the linear layers, `reached` of those that the
+    backward pass goes through; `passed` and `kept` the elements a token that these read and give, `cached` those of a
+    token in the key-value cache; `shape` the inputs and outputs of the largest of them."""
+
+    parameters: int
+    linear: int
+    reached: int
+    adapter: int
+    head: int
+    vocabulary: int
+    layers: int
+    passed: int
+    kept: int
+    cached: int
+    shape: tuple[int, int]
+
+
+class Cost(NamedTuple):
+    """Items, tokens read (padding counted, shared beginnings once) and written; seconds if all of it were products
+    at full speed; bytes at the peak, beside what the process has loaded."""
+
+    items: int = 0
+    read: int = 0
+    written: int = 0
+    seconds: float = 0.0
+    memory: int = 0
+
+    def then(self, other: Cost) -> Cost:
+        """Both, one after the other."""
+        return Cost(
+            self.items + other.items,
+            self.read + other.read,
+            self.written + other.written,
+            self.seconds + other.seconds,
+            max(self.memory, other.memory),
+        )
+
+    def times(self, count: float) -> Cost:
+        """So many times in a row."""
+        items, read, written = (round(each * count) for each in (self.items, self.read, self.written))
+        return Cost(items, read, written, self.seconds * count, self.memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A line of the estimate; `note` says what is not in it."""
+
+    name: str
+    cost: Cost
+    note: str = ""
+
+
+class NotKnown(Exception):
+    """Why a model cannot be estimated."""
+
+
+class Engine(NamedTuple):
+    """A model that runs here; with `merges` an adapter is merged into it when it is loaded."""
+
+    sizes: Sizes
+    tokenizer: PreTrainedTokenizerBase
+    model: Local | PrivilegedContext
+    merges: bool = False
+
+    @classmethod
+    def of(cls, model: Local | PrivilegedContext, adapter: AdapterSettings | None = None) -> Engine:
+        """The engine of a model; raises NotKnown where its files are not on this disk."""
+        reference = on_disk(resolve(model.model))
+        if reference is None:
+            raise NotKnown(f"{model.model} is on the Hub, and its files are not on this disk yet")
+        return cls(_sizes(reference, adapter or AdapterSettings()), load_tokenizer(reference), model)
+
+    def replies(self, chats: Sequence[tuple[Message, ...]], max_tokens: int) -> Cost:
+        """One reply of `max_tokens` to each chat; what all begin with is read once."""
+        if not chats:
+            return Cost()
+        some = _spread(chats, SAMPLED)
+        ids = [prompt_ids(self.tokenizer, chat) for chat in some]
+        shared = common(min(ids), max(ids)) if len(ids) > 1 else 0
+        read = round(sum(len(one) - shared for one in ids) * len(chats) / len(ids)) + shared
+        written = len(chats) * max_tokens
+        longest = max(map(len, ids)) + max_tokens
+        rows = max(1, min(len(chats), LocalModel.asked_together, self.model.batch_tokens // longest))
+        sizes, size = self.sizes, torch_type(self.model.dtype).itemsize
+        seconds = 2 * sizes.linear * read / self._speed(READING_ROWS)
+        seconds += 2 * (sizes.linear + sizes.head) * written / self._speed(min(rows, READING_ROWS))
+        # The cache is copied when it grows.
+        cache = 2 * rows * longest * sizes.cached * size
+        return Cost(len(chats), read, written, seconds, self._loaded() + cache + 2 * rows * sizes.vocabulary * 4)
+
+    def reading(self, trees: Sequence[Tree]) -> Cost:
+        """One pass over prompts with given continuations."""
+        some = _spread(trees, SAMPLED)
+        if not some:
+            return Cost()
+        batches = _batches(some, budget=self.model.batch_tokens)
+        read, places = (sum(column) for column in zip(*batches, strict=True))
+        flops = 2 * self.sizes.linear * read + 2 * self.sizes.head * places
+        once = Cost(len(some), read, 0, flops / self._speed(READING_ROWS))
+        widest = max(tokens for tokens, _ in batches)
+        layer = self.sizes.passed // self.sizes.layers * widest * 4
+        return once.times(len(trees) / len(some))._replace(memory=self._loaded() + layer)
+
+    def training(self, config: RunConfig, encoder: LessonEncoder, lessons: Sequence[Lesson]) -> Cost:
+        """All steps of a training on these lessons."""
+        settings, sizes = config.train, self.sizes
+        steps = step_count(settings, len(lessons))
+        ordered = in_order(lessons, seed=config.seed, epoch=0)
+        groups = [ordered[at : at + settings.batch_lessons] for at in range(0, len(ordered), settings.batch_lessons)]
+        some = _spread(groups, SAMPLED_STEPS)
+        batches = []
+        for group in some:
+            examples = [_example(encoder, lesson, config.teach.max_tokens) for lesson in group]
+            trees = [one.tree() for one in examples if one.teaches()]
+            batches += _batches(trees, budget=settings.micro_batch_tokens)
+        if not batches:
+            return Cost()
+        read, places = (sum(column) for column in zip(*batches, strict=True))
+        # Forward, the gradient of what is passed on, and of the adapter's weights, the only ones that have one.
+        flops = read * (2 * sizes.linear + 2 * sizes.reached + 6 * sizes.adapter) + places * 4 * sizes.head
+        speed = flops_per_second(sizes.shape, settings.precision, READING_ROWS)
+        lessons_each = sum(map(len, some)) / len(some)
+        cost = Cost(round(lessons_each * len(some)), read, 0, flops / speed).times(steps / len(some))
+        tokens = max(tokens for tokens, _ in batches)
+        size = torch_type(settings.precision).itemsize
+        held = sizes.parameters * size + sizes.adapter * 4 * ADAPTER_COPIES
+        # An input in the backbone's type, and the adapter's own work in float32.
+        return cost._replace(
+            memory=held + tokens * sizes.kept * (size + 2) + block_rows(sizes.vocabulary) * sizes.vocabulary * LOGIT_BYTES
+        )
+
+    def embedding(self, texts: Sequence[str]) -> Cost:
+        """What the sentence encoder reads of texts; its own tokens are about as many as this model's."""
+        some = _spread(texts, SAMPLED)
+        if not some:
+            return Cost()
+        read = sum(len(ids) for ids in self.tokenizer(list(some))["input_ids"])
+        seconds = 2 * ENCODER_WEIGHTS * read / flops_per_second(ENCODER_SHAPE, "float32", READING_ROWS)
+        return Cost(len(some), read, 0, seconds).times(len(texts) / len(some))
+
+    def _loaded(self) -> int:
+        # An adapter is merged in float32, then cast.
+        size = torch_type(self.model.dtype).itemsize
+        return self.sizes.parameters * (4 + size if self.merges and size < 4 else size)
+
+    def _speed(self, rows: int) -> float:
+        return flops_per_second(self.sizes.shape, self.model.dtype, rows)
+
+
+def estimate(config: RunConfig) -> Iterator[Stage]:
+    """All stages of a run in their order. Raises NotKnown where a model's files are not on this disk or of no kind that
+    can be counted."""
+    base = Engine.of(config.student.untrained(), adapter=config.student.adapter)
+    student = base._replace(merges=True)
+    prompts = planned(config.curate, seed=config.seed)
+    train, probe, validation, exam = (
+        [one for one in prompts if one.split == split] for split in ("train", "probe", "validation", "exam")
+    )
+    yield Stage(name="curate", cost=base.embedding([one.text for one in prompts]))
+    taught_before: set[str] = set()
+    for number in range(config.rounds):
+        at = f"round {number}: "
+        # At most so many prompts of the probe go wrong; what is asked again was kept.
+        new = [one.model_copy(update={"split": "train", "root": one.id}) for one in probe[: config.mine.at_most]]
+        train = train + new if number else train
+        asked = who_is_asked(config.teach, train)
+        cost, notes, replying = Cost(), [], []
+        for teacher, mine in asked.taught:
+            replying += mine
+            fresh = [one for one in mine if one.id not in taught_before]
+            if isinstance(teacher, Local | PrivilegedContext):
+                chats = [_asked(teacher, one) for one in fresh]
+                cost = cost.then(Engine.of(teacher).replies(chats, config.teach.max_tokens))
+            else:
+                notes.append(f"{teacher.name} ({teacher.kind}) costs no time here")
+                cost = cost.then(Cost(items=len(fresh)))
+        avoided = [one for one in asked.avoided if one.id not in taught_before]
+        if avoided:
+            cost = cost.then(base.replies([one.messages for one in avoided], config.teach.max_tokens))
+        yield Stage(name=f"{at}teach", cost=cost, note="; ".join(notes))
+        if config.train.who_needs("distribution"):
+            yield Stage(name=f"{at}score", cost=_soft_labels(config, asked.taught, taught_before))
+        taught_before |= {one.id for one in (*replying, *asked.avoided)}
+        with_reply, avoiding = {one.id for one in replying}, {one.id for one in asked.avoided}
+        lessons = [
+            Lesson(
+                prompt=one,
+                # What they say is not known yet, only how long it may be.
+                reply="" if one.id in with_reply else None,
+                rejected=("",) if one.id in avoiding else (),
+                risk=HARD_RISK[one.conduct],
+            )
+            for one in {one.id: one for one in train}.values()
+        ]
+        chosen = choose(config.train, lessons, seed=config.seed, later=number > 0)
+        encoder = LessonEncoder(base.tokenizer, {}, wants=wanted(config.train.losses), among=chosen)
+        yield Stage(name=f"{at}train", cost=base.training(config, encoder, chosen))
+        if number + 1 < config.rounds:
+            cost = student.replies([one.messages for one in probe if not one.choices], config.mine.answer.max_tokens)
+            yield Stage(name=f"{at}mine", cost=cost)
+    tried = [one.messages for one in validation if one.conduct == "refuse" or one.is_twin]
+    once = student.replies(tried, config.strength.answer.max_tokens)
+    yield Stage(name="strength", cost=once.times(config.rounds * len(config.strength.tried)))
+    plain = LessonEncoder(base.tokenizer, {}, wants=frozenset({"reply"}))
+    for name in config.baselines:
+        yield Stage(name=name, cost=base.training(config, plain, [one for one in lessons if one.reply is not None]))
+    yield _exam(config, base, student, exam)
+
+
+def _exam(config: RunConfig, base: Engine, student: Engine, exam: Sequence[Prompt]) -> Stage:
+    trials = wanted_trials(config.evaluate, exam, seed=config.seed)
+    replying = [one.prompt.messages for one in trials if one.asked == "reply"]
+    trees = [
+        Tree(
+            prompt_ids(base.tokenizer, one.prompt.messages),
+            [reply_ids(base.tokenizer, text, ends=False) for text in choices_of(one)],
+        )
+        for one in trials
+        if one.asked != "reply"
+    ]
+    cost = Cost()
+    for engine in (base, *[student] * (len(config.baselines) + 1)):
+        cost = cost.then(engine.replies(replying, config.answer.max_tokens)).then(engine.reading(trees))
+    teachers = ", ".join(teacher.name for teacher in config.teach.teachers) if config.evaluate.teachers else ""
+    return Stage(name="exam", cost=cost, note=f"{teachers} not counted" if teachers else "")
+
+
+def _soft_labels(config: RunConfig, taught: Sequence[tuple[ModelSpec, Sequence[Prompt]]], known: set[str]) -> Cost:
+    """One pass of each teacher, or of who labels for it, over prompts and replies."""
+    cost = Cost()
+    for teacher, mine in taught:
+        labeller = teacher if "distribution" in teacher.offers else config.teach.soft_labels
+        fresh = [one for one in mine if one.id not in known]
+        if fresh and isinstance(labeller, Local | PrivilegedContext):
+            engine = Engine.of(labeller)
+            reply = [0] * config.teach.max_tokens
+            # A labeller with a policy is told the reply too.
+            more = reply if isinstance(labeller, PrivilegedContext) else []
+            chats = [prompt_ids(engine.tokenizer, _asked(labeller, one)) for one in _spread(fresh, SAMPLED)]
+            read = engine.reading([Tree(chat + more, [reply]) for chat in chats])
+            cost = cost.then(read.times(len(fresh) / len(chats)))
+    return cost
+
+
+def _asked(model: ModelSpec, prompt: Prompt) -> tuple[Message, ...]:
+    return told(prompt.messages, model.policy) if isinstance(model, PrivilegedContext) else prompt.messages
+
+
+def _example(encoder: LessonEncoder, lesson: Lesson, max_tokens: int) -> Example:
+    """The lesson with a reply and one to avoid that are as long as they may be, and have no token in common."""
+    one = encoder.example(lesson)
+    avoided = [[1] * max_tokens] if lesson.rejected and "rejected" in encoder.wants else []
+    return one._replace(reply=[0] * max_tokens if one.reply else [], rejected=avoided)
+
+
+def _batches(trees: Sequence[Tree], *, budget: int) -> list[tuple[int, int]]:
+    """Tokens, padding included, and places that predict one, of each batch that the trees make."""
+    lengths = [tree_length(tree) for tree in trees]
+    made = [collate([[trees[item] for item in row] for row in rows], pad=0) for rows in packed(lengths, budget=budget)]
+    return [(batch.ids_BT.numel(), len(batch.scored.row_U)) for batch in made]
+
+
+def _spread(items: Sequence[Item], at_most: int) -> Sequence[Item]:
+    """At most so many of them, evenly spread."""
+    return items[:: max(1, math.ceil(len(items) / at_most))]
+
+
+def _sizes(reference: Reference, adapter: AdapterSettings) -> Sizes:
+    """The sizes of a model by its config.json; no weights are read."""
+    import torch
+    from torch import nn
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(files_of(reference))
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError) as error:
+        raise NotKnown(f"{reference.location} is of no kind that transformers knows ({error})") from error
+    text = config.get_text_config()
+    head = model.get_output_embeddings().weight
+    found = [
+        (name, part)
+        for name, part in model.get_decoder().named_modules()
+        if isinstance(part, nn.Linear) and LAYER.search(name)
+    ]
+    inside = sum(one.numel() for one in model.get_decoder().parameters() if one.ndim > 1) - head.numel()
+    linear = sum(part.weight.numel() for _, part in found)
+    if linear < LINEAR_SHARE * inside:
+        raise NotKnown(f"the layers of {reference.location} are not linear layers alone (experts, convolutions)")
+    reached = [(name, part) for name, part in found if int(LAYER.findall(name)[0]) >= adapter.first_layer]
+    adapted = [
+        part for name, part in reached if adapter.target == "all-linear" or name.split(".")[-1] in adapter.target
+    ]
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    largest = max((part for _, part in found), key=lambda part: part.weight.numel())
+    return Sizes(
+        parameters=sum(one.numel() for one in model.parameters()),
+        linear=linear,
+        reached=sum(part.weight.numel() for _, part in reached),
+        adapter=sum(adapter.rank * (part.in_features + part.out_features) for part in adapted),
+        head=head.numel(),
+        vocabulary=head.shape[0],
+        layers=text.num_hidden_layers,
+        passed=sum(part.in_features + part.out_features for _, part in found),
+        kept=sum(part.in_features + part.out_features for _, part in reached),
+        cached=2
+        * text.num_hidden_layers
+        * heads
+        * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads),
+        shape=(largest.in_features, largest.out_features),
+    )
+
+
+@cache
+def flops_per_second(shape: tuple[int, int], precision: Precision, rows: int) -> float:
+    """How fast this machine multiplies `rows` tokens with a layer of this shape: the fastest of many tries."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    weights = torch.randn(shape[1], shape[0], dtype=torch_type(precision), device=device)
+    tokens = torch.randn(rows, shape[0], dtype=torch_type(precision), device=device)
+    fastest, started = math.inf, time.perf_counter()
+    with torch.inference_mode():
+        while time.perf_counter() - started < PROBE_S or fastest == math.inf:
+            before = time.perf_counter()
+            torch.nn.functional.linear(tokens, weights)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            fastest = min(fastest, time.perf_counter() - before)
+    return 2 * shape[0] * shape[1] * rows / fastest
+
+
+def as_rich(stages: Sequence[Stage]) -> Table:
+    """The estimate as a table for a console of 100 columns."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(caption=CAPTION, caption_justify="left", pad_edge=False)
+    for title in ("stage", "items", "tokens read", "written", "time", "memory"):
+        drawn.add_column(title, justify="left" if title == "stage" else "right")
+    for stage in stages:
+        drawn.add_row(*map(Text, _cells(stage.name, stage.cost)))
+    drawn.add_section()
+    whole = reduce(Cost.then, (stage.cost for stage in stages), Cost())
+    drawn.add_row(*map(Text, _cells("in all", whole._replace(items=0))))
+    return drawn
+
+
+def _cells(name: str, cost: Cost) -> Iterator[str]:
+    yield name
+    yield from (f"{count:,}" if count else "" for count in (cost.items, cost.read, cost.written))
+    most, least = (cost.seconds / share for share in SHARE_REACHED)
+    yield f"{_time(least)} - {_time(most)}" if cost.seconds else ""
+    yield f"{GROWN * (PROCESS + cost.memory) / 1e9:.1f} GB" if cost.memory else ""
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
