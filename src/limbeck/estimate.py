@@ -195,7 +195,9 @@ class Engine(NamedTuple):
         held = sizes.parameters * size + sizes.adapter * 4 * ADAPTER_COPIES
         # An input in the backbone's type, and the adapter's own work in float32.
         return cost._replace(
-            memory=held + tokens * sizes.kept * (size + 2) + block_rows(sizes.vocabulary) * sizes.vocabulary * LOGIT_BYTES
+            memory=held
+            + tokens * sizes.kept * (size + 2)
+            + block_rows(sizes.vocabulary) * sizes.vocabulary * LOGIT_BYTES
         )
 
     def embedding(self, texts: Sequence[str]) -> Cost:
