@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from limbeck.evaluation.strength import StrengthSettings, choose_strength, merit
+from limbeck.judges.grade import GradeSettings
 from limbeck.judges.spec import JudgeSpec
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.models.answer import AnswerSettings
@@ -60,7 +61,16 @@ def test_a_strength_that_is_no_adapter_or_a_wild_one_is_refused(strength: float)
 def trained(student: StudentSettings, store: StageStore, number: int, *said: tuple[Prompt, str]) -> Checkpoint:
     lessons = [Lesson(prompt=prompt, reply=reply) for prompt, reply in said]
     learn = TrainSettings(losses=(CrossEntropy(),), max_steps=80, batch_lessons=len(said), learning_rate=3e-2)
-    made = train(learn, student, lessons, None, None, store=replace(store, root=store.root / f"round-{number}"))
+    made = train(
+        learn,
+        student,
+        lessons,
+        None,
+        None,
+        (),
+        GradeSettings(),
+        store=replace(store, root=store.root / f"round-{number}"),
+    )
     return made.model_copy(update={"round": number})
 
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from limbeck.export import export, write_student
 from limbeck.export.checksums import verify
+from limbeck.judges.grade import GradeSettings
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.models.local import Local
 from limbeck.records import Checkpoint, Lesson, Prompt, Request, asked
@@ -31,7 +32,9 @@ def student(tiny_model: Path) -> StudentSettings:
 def checkpoint(student: StudentSettings, store: StageStore) -> Checkpoint:
     lessons = [Lesson(prompt=Prompt(messages=QUESTION.messages), reply="Take one step.")]
     learn = TrainSettings(losses=(CrossEntropy(),), max_steps=60, batch_lessons=1, learning_rate=3e-2)
-    return train(learn, student, lessons, None, None, store=replace(store, root=store.root / "train"))
+    return train(
+        learn, student, lessons, None, None, (), GradeSettings(), store=replace(store, root=store.root / "train")
+    )
 
 
 def said(model: Local) -> str:
