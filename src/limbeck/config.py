@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
@@ -24,6 +24,7 @@ from limbeck.sift import SiftSettings
 from limbeck.spec import Kind, Spec
 from limbeck.teach.settings import TeachSettings
 from limbeck.training import TrainSettings
+from limbeck.training.baselines import AnyBaseline, FilteredSft
 from limbeck.training.student import StudentSettings
 
 
@@ -39,7 +40,7 @@ class RunConfig(Spec):
     sift: SiftSettings = SiftSettings()
     train: TrainSettings = TrainSettings()
     strength: StrengthSettings = StrengthSettings()
-    baselines: tuple[Literal["filtered_sft"], ...] = ("filtered_sft",)
+    baselines: tuple[AnyBaseline, ...] = (FilteredSft(),)
     answer: AnswerSettings = AnswerSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     mine: MineSettings = MineSettings()

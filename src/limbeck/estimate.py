@@ -229,6 +229,7 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
     )
     yield Stage(name="curate", cost=base.embedding([one.text for one in prompts]))
     taught_before: set[str] = set()
+    steps = 0
     for number in range(config.rounds):
         at = f"round {number}: "
         # At most so many prompts of the probe go wrong; what is asked again was kept.
@@ -265,6 +266,7 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
         ]
         chosen = choose(config.train, lessons, seed=config.seed, later=number > 0)
         encoder = LessonEncoder(base.tokenizer, {}, wants=wanted(config.train.losses), among=chosen)
+        steps += step_count(config.train, len(chosen))
         yield Stage(name=f"{at}train", cost=base.training(config, encoder, chosen))
         if number + 1 < config.rounds:
             cost = student.replies([one.messages for one in probe if not one.choices], config.mine.answer.max_tokens)
@@ -272,9 +274,11 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
     tried = [one.messages for one in validation if one.conduct == "refuse" or one.is_twin]
     once = student.replies(tried, config.strength.answer.max_tokens)
     yield Stage(name="strength", cost=once.times(config.rounds * len(config.strength.tried)))
-    plain = LessonEncoder(base.tokenizer, {}, wants=frozenset({"reply"}))
-    for name in config.baselines:
-        yield Stage(name=name, cost=base.training(config, plain, [one for one in lessons if one.reply is not None]))
+    encoder = LessonEncoder(base.tokenizer, {}, wants=frozenset({"reply"}))
+    for plain in config.baselines:
+        recipe = config.model_copy(update={"train": plain.recipe(config.train, steps=steps)})
+        cost = base.training(recipe, encoder, [one for one in lessons if one.reply is not None])
+        yield Stage(name=plain.name, cost=cost)
     yield _exam(config, base, student, exam)
 
 

@@ -94,18 +94,18 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         chosen = work.keep("strength", choose_strength, config.strength, base, tuple(checkpoints), validation)
         work.progress.say(f"student: {choice(chosen)}")
         subjects: list[ModelSpec] = [base]
-        for name in config.baselines:
-            plain = work.keep(name, baseline, config.train, config.student, tuple(rounds))
-            subjects.append(config.student.trained(name, plain.folder))
+        for plain in config.baselines:
+            made = work.keep(plain.name, baseline, config.train, config.student, plain, tuple(rounds), checkpoints[-1])
+            subjects.append(config.student.trained(plain.name, made.folder))
         subjects.append(config.student.trained("student", chosen.folder))
         if config.evaluate.teachers:
             subjects.extend(config.teach.teachers)
         trials = work.keep("exam", examine, config.evaluate, config.answer, tuple(subjects), exam)
         scorecards = work.keep("scorecards", measure, config.evaluate, trials)
-        made = work.keep("export", export, base, chosen)
+        exported = work.keep("export", export, base, chosen)
         learnt = (tuple(rounds), tuple(variants), tuple(checkpoints))
         page = work.keep("report", report, config.report, base, chosen, scorecards, trials, *learnt)
-        work.publish({"student": made / "student"} | {file.name: file for file in (page / "page").iterdir()})
+        work.publish({"student": exported / "student"} | {file.name: file for file in (page / "page").iterdir()})
         return Run(work.folder / "report.html", work.folder / "student", scorecards)
 
 

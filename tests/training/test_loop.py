@@ -24,7 +24,8 @@ from limbeck.losses.spec import Loss
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.records import Checkpoint, Lesson, Prompt, asked
 from limbeck.training import TrainSettings
-from limbeck.training.baselines import baseline
+from limbeck.training.balance import Constrained
+from limbeck.training.baselines import FilteredSft, baseline
 from limbeck.training.loop import choose, learning_rate_share, step_count, train
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 from limbeck.workspace import Silent, StageStore
@@ -230,12 +231,17 @@ def test_a_loss_that_looks_past_the_last_layer_is_one_message(store: StageStore,
         train(settings(losses=(loss,)), student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=store)
 
 
-def test_the_plain_baseline_learns_the_accepted_replies_alone(store: StageStore, tiny_model: Path) -> None:
+@pytest.mark.parametrize(("plain", "steps"), [(FilteredSft(), 2), (FilteredSft(budget="steps"), 7)])
+def test_the_plain_baseline_learns_the_accepted_replies_alone(
+    store: StageStore, tiny_model: Path, plain: FilteredSft, steps: int
+) -> None:
     half = [*LESSONS[:3], lesson(9, reply=None)]
+    taught = Checkpoint(name="student", folder=tiny_model, base="", base_hash="", lessons=9, steps=7, round=1, key="k")
     # 2 epochs of 3 accepted lessons, 3 a step.
-    made = baseline(settings(max_steps=None, epochs=2), student(tiny_model), (half, half[:2]), store=store)
-    assert (made.name, made.steps, made.lessons) == ("filtered_sft", 2, 3)
-    assert [set(row["losses"]) for row in rows(store)] == [{"cross_entropy"}] * 2
+    given = settings(max_steps=None, epochs=2, balance=Constrained(), keep="best")
+    made = baseline(given, student(tiny_model), plain, (half, half[:2]), taught, store=store)
+    assert (made.name, made.steps, made.lessons) == (plain.name, steps, 3)
+    assert [set(row["losses"]) for row in rows(store)] == [{"cross_entropy"}] * steps
 
 
 def test_a_later_round_takes_new_lessons_first_and_then_a_sample_of_the_old() -> None:
