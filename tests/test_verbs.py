@@ -12,8 +12,11 @@ from limbeck.config import RunConfig
 from limbeck.errors import InputError
 from limbeck.files import Row
 from limbeck.losses.cross_entropy import CrossEntropy
+from limbeck.losses.forward_kl import ForwardKL
 from limbeck.losses.unlikelihood import Unlikelihood
+from limbeck.models.local import Local
 from limbeck.records import Lesson
+from limbeck.teach.settings import TeachSettings
 from limbeck.training import TrainSettings
 from limbeck.training.student import StudentSettings
 from limbeck.verbs import lesson_of, train
@@ -107,3 +110,14 @@ def test_a_rejected_reply_counts_where_a_loss_learns_from_it(tiny_model: Path, t
         train(config, tmp_path / "a.jsonl", tmp_path / "out")
     alone = config.model_copy(update={"train": learn.model_copy(update={"losses": (CrossEntropy(),)})})
     assert train(alone, tmp_path / "a.jsonl", tmp_path / "out").is_dir()
+
+
+def test_ready_lessons_can_be_learnt_with_the_distribution_of_a_live_teacher(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "How?", "completion": "So."}) + "\n")
+    learn = TrainSettings(losses=(ForwardKL(),), max_steps=1, teacher="live")
+    config = RunConfig(student=StudentSettings(model=str(tiny_model)), train=learn)
+    with pytest.raises(InputError, match="live needs one model that gives all distributions; here it is nobody"):
+        train(config, tmp_path / "a.jsonl", tmp_path / "out")
+    teach = TeachSettings(teachers=(Local(name="teacher", model=str(tiny_model)),))
+    taught = config.model_copy(update={"teach": teach})
+    assert (train(taught, tmp_path / "a.jsonl", tmp_path / "out") / "merged").is_dir()

@@ -304,7 +304,7 @@ def _soft_labels(config: RunConfig, taught: Sequence[tuple[ModelSpec, Sequence[P
     """One pass of each teacher, or of who labels for it, over prompts and replies."""
     cost = Cost()
     for teacher, mine in taught:
-        labeller = teacher if "distribution" in teacher.offers else config.teach.soft_labels
+        labeller = config.teach.labeller(teacher)
         fresh = [one for one in mine if one.id not in known]
         if fresh and isinstance(labeller, Local | PrivilegedContext):
             engine = Engine.of(labeller)

@@ -45,6 +45,8 @@ def check_needs(config: RunConfig) -> None:
             f"loss '{loss}' needs a distribution; teacher '{silent[0].name}' ({silent[0].kind}) offers "
             f"{', '.join(sorted(silent[0].offers))}; set teach.soft_labels or remove the loss"
         )
+    if config.train.asks_live:
+        config.teach.live_teacher()
     if (loss := config.train.who_needs("rejected")) and not config.teach.learn_to_avoid:
         raise InputError(f"loss '{loss}' needs rejected replies; set teach.learn_to_avoid to true or remove the loss")
 
@@ -74,11 +76,21 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
             drawn = at.keep("candidates", teach, config.teach, base, to_teach)
             verdicts = at.keep("verdicts", grade, config.judges, drawn)
             lessons = at.keep("lessons", sift, config.sift, to_teach, drawn, verdicts)
-            if config.train.who_needs("distribution"):
+            live = config.teach.live_teacher() if config.train.asks_live else None
+            if config.train.who_needs("distribution") and live is None:
                 targets = at.keep("targets", score, config.teach, base, lessons, targets)
             before = checkpoints[-1] if checkpoints else None
             checkpoint = at.keep(
-                "checkpoint", train, config.train, config.student, lessons, targets, before, validation, config.judges
+                "checkpoint",
+                train,
+                config.train,
+                config.student,
+                lessons,
+                targets,
+                before,
+                validation,
+                config.judges,
+                live,
             )
             rounds.append(lessons)
             checkpoints.append(checkpoint)

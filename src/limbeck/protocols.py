@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from limbeck.records import ChoiceRequest, ChoiceScores, Message, Reply, Request, Verdict
 
@@ -49,6 +49,19 @@ class TopK(NamedTuple):
     ids_NK: Tensor
     logprobs_NK: Tensor
     tail_N: Tensor
+
+
+@runtime_checkable
+class LiveTeacher(Protocol):
+    """A model whose weights are here, so that its whole distribution can be taken while the student trains."""
+
+    vocabulary: str
+
+    @property
+    def weights(self) -> Any: ...
+
+    def told(self, messages: tuple[Message, ...], reply: str) -> tuple[Message, ...]:
+        """The chat as this model sees it before it scores a reply."""
 
 
 class OutputHead(Protocol):

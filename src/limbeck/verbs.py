@@ -204,13 +204,16 @@ def train(
 ) -> Path:
     """A student trained from ready lessons alone, with the recipe's student, train and strength sections.
 
-    The prompts of `validation` choose the adapter's strength; without them it is as trained. A loss that needs a
-    teacher's distribution is an error, never left out silently.
+    The prompts of `validation` choose the adapter's strength and are what constraints measure on; without them it is as
+    trained. A loss that needs a distribution takes it from a live teacher of the recipe; without one it is an error,
+    never left out silently.
     """
-    if lacking := config.train.who_needs("distribution"):
+    teacher = config.teach.live_teacher() if config.train.asks_live else None
+    if teacher is None and (lacking := config.train.who_needs("distribution")):
         raise InputError(
-            f"loss '{lacking}' needs a teacher's distribution, a lessons file has replies; "
-            "name losses without it: --set train.losses=[cross_entropy,decision]"
+            f"loss '{lacking}' needs a teacher's distribution, a lessons file has replies; name losses without it "
+            "(--set train.losses=[cross_entropy,decision]), or a teacher to be read beside the student "
+            "(--set train.teacher=live --set 'teach.teachers=[{kind: local, name: teacher, model: …}]')"
         )
     told: list[Continuation] = []
     for where, lesson in read_each(lessons, lambda row: (row.where, lesson_of(row))):
@@ -227,7 +230,7 @@ def train(
         given = work.keep("lessons", read_lessons, LessonFile(path=lessons))
         prompts = work.keep("validation", read_prompts, Files(paths=(validation,))) if validation is not None else ()
         checkpoint = work.keep(
-            "checkpoint", train_stage, config.train, config.student, given, None, None, prompts, config.judges
+            "checkpoint", train_stage, config.train, config.student, given, None, None, prompts, config.judges, teacher
         )
         if validation is not None:
             checkpoint = work.keep("strength", choose_strength, config.strength, base, (checkpoint,), prompts)

@@ -22,6 +22,8 @@ from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.prompt_contrast import PromptContrast
 from limbeck.losses.spec import Loss
 from limbeck.losses.unlikelihood import Unlikelihood
+from limbeck.models.context import PrivilegedContext
+from limbeck.models.scripted import Line, Scripted
 from limbeck.records import Checkpoint, Lesson, Prompt, asked
 from limbeck.training import TrainSettings
 from limbeck.training.balance import Constrained
@@ -286,3 +288,17 @@ def test_one_process_can_train_in_float32_and_then_in_bfloat16(store: StageStore
     losses = [[row["losses"]["cross_entropy"] for row in rows(one)] for one in (store, halved)]
     # Eight bits of mantissa: alike to a few per cent, and not the same.
     assert losses[0] == pytest.approx(losses[1], rel=0.05) and losses[0] != losses[1]
+
+
+def test_a_training_with_a_live_teacher_learns_from_it(store: StageStore, tiny_model: Path) -> None:
+    given = settings(losses=(ForwardKL(),), max_steps=10, batch_lessons=6, teacher="live")
+    teacher = PrivilegedContext(name="informed", model=str(tiny_model))
+    train(given, student(tiny_model), LESSONS, None, None, (), GradeSettings(), teacher, store=store)
+    values = [row["losses"]["forward_kl"] for row in rows(store)]
+    assert values[-1] < 0.9 * values[0]
+
+
+def test_a_live_teacher_without_weights_is_one_message(store: StageStore, tiny_model: Path) -> None:
+    scripted = Scripted(name="script", script=(Line(say=("Yes.",)),))
+    with pytest.raises(InputError, match=r"teacher 'script' .* is not here; use train.teacher: cached"):
+        train(settings(), student(tiny_model), LESSONS, None, None, (), GradeSettings(), scripted, store=store)

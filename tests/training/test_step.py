@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from limbeck.losses.anti_teacher import AntiTeacher
 from limbeck.losses.contrastive import Contrastive
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
 from limbeck.losses.drift import Drift
 from limbeck.losses.forward_kl import ForwardKL
+from limbeck.losses.jensen_shannon import JensenShannon
 from limbeck.losses.noise import Noise
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.preference import Preference
@@ -22,8 +25,9 @@ from limbeck.losses.prompt_contrast import PromptContrast
 from limbeck.losses.spec import Contrasts, Loss
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.models.chat import prompt_ids, reply_ids
-from limbeck.models.local import top_k
-from limbeck.protocols import TopK
+from limbeck.models.context import ContextModel
+from limbeck.models.local import Local, LocalModel, top_k
+from limbeck.protocols import Continuation, TopK
 from limbeck.records import Lesson, Prompt, asked
 from limbeck.taxonomy import REFUSAL_OPENINGS
 from limbeck.training.batches import LessonEncoder, in_order, wanted
@@ -298,6 +302,47 @@ def test_forward_kl_of_a_student_with_itself_is_zero_and_pulls_nowhere(learner: 
     assert figures.units["forward_kl"] == len(reply)
     assert figures.losses["forward_kl"] == pytest.approx(0.0, abs=1e-5)
     assert float(gradient.abs().max()) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_model: Path) -> Iterator[LocalModel]:
+    with Local(name="teacher", model=str(tiny_model)).open() as model:
+        yield model
+
+
+def live_step(learner: Student, teacher: Any, losses: list[Loss], lessons: list[Lesson]) -> tuple[StepFigures, Any]:
+    encoder = LessonEncoder(learner.tokenizer, {}, wants=wanted(losses), among=lessons, live=teacher)
+    batches = list(encoder.micro_batches([encoder.example(one) for one in lessons], budget=WHOLE))
+    parameters = learner.trainable()
+    for parameter in parameters:
+        parameter.grad = None
+    objective = Objective(learner.model, losses, live=teacher)
+    figures = run_step(objective, losses, batches, parameters, Accelerator(cpu=True), clip=1e9)
+    return figures, torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+
+
+@pytest.mark.parametrize(
+    "loss", [ForwardKL(temperature=2.0), JensenShannon(), AntiTeacher()], ids=lambda loss: loss.kind
+)
+def test_a_live_teacher_is_a_cached_one_that_keeps_every_id(learner: Student, teacher: LocalModel, loss: Loss) -> None:
+    wanted_of = [Continuation(one.id, one.prompt.messages, one.reply or "", one.ends) for one in PROMPTS]
+    targets = dict(teacher.soft_targets(wanted_of, top=10_000))
+    cached, slope = step(learner, [loss], PROMPTS, targets=targets)
+    live, slope_live = live_step(learner, teacher, [loss], PROMPTS)
+    assert live.units == cached.units
+    assert live.losses[loss.kind] == pytest.approx(cached.losses[loss.kind], rel=1e-4)
+    torch.testing.assert_close(slope_live, slope, rtol=1e-3, atol=1e-5)
+
+
+def test_a_live_teacher_may_know_what_the_student_does_not(learner: Student, teacher: LocalModel) -> None:
+    informed = ContextModel(teacher, "Be kind.")
+    plain, _ = live_step(learner, teacher, [ForwardKL()], PROMPTS)
+    told, _ = live_step(learner, informed, [ForwardKL()], PROMPTS)
+    assert told.losses != plain.losses and told.units == plain.units
+    # And is scored where the reply stands in its own chat.
+    wanted_of = [Continuation(one.id, one.prompt.messages, one.reply or "", one.ends) for one in PROMPTS]
+    cached, _ = step(learner, [ForwardKL()], PROMPTS, targets=dict(informed.soft_targets(wanted_of, top=10_000)))
+    assert told.losses["forward_kl"] == pytest.approx(cached.losses["forward_kl"], rel=1e-4)
 
 
 def test_targets_of_another_length_than_the_reply_are_a_bug_that_is_named(learner: Student) -> None:

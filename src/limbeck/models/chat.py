@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from limbeck.errors import InputError
+from limbeck.models.spec import ModelSpec
+from limbeck.protocols import LiveTeacher, SoftLabeller
 from limbeck.records import Message
 
 if TYPE_CHECKING:
@@ -34,6 +37,17 @@ def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of which text each id stands for; two models with the same one can share distributions."""
     entries = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+def check_same_vocabulary(
+    teacher: ModelSpec, model: SoftLabeller | LiveTeacher, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raises InputError where a teacher's ids mean other tokens than those of the student's tokenizer."""
+    if model.vocabulary != vocabulary_hash(tokenizer):
+        raise InputError(
+            f"teacher '{teacher.name or teacher.kind}' has another vocabulary than the student: its distributions mean "
+            "other tokens; name a teacher with the same tokenizer, or remove the losses that need a distribution"
+        )
 
 
 @lru_cache(maxsize=16)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,9 @@ from limbeck.protocols import Continuation, TopK
 from limbeck.records import Message, Reply, Request
 from limbeck.spec import ModelName
 from limbeck.taxonomy import HARMS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 POLICY = "\n".join(harm.policy for harm in HARMS)
 
@@ -68,11 +71,16 @@ class ContextModel:
 
     def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]:
         """Distributions behind each reply, with the policy and the reply's own reasons in context."""
-        informed = [
-            one._replace(messages=told(one.messages, f"{self.policy}\nA careful colleague would say: {one.reply}"))
-            for one in replies
-        ]
+        informed = [one._replace(messages=self.told(one.messages, one.reply)) for one in replies]
         yield from self.model.soft_targets(informed, top=top)
+
+    @property
+    def weights(self) -> PreTrainedModel:
+        return self.model.weights
+
+    def told(self, messages: tuple[Message, ...], reply: str) -> tuple[Message, ...]:
+        """The chat with the policy, and the reply as a colleague's, before it."""
+        return told(messages, f"{self.policy}\nA careful colleague would say: {reply}")
 
 
 def told(messages: tuple[Message, ...], policy: str) -> tuple[Message, ...]:

@@ -19,7 +19,7 @@ from limbeck.errors import InputError
 from limbeck.models.precision import Precision, torch_type
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
-from limbeck.records import ChoiceRequest, ChoiceScores, Reply, Request
+from limbeck.records import ChoiceRequest, ChoiceScores, Message, Reply, Request
 from limbeck.spec import ModelName, content_hash
 
 if TYPE_CHECKING:
@@ -279,6 +279,10 @@ class LocalModel:
 
         batch = to_device(collate(rows, pad=next(iter(self._ends()))), self.weights.device)
         return batch, hidden_states(self.weights.get_decoder(), batch)
+
+    def told(self, messages: tuple[Message, ...], reply: str) -> tuple[Message, ...]:
+        """The chat as it is: this model sees nothing that the student does not."""
+        return messages
 
     def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]:
         """The distribution behind each token of each reply: its `top` likeliest ids and the mass of the rest."""

@@ -6,8 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from limbeck.errors import InputError
-from limbeck.models.chat import vocabulary_hash
+from limbeck.models.chat import check_same_vocabulary
 from limbeck.models.local import Local
 from limbeck.models.references import load_tokenizer, resolve
 from limbeck.models.spec import ModelSpec
@@ -38,7 +37,7 @@ def score(
             by_teacher[lesson.teacher].append(lesson)
     scored = len(known)
     for place, teacher in enumerate(settings.teachers):
-        labeller = teacher if "distribution" in teacher.offers else settings.soft_labels
+        labeller = settings.labeller(teacher)
         mine = by_teacher[teacher.name]
         if labeller is None or not mine:
             continue
@@ -58,12 +57,7 @@ def _write(
 ) -> Iterator[str]:
     with labeller.open() as model:
         assert isinstance(model, SoftLabeller)
-        if model.vocabulary != vocabulary_hash(load_tokenizer(resolve(student.model))):
-            raise InputError(
-                f"teacher '{labeller.name or labeller.kind}' has another vocabulary than the student {student.model}: "
-                "its distributions mean other tokens; name a teacher with the same tokenizer, or remove the losses "
-                "that need a distribution"
-            )
+        check_same_vocabulary(labeller, model, load_tokenizer(resolve(student.model)))
         for file, part in missing:
             wanted = [
                 Continuation(lesson.id, lesson.prompt.messages, lesson.reply or "", lesson.ends) for lesson in part

@@ -6,9 +6,11 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from limbeck.errors import InputError
 from limbeck.judges import AnyJudge
 from limbeck.judges.refusal import Refusal
 from limbeck.models import AnyModel
+from limbeck.models.spec import ModelSpec
 from limbeck.spec import Spec
 
 
@@ -37,6 +39,22 @@ class TeachSettings(Spec):
     learn_to_avoid: bool = True
     soft_labels: AnyModel | None = None
     top: int = Field(default=32, ge=1)
+
+    def labeller(self, teacher: ModelSpec) -> ModelSpec | None:
+        """Who says the distribution behind a teacher's replies: itself where it offers that, else `soft_labels`."""
+        return teacher if "distribution" in teacher.offers else self.soft_labels
+
+    def live_teacher(self) -> ModelSpec:
+        """The one model that says the distributions of all teachers. Raises InputError where there is none or more."""
+        found = {self.labeller(teacher) for teacher in self.teachers}
+        (one, *others) = found or {None}
+        if one is None or others:
+            named = ", ".join(sorted(each.name or each.kind if each is not None else "nobody" for each in found))
+            raise InputError(
+                f"train.teacher: live needs one model that gives all distributions; here it is {named or 'nobody'}: "
+                "name one teacher, or use train.teacher: cached"
+            )
+        return one
 
     @model_validator(mode="after")
     def _told_apart(self) -> Self:

@@ -29,6 +29,9 @@ class TrainSettings(Spec):
     what many have taught. `precision` is what the frozen backbone computes in
     (`auto`: bfloat16 where the machine multiplies in it, else float32); the adapter stays in float32.
 
+    Distributions come from the `cached` soft targets that were scored once, or from the `live` teacher, all of its
+    vocabulary, which is read beside the student in every step.
+
     `balance` says how hard each lesson pulls, `curriculum` which are taught when. Where one of them measures, `probe`
     says how; `keep: best` then keeps the adapter that violated the bounds least (of equals the one that tells harmful
     prompts and twins apart best) in place of the last, and `stop_when_met` ends the training once so many probes in a
@@ -52,12 +55,18 @@ class TrainSettings(Spec):
     batch_lessons: int = Field(default=16, ge=1)
     micro_batch_tokens: int = Field(default=1024, ge=1)
     precision: TrainingPrecision = "float32"
+    teacher: Literal["cached", "live"] = "cached"
     balance: AnyBalance = Plain()
     curriculum: AnyCurriculum = Flat()
     probe: ProbeSettings = ProbeSettings()
     keep: Literal["last", "best"] = "last"
     stop_when_met: int | None = Field(default=None, ge=1)
     save_every_s: float = Field(default=30.0, gt=0)
+
+    @property
+    def asks_live(self) -> bool:
+        """Whether a teacher is read beside the student in every step."""
+        return self.teacher == "live" and self.who_needs("distribution") is not None
 
     @property
     def measures(self) -> bool:

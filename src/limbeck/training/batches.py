@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, count, islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +17,7 @@ from limbeck.losses.spec import Labels, Loss, Share
 from limbeck.models.chat import end_of_turn, prompt_ids, reply_ids
 from limbeck.models.tree import Tree, TreeBatch, collate, packed, tree_length
 from limbeck.perturb import Typos
-from limbeck.protocols import TopK
+from limbeck.protocols import LiveTeacher, TopK
 from limbeck.records import Lesson
 from limbeck.taxonomy import REFUSAL_OPENINGS
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class Example(NamedTuple):
     """A lesson as token ids; what no loss wants of it is empty.
 
-    `foreign` is another lesson's reply, `beside` are prompts to compare the prompt with, the one alike first, and
-    `rewritten` the prompt with misspellings.
+    `foreign` is another lesson's reply, `beside` are prompts to compare the prompt with, the one alike first,
+    `rewritten` is the prompt with misspellings, and `told` what a live teacher sees in its place.
     """
 
     lesson: Lesson
@@ -40,6 +40,7 @@ class Example(NamedTuple):
     foreign: list[int]
     beside: list[list[int]]
     rewritten: list[int]
+    told: list[int]
 
     def tree(self) -> Tree:
         """Prompt and branches: openings first, then the reply, then what to avoid."""
@@ -67,7 +68,7 @@ class MicroBatch(NamedTuple):
     `openings_BO` are the scored tokens of refusal openings for each deciding prompt, `opening_O` the tokens
     themselves and `opening_sizes` how many of them each opening has. `chosen_N` and `avoided_R` count the replies that
     tokens belong to, `pair_L2` is which of them are pairs. `rewritten` are the trees of taught replies after their
-    misspelt prompts, None where no loss wants them.
+    misspelt prompts, `told` those after what a live teacher sees; None where nobody wants them.
     """
 
     trees: TreeBatch
@@ -84,6 +85,7 @@ class MicroBatch(NamedTuple):
     prompts: Compared
     replies: Compared
     rewritten: TreeBatch | None
+    told: TreeBatch | None
 
 
 class _Shares:
@@ -199,12 +201,14 @@ class LessonEncoder:
         *,
         wants: frozenset[str],
         among: Sequence[Lesson] = (),
+        live: LiveTeacher | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.targets = targets
         self.wants = wants
         self.openings = [reply_ids(tokenizer, opening, ends=False) for opening in REFUSAL_OPENINGS]
         self.pad = end_of_turn(tokenizer)
+        self.live = live
         self.neighbours = Neighbours(among if wants & {"contrasts", "reply_contrasts"} else ())
 
     def example(self, lesson: Lesson) -> Example:
@@ -215,6 +219,7 @@ class LessonEncoder:
         foreign = self.neighbours.foreign(lesson) if reply and "reply_contrasts" in self.wants else None
         beside = self.neighbours.beside(lesson) if "contrasts" in self.wants else []
         rewritten = Typos()(lesson.prompt, seed=0).messages if reply and "text_noise" in self.wants else None
+        told = self.live.told(lesson.prompt.messages, lesson.reply or "") if reply and self.live is not None else None
         return Example(
             lesson,
             prompt=self._prompt(lesson),
@@ -224,6 +229,7 @@ class LessonEncoder:
             foreign=reply_ids(self.tokenizer, foreign.reply or "", ends=False) if foreign is not None else [],
             beside=[self._prompt(one) for one in beside],
             rewritten=prompt_ids(self.tokenizer, rewritten) if rewritten is not None else [],
+            told=prompt_ids(self.tokenizer, told) if told is not None else [],
         )
 
     def _prompt(self, lesson: Lesson) -> list[int]:
@@ -280,7 +286,7 @@ class LessonEncoder:
                 positions += range(len(mine))
                 of_taught.add(lesson, lesson.weight, pull, len(mine))
                 target = self.targets.get(lesson.id) if "distribution" in self.wants else None
-                known += [target is not None] * len(mine)
+                known += [target is not None or self.live is not None] * len(mine)
                 teachers.append((len(mine), target))
                 chosen += [replies_so_far] * len(mine)
                 pooled.append(mine[1:])
@@ -318,7 +324,6 @@ class LessonEncoder:
             rejected_R=tokens_N[rejected_R],
             risk_B=torch.tensor(risks, dtype=torch.float32),
         )
-        misspelt = [[Tree(example.rewritten, [example.reply]) for example in row if example.rewritten] for row in rows]
         return MicroBatch(
             trees,
             labels,
@@ -333,8 +338,16 @@ class LessonEncoder:
             torch.tensor(pairs, dtype=torch.long).view(len(pairs), 2),
             prompts.compared(),
             replies.compared(),
-            collate([row for row in misspelt if row], pad=self.pad) if any(misspelt) else None,
+            self._instead(rows, lambda example: example.rewritten),
+            self._instead(rows, lambda example: example.told),
         )
+
+    def _instead(
+        self, rows: Sequence[Sequence[Example]], prompt_of: Callable[[Example], list[int]]
+    ) -> TreeBatch | None:
+        """The taught replies, in their order, after other prompts; None where there are none."""
+        trees = [[Tree(prompt_of(one), [one.reply]) for one in row if one.reply and prompt_of(one)] for row in rows]
+        return collate([row for row in trees if row], pad=self.pad) if any(trees) else None
 
 
 def _stacked(teachers: Sequence[tuple[int, TopK | None]]) -> TopK:

@@ -7,14 +7,17 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError
 from limbeck.judges.grade import GradeSettings
-from limbeck.protocols import Store
+from limbeck.models.chat import check_same_vocabulary
+from limbeck.models.spec import ModelSpec
+from limbeck.protocols import LiveTeacher, Store
 from limbeck.records import Checkpoint, Lesson, Prompt, TargetSet
 from limbeck.training import TrainSettings
 from limbeck.training.probe import ROBUSTNESS, Outcome, Probe
@@ -32,15 +35,16 @@ def train(
     start_from: Checkpoint | None,
     validation: Sequence[Prompt],
     judges: GradeSettings,
+    teacher: ModelSpec | None = None,
     *,
     store: Store,
     name: str = "student",
 ) -> Checkpoint:
     """The adapter after all steps, from the adapter of `start_from` or a new one; the checkpoint has the `name`.
 
-    The frozen backbone is checked to be bit for bit what it was. A killed training goes on from its last state
-    with the same losses. `validation` is what the student is measured on, and by `judges`, where the settings measure
-    it. Raises InputError when there is nothing to learn.
+    The frozen backbone is checked to be bit for bit what it was. A killed training goes on from its last state with
+    the same losses. `teacher` gives distributions live where there are no `targets`; `validation` is what the student
+    is measured on, and by `judges`, where the settings measure it. Raises InputError when there is nothing to learn.
     """
     from limbeck.targets.cache import Targets
     from limbeck.training.batches import LessonEncoder, wanted
@@ -55,20 +59,21 @@ def train(
         precision=settings.precision,
         seed=store.seed,
     )
-    known = Targets(targets.folders) if targets is not None else {}
-    encoder = LessonEncoder(learner.tokenizer, known, wants=wanted(settings.losses), among=chosen)
     learner.check_layers(settings.losses)
-    usable = [lesson for lesson in chosen if encoder.example(lesson).teaches()]
-    if not usable:
-        kinds = ", ".join(loss.kind for loss in settings.losses)
-        raise InputError(f"none of the {len(chosen)} lessons has what the losses ({kinds}) learn from")
-    before = learner.frozen_hash()
+    known = Targets(targets.folders) if targets is not None else {}
     number = start_from.round + 1 if start_from is not None else 0
-    probe = None
-    if settings.measures:
-        wants = frozenset(settings.balance.bounds)
-        probe = Probe(settings.probe, learner, validation, judges, tools=store.tools, wants=wants, seed=store.seed)
-    steps = run(settings, learner, encoder, usable, probe, store=store, label=f"training {name}, round {number}")
+    with _opened(teacher, learner) as live:
+        encoder = LessonEncoder(learner.tokenizer, known, wants=wanted(settings.losses), among=chosen, live=live)
+        usable = [lesson for lesson in chosen if encoder.example(lesson).teaches()]
+        if not usable:
+            kinds = ", ".join(loss.kind for loss in settings.losses)
+            raise InputError(f"none of the {len(chosen)} lessons has what the losses ({kinds}) learn from")
+        before = learner.frozen_hash()
+        probe = None
+        if settings.measures:
+            wants = frozenset(settings.balance.bounds)
+            probe = Probe(settings.probe, learner, validation, judges, tools=store.tools, wants=wants, seed=store.seed)
+        steps = run(settings, learner, encoder, usable, probe, store=store, label=f"training {name}, round {number}")
     if learner.frozen_hash() != before:
         raise AssertionError("the frozen backbone has changed")
     folder = store.folder("adapter")
@@ -84,6 +89,21 @@ def train(
         round=number,
         key=store.key,
     )
+
+
+@contextmanager
+def _opened(teacher: ModelSpec | None, learner: Student) -> Iterator[LiveTeacher | None]:
+    """A live teacher, until the block ends. Raises InputError for one whose weights are elsewhere."""
+    if teacher is None:
+        yield None
+        return
+    with teacher.open() as model:
+        if not isinstance(model, LiveTeacher):
+            raise InputError(
+                f"teacher '{teacher.name or teacher.kind}' ({teacher.kind}) is not here; use train.teacher: cached"
+            )
+        check_same_vocabulary(teacher, model, learner.tokenizer)
+        yield model
 
 
 def choose(settings: TrainSettings, lessons: Sequence[Lesson], *, seed: int, later: bool) -> list[Lesson]:
@@ -135,7 +155,9 @@ def run(
         optimizer, partial(learning_rate_share, steps=steps, warmup=math.ceil(settings.warmup * steps))
     )
     apart = settings.balance.apart
-    objective, optimizer = accelerator.prepare(Objective(learner.model, settings.losses, apart=apart), optimizer)
+    objective, optimizer = accelerator.prepare(
+        Objective(learner.model, settings.losses, apart=apart, live=encoder.live), optimizer
+    )
     objective.train()
 
     state_file = store.folder("state") / "state.pt"

@@ -17,7 +17,9 @@ from limbeck.losses.fused import Block, Work, block_rows, fused
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.places import Plain
 from limbeck.losses.spec import Labels, Loss, Openings, Pairs, Passes, Share
-from limbeck.protocols import TopK
+from limbeck.models.head import Head
+from limbeck.models.tree import hidden_states
+from limbeck.protocols import LiveTeacher, TopK
 from limbeck.training.batches import MicroBatch
 from limbeck.training.parts import Part, parts
 from limbeck.training.passes import Reader, compared, under_noise
@@ -32,9 +34,13 @@ class Objective(nn.Module):
     objective or, where harmful and harmless prompts are to be `apart`, that of the harmless before that of the harmful.
     """
 
-    def __init__(self, model: Any, losses: Sequence[Loss], *, apart: bool = False) -> None:
+    def __init__(
+        self, model: Any, losses: Sequence[Loss], *, apart: bool = False, live: LiveTeacher | None = None
+    ) -> None:
         super().__init__()
         self.model = model
+        # Kept out of the module's own parameters: it is never trained, saved or wrapped.
+        self.live = (live,)
         self.losses = losses
         self.apart = apart
         self.needs = frozenset(need for loss in losses for need in loss.needs)
@@ -45,6 +51,7 @@ class Objective(nn.Module):
         reader = Reader(self.model)
         hidden_UH, states = reader.read(micro.trees, watched=self.layers)
         base_UH = reader.untrained(micro.trees) if "base" in self.needs else None
+        live, told_UH = self._live(micro)
         noisy = [under_noise(reader, micro, noise, hidden_UH.detach()) for noise in self.noises]
         rows = block_rows(len(reader.head.weight_VH))
         silent = self._silent(micro, len(reader.head.weight_VH))
@@ -60,6 +67,9 @@ class Objective(nn.Module):
                 passes = silent._replace(
                     student=places, teacher=part.teacher, noisy=dict(zip(self.noises, disturbed, strict=True))
                 )
+                if live is not None and micro.told is not None:
+                    told_PH = told_UH[micro.told.scored.at_N[part.some]]
+                    passes = passes._replace(teacher=live.logits(told_PH).log_softmax(-1))
                 if base_UH is not None:
                     passes = passes._replace(base=Plain(reader.head.logits(base_UH[part.rows]).log_softmax(-1)))
             elif part.kind == "rejected":
@@ -89,6 +99,14 @@ class Objective(nn.Module):
             value_G = value_G + weigh(beside, micro.labels.only(beside=ALL))
         # Hangs on the model even where no loss has a unit, so that every process has something to average.
         return value_G + 0.0 * hidden_UH.sum(), weigh.shares_K
+
+    def _live(self, micro: MicroBatch) -> tuple[Head | None, Tensor]:
+        """The head of the live teacher, and its last hidden state (U, H) at each place before a taught token."""
+        (teacher,) = self.live
+        if teacher is None or micro.told is None:
+            return None, torch.empty(0)
+        with torch.no_grad():
+            return Head.of(teacher.weights), hidden_states(teacher.weights.get_decoder(), micro.told)
 
     def _silent(self, micro: MicroBatch, vocabulary: int) -> Passes:
         """Passes in which nobody said anything."""

@@ -31,14 +31,17 @@ class Part(NamedTuple):
 
 
 def parts(micro: MicroBatch, rows: int) -> Iterator[Part]:
-    """All of a micro-batch in parts of about so many rows; no token and no prompt is cut."""
+    """All of a micro-batch in parts of about so many rows; no token and no prompt is cut.
+
+    A part whose teacher is live keeps no ids: all of its vocabulary is compared.
+    """
     at_N, labels = micro.trees.scored.at_N, micro.labels
     no_teacher, nowhere_BO = TopK(*(column[:0] for column in micro.teacher)), micro.openings_BO[:0]
     # Apart, so that a part has a teacher for all of its tokens or for none.
     for known in (True, False):
         for some in torch.nonzero(labels.known_N == known)[:, 0].split(rows):
             teacher = TopK(*(column[some] for column in micro.teacher))
-            kept_NK = teacher.ids_NK if known else None
+            kept_NK = teacher.ids_NK if known and micro.told is None else None
             taught = labels.only(taught=some)
             yield Part("taught", some, taught, at_N[micro.taught_N[some]], teacher, nowhere_BO, kept_NK)
     for some in torch.arange(len(micro.rejected_R), device=at_N.device).split(rows):
