@@ -19,6 +19,7 @@ from limbeck.report import ReportSettings, as_rich, by_harm, headline, read_scor
 from limbeck.report.charts import training
 from limbeck.report.exam import paired, walk
 from limbeck.report.headline import number
+from limbeck.report.rates import held, read_rates
 from limbeck.report.verdict import Change, changes
 from limbeck.taxonomy import Refused
 
@@ -308,3 +309,20 @@ def test_the_page_counts_the_mined_prompts_that_were_too_like_a_held_out_one(tmp
     variants = [TWIN.model_copy(update={"split": split}) for split in ("train", "train", "exam")]
     page = published(tmp_path, [card("base"), card("student")], variants=variants)["report.html"]
     assert "3 made of what went wrong on the probe; 1 of them set aside" in page
+
+
+def test_a_rate_that_was_held_is_drawn_with_its_bound_over_the_steps_of_all_rounds(tmp_path: Path) -> None:
+    def row(step: int, **more: Any) -> str:
+        return json.dumps({"step": step, "losses": {}, "multipliers": {"bias": 0.8}, **more}) + "\n"
+
+    probed = {"rates": {"bias": [3, 4], "usefulness_drop": [-1, 10]}, "bounds": {"bias": 0.05}}
+    logs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl", tmp_path / "none.jsonl"]
+    logs[0].write_text(row(1, **probed) + row(2))
+    logs[1].write_text(row(1, **{**probed, "rates": {"bias": [1, 4]}}))
+    found = read_rates(logs)
+    assert [(one.step, one.rate.value, one.bound) for one in found["bias"]] == [(0, 0.75, 0.05), (2, 0.25, 0.05)]
+    assert found["usefulness_drop"][0].rate == (-0.1, None, None)
+    pictures = dict(held(found))
+    assert pictures["bias"].words == "from 75% to 25% in 2 steps, bound 5%"
+    assert "×1.8" in pictures["bias"].svg and "<svg" in pictures["usefulness drop"].svg
+    assert held(read_rates([tmp_path / "none.jsonl"])) == []

@@ -70,7 +70,7 @@ def plane(headline: Headline) -> Picture | None:
         names.transform_filter("datum.below == 0").mark_text(dy=-12, **place),
         names.transform_filter("datum.below == 1").mark_text(dy=16, **place),
     ]
-    return Picture(_svg(alt.layer(*layers).properties(width=340, height=320)), "; ".join(words))
+    return Picture(svg(alt.layer(*layers).properties(width=340, height=320)), "; ".join(words))
 
 
 def dots(
@@ -108,7 +108,7 @@ def dots(
     words = "; ".join(
         f"{label}: " + ", ".join(f"{subject} {cell.text}" for subject, cell in cells.items()) for label, cells in lines
     )
-    return Picture(_svg(alt.layer(*layers).properties(width=width, height=height)), words)
+    return Picture(svg(alt.layer(*layers).properties(width=width, height=height)), words)
 
 
 def column_dots(table: Headline, *, axis_title: str) -> Picture | None:
@@ -182,7 +182,7 @@ def _loss(curves: Sequence[Curve]) -> Picture:
         )
         .properties(width=300, height=140)
     )
-    return Picture(_svg(chart), "; ".join(map(_course, curves)))
+    return Picture(svg(chart), "; ".join(map(_course, curves)))
 
 
 def _course(curve: Curve) -> str:
@@ -246,7 +246,7 @@ def _note(x: float, y: float, text: str, align: str) -> Any:
     )
 
 
-def _svg(chart: Any) -> Markup:
+def svg(chart: Any) -> Markup:
     """The chart as SVG without outside names, drawn on the page's own ground."""
     import vl_convert
     from markupsafe import Markup

@@ -23,6 +23,7 @@ from limbeck.report.headline import (
     headline,
 )
 from limbeck.report.lessons import Tally, outcomes_of, reasons_of
+from limbeck.report.rates import held, read_rates
 from limbeck.report.verdict import Change, changes, choice
 
 TEMPLATES = Path(__file__).parent
@@ -85,7 +86,8 @@ def page(story: Story) -> str:
     )
     subjects = [card.model for card in story.subjects]
     harms = by_harm(story.subjects)
-    curves = read_curves(one.folder.parent / "metrics" / "metrics.jsonl" for one in story.checkpoints)
+    logs = [one.folder.parent / "metrics" / "metrics.jsonl" for one in story.checkpoints]
+    curves = read_curves(logs)
     drawn = environment.get_template("page.html.j2").render(
         story=story,
         colours=dict(zip(subjects, colours_of(subjects), strict=True)) if subjects else {},
@@ -96,6 +98,7 @@ def page(story: Story) -> str:
         usefulness=figures(story.subjects, USEFULNESS),
         everything=everything(story.subjects),
         curves=training(curves),
+        held=held(read_rates(logs)),
         rounds_without_log=[at for at in range(len(story.checkpoints)) if at not in {one.round for one in curves}],
         outcomes=outcomes_of(story.tallies),
         reasons=reasons_of(story.tallies),
