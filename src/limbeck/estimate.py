@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from limbeck.config import RunConfig
 from limbeck.curate import planned
 from limbeck.evaluation import choices_of, wanted_trials
-from limbeck.losses.fused import block_rows
+from limbeck.losses.fused import PROJECTED_LOGITS
 from limbeck.models.chat import prompt_ids, reply_ids
 from limbeck.models.context import PrivilegedContext, told
 from limbeck.models.local import Local, LocalModel
@@ -49,8 +49,8 @@ PROBE_S = 0.5
 SAMPLED, SAMPLED_STEPS = 400, 24
 # MiniLM: six layers of 384, and four products of 384 x 1,536 or less.
 ENCODER_WEIGHTS, ENCODER_SHAPE = 10_616_832, (384, 1536)
-# Of a logit in a training step, while its block lasts: itself and its exponential, in float32.
-LOGIT_BYTES = 2 * 4
+# Of a logit in a training step, while its block lasts, in float32.
+LOGIT_BYTES = 4
 # float32 copies of the adapter: weights, gradients, and two moments of AdamW.
 ADAPTER_COPIES = 4
 # Bytes of a process that has imported torch, transformers and PEFT and loaded the sentence encoder.
@@ -194,11 +194,7 @@ class Engine(NamedTuple):
         size = torch_type(settings.precision).itemsize
         held = sizes.parameters * size + sizes.adapter * 4 * ADAPTER_COPIES
         # An input in the backbone's type, and the adapter's own work in float32.
-        return cost._replace(
-            memory=held
-            + tokens * sizes.kept * (size + 2)
-            + block_rows(sizes.vocabulary) * sizes.vocabulary * LOGIT_BYTES
-        )
+        return cost._replace(memory=held + tokens * sizes.kept * (size + 2) + PROJECTED_LOGITS * LOGIT_BYTES)
 
     def embedding(self, texts: Sequence[str]) -> Cost:
         """What the sentence encoder reads of texts; its own tokens are about as many as this model's."""

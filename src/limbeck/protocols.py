@@ -76,8 +76,8 @@ class OutputHead(Protocol):
     def logits(self, hidden_NH: Tensor) -> Tensor:
         """Logits in no less than single precision, after the model's own scale and soft cap."""
 
-    def before_scaling_(self, slope_NV: Tensor, logits_NV: Tensor) -> None:
-        """Turns the gradient on these logits, in place, into the gradient on weight times hidden state plus bias."""
+    def before_scaling(self, slope_NV: Tensor, logits_NV: Tensor) -> Tensor:
+        """From the gradient on these logits, which may be overwritten, to that on what the layer itself gives."""
 
 
 class Continuation(NamedTuple):

@@ -6,7 +6,7 @@ Axes: U places, N of them in use, K kept ids, V vocabulary, H hidden.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from limbeck.losses import LOSSES
 from limbeck.losses.divergence import Divergence
-from limbeck.losses.fused import Block, Work, fused
+from limbeck.losses.fused import Block, Source, Work, fused
 from limbeck.losses.places import Places, Plain
 from limbeck.models.head import Head
 from limbeck.protocols import TopK
@@ -68,7 +68,7 @@ def in_blocks(
     works = (
         Work(some, (ROWS[some],), None if kept_NK is None else kept_NK[some]) for some in torch.arange(N).split(rows)
     )
-    return fused(lambda some, blocks: value_of(blocks[0], some).sum()[None], works, head, hidden_UH).sum()
+    return fused(lambda some, blocks: value_of(blocks[0], some).sum()[None], works, [Source(head, hidden_UH)]).sum()
 
 
 def agree(value_of: Callable[[Places, Tensor], Tensor], head: Head, *, rows: int, kept_NK: Tensor | None) -> None:
@@ -118,12 +118,12 @@ def test_two_objectives_have_gradients_of_their_own() -> None:
     head, hidden_UH, given = head_of("plain"), noise(U, H).requires_grad_(), teacher(4)
     assert isinstance(given, TopK)
 
-    def both(some: Tensor, blocks: list[Block]) -> Tensor:
+    def both(some: Tensor, blocks: Sequence[Places]) -> Tensor:
         divergence = DIVERGENCES[0]().between(blocks[0], part(given, some)).sum()
         return torch.stack([divergence, blocks[0].said(some).sum()])
 
     works = [Work(some, (ROWS[some],), given.ids_NK[some]) for some in torch.arange(N).split(3)]
-    values_G = fused(both, works, head, hidden_UH)
+    values_G = fused(both, works, [Source(head, hidden_UH)])
     places = Plain(head.logits(hidden_UH[ROWS]).log_softmax(-1))
     plain = [DIVERGENCES[0]().between(places, given).sum(), places.said(torch.arange(N)).sum()]
     for found, expected in zip(values_G, plain, strict=True):
@@ -134,11 +134,11 @@ def test_two_objectives_have_gradients_of_their_own() -> None:
 def test_two_hidden_inputs_are_read_side_by_side() -> None:
     head, one_UH, other_UH = head_of("plain"), noise(U, H).requires_grad_(), (2 * noise(U, H)).requires_grad_()
 
-    def apart(some: Tensor, blocks: list[Block]) -> Tensor:
+    def apart(some: Tensor, blocks: Sequence[Places]) -> Tensor:
         return (blocks[0].every().exp() * blocks[1].every()).sum()[None]
 
     works = [Work(some, (ROWS[some], some)) for some in torch.arange(N).split(2)]
-    found = fused(apart, works, head, one_UH, other_UH)
+    found = fused(apart, works, [Source(head, one_UH), Source(head, other_UH)])
     p_NV, q_NV = head.logits(one_UH[ROWS]).softmax(-1), head.logits(other_UH[:N]).log_softmax(-1)
     plain = (p_NV * q_NV).sum()
     torch.testing.assert_close(found.sum(), plain)
@@ -148,6 +148,27 @@ def test_two_hidden_inputs_are_read_side_by_side() -> None:
         strict=True,
     ):
         torch.testing.assert_close(slope, expected)
+
+
+def test_what_learns_nothing_is_read_beside_what_does() -> None:
+    head, frozen = head_of("plain"), head_of("scaled")
+    frozen.layer.requires_grad_(False)
+    hidden_UH, teacher_UH = noise(U, H).requires_grad_(), 2 * noise(U, H)
+
+    def away(some: Tensor, places: Sequence[Places]) -> Tensor:
+        return DIVERGENCES[0]().between(places[0], places[1].every()).sum()[None]
+
+    works = [Work(some, (ROWS[some], some)) for some in torch.arange(N).split(2)]
+    found = fused(away, works, [Source(head, hidden_UH), Source(frozen, teacher_UH)]).sum()
+    teacher_NV = frozen.logits(teacher_UH[:N]).log_softmax(-1)
+    plain = DIVERGENCES[0]().between(Plain(head.logits(hidden_UH[ROWS]).log_softmax(-1)), teacher_NV).sum()
+    torch.testing.assert_close(found, plain)
+    for one, other in zip(
+        torch.autograd.grad(found, [hidden_UH, head.weight_VH]),
+        torch.autograd.grad(plain, [hidden_UH, head.weight_VH]),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_frozen_head_gets_no_gradient() -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from limbeck.losses.divergence import Divergence, kl
+from limbeck.losses.divergence import Divergence, Sloped, kl, sloped
 from limbeck.losses.spec import Passes
 from limbeck.protocols import TopK
 
@@ -26,12 +26,12 @@ class AntiTeacher(Divergence):
     least: float = Field(default=0.1, ge=0)
     needs = frozenset({"distribution", "base"})
 
-    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Tensor:
+    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Sloped:
         return kl(log_p_NJ, log_q_NJ)
 
     def value(self, passes: Passes, teacher: TopK | Tensor) -> Tensor:
         p_NJ, q_NJ = self.outcomes(passes.student, teacher)
         _, anti_NJ = self.outcomes(passes.base, teacher)
         sharpened_NJ = (p_NJ + self.kappa * (p_NJ - anti_NJ)).log_softmax(-1)
-        differ_N = kl(p_NJ, anti_NJ) >= self.least
-        return self.temperature**2 * self.of(sharpened_NJ, q_NJ).where(differ_N, 0.0)
+        differ_N = kl(p_NJ, anti_NJ.detach()).value_N >= self.least
+        return self.temperature**2 * sloped(self.of, sharpened_NJ, q_NJ).where(differ_N, 0.0)

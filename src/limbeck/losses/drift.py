@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from limbeck.losses.divergence import kl
+from limbeck.losses.divergence import kl_from, sloped
 from limbeck.losses.spec import Labels, Passes, Units
 from limbeck.losses.token_loss import TokenLoss
 
@@ -26,4 +26,5 @@ class Drift(TokenLoss):
         return super().weights(labels) * ~labels.taught.harmful
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
-        return Units(kl(passes.student.every(), passes.base.every()), self.weights(labels))
+        value_N = sloped(lambda base, student: kl_from(student, base), passes.base.every(), passes.student.every())
+        return Units(value_N, self.weights(labels))

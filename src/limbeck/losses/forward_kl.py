@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from limbeck.losses.divergence import Divergence, kl
+from limbeck.losses.divergence import Divergence, Sloped, kl
 
 
 class ForwardKL(Divergence):
@@ -14,5 +14,5 @@ class ForwardKL(Divergence):
 
     kind: Literal["forward_kl"] = "forward_kl"
 
-    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Tensor:
+    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Sloped:
         return kl(log_p_NJ, log_q_NJ)

@@ -1,14 +1,15 @@
 """The output head and everything that losses ask of it, a few rows at a time.
 
 The logits of a reply are what a training step has the most of: 49,152 or 150,000 for each token. Here they exist for
-one block of rows at a time, small enough for the processor's cache: projected, asked by the losses, turned into their
-own gradient in place and projected back. Every loss that is a function of log-probabilities runs through it unchanged.
-Axes: U places that the model has read, N places of a block, K kept ids, V vocabulary, H hidden, G objectives.
+some rows at a time: projected together, asked by the losses a few rows at once (so few that every pass over them stays
+in the processor's cache), turned into their own gradient in place and projected back together. Every loss that is a
+function of log-probabilities runs through it unchanged. Axes: U places that a model has read, N places of a block, K
+kept ids, V vocabulary, H hidden, G objectives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -17,37 +18,53 @@ from torch import Tensor
 from limbeck.losses.places import Kept, Places, Plain
 from limbeck.protocols import OutputHead
 
-# Logits of a block: 16 MB in float32, within the third-level cache of today's processors.
-BLOCK_LOGITS = 4 * 2**20
+# Logits that are projected at once, 48 MB in float32: enough rows for a fast product.
+PROJECTED_LOGITS = 12 * 2**20
+# Logits that losses look at at once, 2 MB: within the second-level cache of a processor. A GPU has no use for it.
+ASKED_LOGITS = 2**19
 LEAST_ROWS = 16
 Item = TypeVar("Item")
 
 
+class Source(NamedTuple):
+    """Hidden states (U, H) and their head. Where neither wants a gradient, what is said is `Plain`."""
+
+    head: OutputHead
+    hidden_UH: Tensor
+
+
 class Work(NamedTuple, Generic[Item]):
-    """One block: what the objective is handed, which rows of each hidden input it reads, and the ids that it will ask
-    for with their rest."""
+    """One block: what the objective is handed, which rows of each source it reads, and the ids that it will ask for
+    with their rest, of the sources that have a gradient."""
 
     item: Item
     rows: tuple[Tensor, ...]
     kept_NK: Tensor | None = None
 
 
-Objective = Callable[[Item, Sequence["Block"]], Tensor]
+Objective = Callable[[Item, Sequence[Places]], Tensor]
 
 
-def block_rows(vocabulary: int) -> int:
-    """How many rows of logits are computed at once."""
-    return max(LEAST_ROWS, BLOCK_LOGITS // vocabulary)
+def block_rows(vocabulary: int, device: torch.device) -> int:
+    """How many rows losses should look at at once."""
+    if device.type != "cpu":
+        return _projected_rows(vocabulary)
+    return max(1, ASKED_LOGITS // vocabulary)
 
 
-def fused(objective: Objective[Item], works: Iterable[Work[Item]], head: OutputHead, *hidden: Tensor) -> Tensor:
-    """The sum over all blocks of an objective of log-probabilities, shape (G,), differentiable in each `hidden`
-    (U, H) and, where it is not frozen, in the head.
+def _projected_rows(vocabulary: int) -> int:
+    return max(LEAST_ROWS, PROJECTED_LOGITS // vocabulary)
 
-    The objective is called once a block with its item and, for each hidden input, what the head says at its rows. It
-    gives G values, each with a gradient of its own; what it computes from other tensors gets none.
+
+def fused(objective: Objective[Item], works: Iterable[Work[Item]], sources: Sequence[Source]) -> Tensor:
+    """The sum over all blocks of an objective of log-probabilities, shape (G,), differentiable in the hidden states
+    and, where they are not frozen, in the heads.
+
+    The objective is called once a block with its item and, for each source, what the head says at its rows. It gives G
+    values, each with a gradient of its own; what it computes from other tensors gets none.
     """
-    return _Fused.apply(objective, works, head, *hidden, head.weight_VH, head.bias_V)
+    learnt = [(one.hidden_UH, one.head.weight_VH, one.head.bias_V) for one in sources]
+    return _Fused.apply(objective, works, sources, *(tensor for each in learnt for tensor in each))
 
 
 class Block(Places):
@@ -105,17 +122,14 @@ class Block(Places):
             self.tempered[temperature] = _leaf((self.logits_NV / temperature).logsumexp(-1))
         return self.tempered[temperature]
 
-    def slope(self, value: Tensor, *, last: bool) -> Tensor | None:
-        """The gradient of a value on the logits, shape (N, V), None where it does not hang on them; the `last` one is
-        written over what the block holds."""
+    def slope(self, value: Tensor, *, last: bool) -> Tensor:
+        """The gradient of a value on the logits, shape (N, V); the `last` one is written over what the block holds."""
         kept = [self.kept_logits_NK] if self.kept_NK is not None else []
         every = [self.all_NV] if self.all_NV is not None else []
         if not value.requires_grad:
-            return None
+            return self.mass_NV.zero_() if last else torch.zeros_like(self.mass_NV)
         leaves = [self.rest_N, *kept, *every, *self.tempered.values(), *(leaf for _, _, leaf in self.single)]
         found = torch.autograd.grad(value, leaves, allow_unused=True, retain_graph=True)
-        if all(one is None for one in found):
-            return None
         of = {id(leaf): one for leaf, one in zip(leaves, found, strict=True) if one is not None}
         slope_NV = self.mass_NV if last else self.mass_NV.clone()
         # Nothing but kept ids, or a rest that nobody asked for, pulls nowhere.
@@ -144,36 +158,47 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, objective: Objective[Any], works: Iterable[Work[Any]], head: OutputHead, *learnt: Tensor
+        ctx: Any, objective: Objective[Any], works: Iterable[Work[Any]], sources: Sequence[Source], *learnt: Tensor
     ) -> Tensor:
-        *hidden, weight_VH, _ = learnt
-        *wanted, wants_weight, wants_bias = ctx.needs_input_grad[3:]
-        totals: list[Tensor] = []
-        gradients: list[list[Any]] = []
-        for item, places, kept_NK in works:
-            read = [one[rows] for one, rows in zip(hidden, places, strict=True)]
-            blocks = [Block(head.logits(one), kept_NK) for one in read]
-            with torch.enable_grad():
-                values = objective(item, blocks).unbind()
-            if not totals:
-                totals = [torch.zeros_like(value.detach()) for value in values]
-                gradients = [list(map(_sum_of, learnt, ctx.needs_input_grad[3:])) for _ in totals]
-            for g, value in enumerate(values):
-                totals[g] += value.detach()
-                for s, (block, one, rows) in enumerate(zip(blocks, read, places, strict=True)):
-                    slope_NV = block.slope(value, last=g + 1 == len(values)) if wanted[s] or wants_weight else None
-                    if slope_NV is None:
-                        continue
-                    head.before_scaling_(slope_NV, block.logits_NV)
-                    if wanted[s]:
-                        slope_NH = slope_NV.to(weight_VH.dtype) @ weight_VH
-                        gradients[g][s].index_add_(0, rows, slope_NH.to(gradients[g][s].dtype))
-                    if wants_weight:
-                        gradients[g][-2].addmm_(slope_NV.t(), one.to(slope_NV.dtype))
-                    if wants_bias:
-                        gradients[g][-1] += slope_NV.sum(0)
-        ctx.gradients = gradients
-        return torch.stack(totals)
+        wanted = ctx.needs_input_grad[3:]
+        learns = [any(wanted[3 * s : 3 * s + 3]) for s in range(len(sources))]
+        sums = _Sums(learnt, wanted)
+        for group in _grouped(works, _projected_rows(len(sources[0].head.weight_VH))):
+            read, logits = [], []
+            for s, source in enumerate(sources):
+                read.append(source.hidden_UH[torch.cat([work.rows[s] for work in group])])
+                logits.append(source.head.logits(read[s]))
+            slopes: list[list[Tensor]] = []
+            starts = [0] * len(sources)
+            for work in group:
+                mine = [slice(start, start + len(rows)) for start, rows in zip(starts, work.rows, strict=True)]
+                starts = [one.stop for one in mine]
+                places = [
+                    Block(whole[some], work.kept_NK) if learning else Plain(whole[some].log_softmax(-1))
+                    for whole, some, learning in zip(logits, mine, learns, strict=True)
+                ]
+                with torch.enable_grad():
+                    values = objective(work.item, places).unbind()
+                sums.add(values)
+                # The first gradient is written over the logits themselves, which nobody asks for again.
+                slopes = slopes or [logits, *([torch.empty_like(one) for one in logits] for _ in values[1:])]
+                for s, block in enumerate(places):
+                    if isinstance(block, Block):
+                        found = [
+                            sources[s].head.before_scaling(
+                                block.slope(value, last=g + 1 == len(values)), block.logits_NV
+                            )
+                            for g, value in enumerate(values)
+                        ]
+                        for slope_NV, of_sources in zip(found, slopes, strict=True):
+                            of_sources[s][mine[s]] = slope_NV
+            for g, of_sources in enumerate(slopes):
+                for s, source in enumerate(sources):
+                    if learns[s]:
+                        rows = torch.cat([work.rows[s] for work in group])
+                        sums.project(g, s, of_sources[s], source.head.weight_VH, read[s], rows)
+        ctx.gradients = sums.gradients
+        return torch.stack(sums.totals)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
@@ -185,6 +210,48 @@ class _Fused(torch.autograd.Function):
         return None, None, None, *of_each
 
 
-def _sum_of(learnt: Tensor, wanted: bool) -> Tensor | None:
-    """Zeros to sum a gradient in, in no less than single precision."""
-    return torch.zeros_like(learnt, dtype=torch.promote_types(learnt.dtype, torch.float32)) if wanted else None
+class _Sums:
+    """Objectives and their gradients on hidden states, weight and bias of each source, summed over blocks."""
+
+    def __init__(self, learnt: Sequence[Tensor], wanted: Sequence[bool]) -> None:
+        self.learnt = learnt
+        self.wanted = wanted
+        self.totals: list[Tensor] = []
+        self.gradients: list[list[Any]] = []
+
+    def add(self, values: Sequence[Tensor]) -> None:
+        """Adds the objectives of a block."""
+        if not self.totals:
+            self.totals = [torch.zeros_like(value.detach()) for value in values]
+            # In no less than single precision.
+            self.gradients = [
+                [
+                    torch.zeros_like(one, dtype=torch.promote_types(one.dtype, torch.float32)) if want else None
+                    for one, want in zip(self.learnt, self.wanted, strict=True)
+                ]
+                for _ in values
+            ]
+        for total, value in zip(self.totals, values, strict=True):
+            total += value.detach()
+
+    def project(self, g: int, s: int, slope_NV: Tensor, weight_VH: Tensor, read_NH: Tensor, rows: Tensor) -> None:
+        """Adds what the gradient on the logits of a source means for what it learns."""
+        hidden, weight, bias = self.gradients[g][3 * s : 3 * s + 3]
+        if hidden is not None:
+            hidden.index_add_(0, rows, (slope_NV.to(weight_VH.dtype) @ weight_VH).to(hidden.dtype))
+        if weight is not None:
+            weight.addmm_(slope_NV.t(), read_NH.to(slope_NV.dtype))
+        if bias is not None:
+            bias += slope_NV.sum(0)
+
+
+def _grouped(works: Iterable[Work[Item]], rows: int) -> Iterator[list[Work[Item]]]:
+    """Blocks in groups that reach so many rows of the first source."""
+    group: list[Work[Item]] = []
+    for work in works:
+        group.append(work)
+        if sum(len(one.rows[0]) for one in group) >= rows:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
-from limbeck.losses.divergence import Divergence, kl, mixed
+from limbeck.losses.divergence import Divergence, Sloped, times
 
 
 class JensenShannon(Divergence):
@@ -20,7 +21,9 @@ class JensenShannon(Divergence):
     kind: Literal["jensen_shannon"] = "jensen_shannon"
     beta: float = Field(default=0.5, gt=0, lt=1)
 
-    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Tensor:
-        middle_NJ = mixed(log_p_NJ, log_q_NJ, share=self.beta)
-        # Each divided by the other's share: β / (β (1 - β)) = 1 / (1 - β).
-        return kl(log_p_NJ, middle_NJ) / (1 - self.beta) + kl(log_q_NJ, middle_NJ) / self.beta
+    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Sloped:
+        p_NJ, q_NJ = log_p_NJ.exp(), log_q_NJ.exp()
+        log_m_NJ = torch.lerp(q_NJ, p_NJ, self.beta).log_()
+        of_p_NJ, of_q_NJ = times(p_NJ, log_p_NJ - log_m_NJ), times(q_NJ, log_q_NJ - log_m_NJ)
+        # Each divided by the other's share: β / (β (1 - β)) = 1 / (1 - β). In the slope all but the second cancels.
+        return Sloped(of_p_NJ.sum(-1) / (1 - self.beta) + of_q_NJ.sum(-1) / self.beta, of_q_NJ.div_(self.beta))

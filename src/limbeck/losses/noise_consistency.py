@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from limbeck.losses.divergence import kl
+from limbeck.losses.divergence import kl, sloped
 from limbeck.losses.noise import Noise
 from limbeck.losses.spec import Labels, Passes, Units
 from limbeck.losses.token_loss import TokenLoss
@@ -22,5 +22,5 @@ class NoiseConsistency(TokenLoss):
     needs = frozenset({"reply"})
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
-        said_NV = passes.student.every().detach()
-        return Units(kl(said_NV, passes.noisy[self.noise].every()), self.weights(labels))
+        value_N = sloped(kl, passes.student.every(), passes.noisy[self.noise].every())
+        return Units(value_N, self.weights(labels))

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from limbeck.losses.divergence import Divergence, kl
+from limbeck.losses.divergence import Divergence, Sloped, kl_from
 
 # What the teacher all but excludes counts as this likely, nats: an infinite penalty would teach nothing else.
 LEAST_LOG_P = -30.0
@@ -20,5 +20,5 @@ class ReverseKL(Divergence):
 
     kind: Literal["reverse_kl"] = "reverse_kl"
 
-    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Tensor:
-        return kl(log_q_NJ, log_p_NJ.clamp(min=LEAST_LOG_P))
+    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Sloped:
+        return kl_from(log_q_NJ, log_p_NJ.clamp(min=LEAST_LOG_P))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
-from limbeck.losses.divergence import Divergence, kl, mixed
+from limbeck.losses.divergence import Divergence, Sloped, times
 
 
 class SkewKL(Divergence):
@@ -20,5 +21,8 @@ class SkewKL(Divergence):
     kind: Literal["skew_kl"] = "skew_kl"
     alpha: float = Field(default=0.1, gt=0, lt=1)
 
-    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Tensor:
-        return kl(log_p_NJ, mixed(log_p_NJ, log_q_NJ, share=self.alpha))
+    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Sloped:
+        p_NJ, q_NJ = log_p_NJ.exp(), log_q_NJ.exp()
+        m_NJ = torch.lerp(q_NJ, p_NJ, self.alpha)
+        value_N = times(p_NJ, log_p_NJ - m_NJ.log()).sum(-1)
+        return Sloped(value_N, (p_NJ * q_NJ).div_(m_NJ).nan_to_num_(nan=0.0).mul_(self.alpha - 1))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
-from limbeck.losses.divergence import Divergence, kl, mixed
+from limbeck.losses.divergence import Divergence, Sloped, times
 
 
 class SkewReverseKL(Divergence):
@@ -19,5 +20,9 @@ class SkewReverseKL(Divergence):
     kind: Literal["skew_reverse_kl"] = "skew_reverse_kl"
     alpha: float = Field(default=0.1, gt=0, lt=1)
 
-    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Tensor:
-        return kl(log_q_NJ, mixed(log_q_NJ, log_p_NJ, share=self.alpha))
+    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Sloped:
+        p_NJ, q_NJ = log_p_NJ.exp(), log_q_NJ.exp()
+        m_NJ = torch.lerp(p_NJ, q_NJ, self.alpha)
+        terms_NJ = times(q_NJ, log_q_NJ - m_NJ.log())
+        inside_NJ = q_NJ.square_().div_(m_NJ).nan_to_num_(nan=0.0)
+        return Sloped(terms_NJ.sum(-1), terms_NJ.sub_(inside_NJ, alpha=self.alpha))

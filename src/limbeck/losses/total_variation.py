@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from limbeck.losses.divergence import Divergence
+from limbeck.losses.divergence import Divergence, Sloped
 
 
 class TotalVariation(Divergence):
@@ -17,5 +17,7 @@ class TotalVariation(Divergence):
 
     kind: Literal["total_variation"] = "total_variation"
 
-    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Tensor:
-        return 0.5 * (log_p_NJ.exp() - log_q_NJ.exp()).abs().sum(-1)
+    def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Sloped:
+        q_NJ = log_q_NJ.exp()
+        apart_NJ = q_NJ - log_p_NJ.exp()
+        return Sloped(0.5 * apart_NJ.abs().sum(-1), apart_NJ.sign_().mul_(q_NJ).mul_(0.5))

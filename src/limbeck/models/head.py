@@ -44,12 +44,13 @@ class Head(NamedTuple):
             logits_NV = logits_NV * self.scale
         return logits_NV if self.cap is None else torch.tanh(logits_NV / self.cap) * self.cap
 
-    def before_scaling_(self, slope_NV: Tensor, logits_NV: Tensor) -> None:
-        """From the gradient on these logits, in place, to the gradient on weight times hidden state plus bias."""
+    def before_scaling(self, slope_NV: Tensor, logits_NV: Tensor) -> Tensor:
+        """From the gradient on these logits, in place, to that on what the layer itself gives."""
         if self.cap is not None:
             slope_NV.mul_(1 - (logits_NV / self.cap).square())
         if self.scale != 1.0:
             slope_NV.mul_(self.scale)
+        return slope_NV
 
 
 def logits_of(model: PreTrainedModel, hidden_NH: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.losses.contrast import Contrast
-from limbeck.losses.fused import Block, Work, block_rows, fused
+from limbeck.losses.fused import Source, Work, block_rows, fused
+from limbeck.losses.noise import Noise
 from limbeck.losses.noise_consistency import NoiseConsistency
-from limbeck.losses.places import Plain
+from limbeck.losses.places import Places, Plain
 from limbeck.losses.spec import Labels, Loss, Openings, Pairs, Passes, Share
 from limbeck.models.head import Head
 from limbeck.models.tree import hidden_states
@@ -50,47 +51,47 @@ class Objective(nn.Module):
     def forward(self, micro: MicroBatch, totals_K: Tensor, pulls_K: Tensor) -> tuple[Tensor, Tensor]:
         reader = Reader(self.model)
         hidden_UH, states = reader.read(micro.trees, watched=self.layers)
-        base_UH = reader.untrained(micro.trees) if "base" in self.needs else None
-        live, told_UH = self._live(micro)
-        noisy = [under_noise(reader, micro, noise, hidden_UH.detach()) for noise in self.noises]
-        rows = block_rows(len(reader.head.weight_VH))
-        silent = self._silent(micro, len(reader.head.weight_VH))
+        at_N = micro.trees.scored.at_N[micro.taught_N]
+        asked: dict[str | Noise, _Asked] = {"student": _Asked(Source(reader.head, hidden_UH), at_N)}
+        if "base" in self.needs:
+            asked["base"] = _Asked(Source(reader.head, reader.untrained(micro.trees)), at_N)
+        if (live := self._live(micro)) is not None:
+            asked["live"] = live
+        for noise in self.noises:
+            noisy_UH, noisy_at_N = under_noise(reader, micro, noise, hidden_UH.detach())
+            asked[noise] = _Asked(Source(reader.head, noisy_UH), noisy_at_N)
+        vocabulary = len(reader.head.weight_VH)
+        silent = self._silent(micro, vocabulary)
         weigh = _Weigher(self.losses, totals_K, pulls_K, apart=self.apart)
         pulls = _Pulls()
-        if "pairs" in {loss.over for loss in self.losses} and base_UH is not None:
-            pulls = _pulls(micro, reader, hidden_UH.detach(), base_UH, weigh, silent)
+        if "pairs" in {loss.over for loss in self.losses}:
+            pulls = _pulls(micro, asked["student"].source, asked["base"].source, weigh, silent)
 
-        def objective(part: Part, blocks: Sequence[Block]) -> Tensor:
-            places, *disturbed = blocks
+        def objective(part: Part, places: Sequence[Places]) -> Tensor:
+            said = dict(zip(asked, places, strict=True))
             passes = silent
             if part.kind == "taught":
                 passes = silent._replace(
-                    student=places, teacher=part.teacher, noisy=dict(zip(self.noises, disturbed, strict=True))
+                    student=said["student"],
+                    teacher=said["live"].every() if "live" in said else part.teacher,
+                    base=said.get("base", silent.base),
+                    noisy={noise: said[noise] for noise in self.noises},
                 )
-                if live is not None and micro.told is not None:
-                    told_PH = told_UH[micro.told.scored.at_N[part.some]]
-                    passes = passes._replace(teacher=live.logits(told_PH).log_softmax(-1))
-                if base_UH is not None:
-                    passes = passes._replace(base=Plain(reader.head.logits(base_UH[part.rows]).log_softmax(-1)))
             elif part.kind == "rejected":
-                passes = silent._replace(rejected=places)
+                passes = silent._replace(rejected=said["student"])
             else:
-                passes = silent._replace(openings=silent.openings._replace(places=places, at_BO=part.at_BO))
+                passes = silent._replace(openings=silent.openings._replace(places=said["student"], at_BO=part.at_BO))
             value_G = weigh(passes, part.labels)
             if (pull_GP := pulls.of(part)) is not None:
                 tokens = part.labels.tokens_N if part.kind == "taught" else part.labels.rejected_R
-                value_G = value_G + (pull_GP * places.said(tokens)).sum(1)
+                value_G = value_G + (pull_GP * said["student"].said(tokens)).sum(1)
             return value_G
 
         works = (
-            Work(
-                part,
-                (part.rows, *(at_N[part.some] if part.kind == "taught" else at_N[:0] for _, at_N in noisy)),
-                part.kept_NK,
-            )
-            for part in parts(micro, rows)
+            Work(part, tuple(one.rows(part, name) for name, one in asked.items()), part.kept_NK)
+            for part in parts(micro, block_rows(vocabulary, hidden_UH.device))
         )
-        value_G = fused(objective, works, reader.head, hidden_UH, *(one_UH for one_UH, _ in noisy))
+        value_G = fused(objective, works, [one.source for one in asked.values()])
         if states:
             beside = silent._replace(
                 contrasts=compared(micro.prompts, micro.trees, states),
@@ -100,13 +101,14 @@ class Objective(nn.Module):
         # Hangs on the model even where no loss has a unit, so that every process has something to average.
         return value_G + 0.0 * hidden_UH.sum(), weigh.shares_K
 
-    def _live(self, micro: MicroBatch) -> tuple[Head | None, Tensor]:
-        """The head of the live teacher, and its last hidden state (U, H) at each place before a taught token."""
+    def _live(self, micro: MicroBatch) -> _Asked | None:
+        """The live teacher at the places before taught tokens, without gradient."""
         (teacher,) = self.live
         if teacher is None or micro.told is None:
-            return None, torch.empty(0)
+            return None
         with torch.no_grad():
-            return Head.of(teacher.weights), hidden_states(teacher.weights.get_decoder(), micro.told)
+            told_UH = hidden_states(teacher.weights.get_decoder(), micro.told)
+        return _Asked(Source(Head.of(teacher.weights), told_UH), micro.told.scored.at_N)
 
     def _silent(self, micro: MicroBatch, vocabulary: int) -> Passes:
         """Passes in which nobody said anything."""
@@ -124,6 +126,19 @@ class Objective(nn.Module):
             contrasts=compared(nobody, micro.trees, {}),
             reply_contrasts=compared(nobody, micro.trees, {}),
         )
+
+
+class _Asked(NamedTuple):
+    """A source, and the place in it of each taught token (N)."""
+
+    source: Source
+    at_N: Tensor
+
+    def rows(self, part: Part, name: str | Noise) -> Tensor:
+        """What a part reads of it: the student everywhere, others where tokens are taught."""
+        if name == "student":
+            return part.rows
+        return self.at_N[part.some] if part.kind == "taught" else part.rows[:0]
 
 
 class _Weigher:
@@ -162,35 +177,36 @@ class _Pulls(NamedTuple):
         return None if found is None else found[:, part.some]
 
 
-def _pulls(
-    micro: MicroBatch, reader: Reader, hidden_UH: Tensor, base_UH: Tensor, weigh: _Weigher, silent: Passes
-) -> _Pulls:
+def _pulls(micro: MicroBatch, student: Source, base: Source, weigh: _Weigher, silent: Passes) -> _Pulls:
     """What losses on whole replies ask of single tokens.
 
     They know only sums over replies, so their slope is the same at each token of one. The sums are taken first, without
     gradient, at the price of projecting once more.
     """
-    chosen, rejected = (
-        {kind: torch.zeros(int(owner.max()) + 1 if len(owner) else 0, device=owner.device) for kind in ("own", "base")}
-        for owner in (micro.chosen_N, micro.avoided_R)
-    )
-    with torch.no_grad():
-        for part in parts(micro, block_rows(len(reader.head.weight_VH))):
-            if part.kind == "prompts":
-                continue
-            sums, owner = (chosen, micro.chosen_N) if part.kind == "taught" else (rejected, micro.avoided_R)
-            tokens = part.labels.tokens_N if part.kind == "taught" else part.labels.rejected_R
-            for kind, read_UH in (("own", hidden_UH), ("base", base_UH)):
-                said_P = Plain(reader.head.logits(read_UH[part.rows]).log_softmax(-1)).said(tokens)
-                sums[kind].index_add_(0, owner[part.some], said_P)
+    owners = {"taught": micro.chosen_N, "rejected": micro.avoided_R}
+    sums = {
+        (kind, at): torch.zeros(int(owner.max()) + 1 if len(owner) else 0, device=owner.device)
+        for kind, owner in owners.items()
+        for at in range(2)
+    }
+
+    def take(part: Part, places: Sequence[Places]) -> Tensor:
+        tokens = part.labels.tokens_N if part.kind == "taught" else part.labels.rejected_R
+        for at, said in enumerate(places):
+            sums[part.kind, at].index_add_(0, owners[part.kind][part.some], said.said(tokens).detach())
+        return torch.zeros(1)
+
+    rows = block_rows(len(student.head.weight_VH), student.hidden_UH.device)
+    works = (Work(part, (part.rows, part.rows)) for part in parts(micro, rows) if part.kind in owners)
+    fused(take, works, [student._replace(hidden_UH=student.hidden_UH.detach()), base])
+    leaves = [sums[kind, 0].requires_grad_() for kind in owners]
     of_chosen_L, of_rejected_L = micro.pair_L2.unbind(1)
-    leaves = [chosen["own"].requires_grad_(), rejected["own"].requires_grad_()]
     with torch.enable_grad():
         pairs = Pairs(
             leaves[0][of_chosen_L],
             leaves[1][of_rejected_L],
-            chosen["base"][of_chosen_L],
-            rejected["base"][of_rejected_L],
+            sums["taught", 1][of_chosen_L],
+            sums["rejected", 1][of_rejected_L],
         )
         value_G = weigh(silent._replace(pairs=pairs), micro.labels.only(pairs=ALL))
         slopes = [

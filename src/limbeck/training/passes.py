@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.losses.divergence import kl
-from limbeck.losses.fused import Block, Work, block_rows, fused
+from limbeck.losses.divergence import kl, sloped
+from limbeck.losses.fused import Source, Work, block_rows, fused
 from limbeck.losses.noise import Noise
+from limbeck.losses.places import Places
 from limbeck.losses.spec import Contrasts
 from limbeck.models.head import Head
 from limbeck.models.tree import TreeBatch, hidden_states
@@ -85,14 +86,16 @@ def _uphill(reader: Reader, micro: MicroBatch, noise: Noise, hidden_UH: Tensor, 
     with torch.enable_grad():
         noisy_UH = reader.disturbed(micro.trees, noise, start_BTH)
 
-        def apart(_: None, blocks: Sequence[Block]) -> Tensor:
-            said, noisy = blocks
-            return kl(said.every().detach(), noisy.every()).sum()[None]
+        def apart(_: None, places: Sequence[Places]) -> Tensor:
+            said, noisy = places
+            return sloped(kl, said.every(), noisy.every()).sum()[None]
 
-        works = [Work(None, (rows, rows)) for rows in at_N.split(block_rows(len(reader.head.weight_VH)))]
+        rows = block_rows(len(reader.head.weight_VH), hidden_UH.device)
+        works = [Work(None, (some, some)) for some in at_N.split(rows) if len(some)]
         if not works:
             return torch.zeros_like(start_BTH)
-        (slope_BTH,) = torch.autograd.grad(fused(apart, works, reader.head, hidden_UH, noisy_UH).sum(), start_BTH)
+        sources = [Source(reader.head, one_UH) for one_UH in (hidden_UH, noisy_UH)]
+        (slope_BTH,) = torch.autograd.grad(fused(apart, works, sources).sum(), start_BTH)
     return nn.functional.normalize(slope_BTH, dim=-1)
 
 
