@@ -40,7 +40,9 @@ class Run(NamedTuple):
 def check_needs(config: RunConfig) -> None:
     """Raises InputError where a loss needs what no teacher offers."""
     silent = [teacher for teacher in config.teach.teachers if "distribution" not in teacher.offers]
-    if (loss := config.train.who_needs("distribution")) and silent and config.teach.soft_labels is None:
+    if silent and config.teach.soft_labels is not None:
+        silent = [config.teach.soft_labels] if "distribution" not in config.teach.soft_labels.offers else []
+    if (loss := config.train.who_needs("distribution")) and silent:
         raise InputError(
             f"loss '{loss}' needs a distribution; teacher '{silent[0].name}' ({silent[0].kind}) offers "
             f"{', '.join(sorted(silent[0].offers))}; set teach.soft_labels or remove the loss"

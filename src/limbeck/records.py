@@ -137,13 +137,17 @@ def request_of(prompt: Prompt, *, max_tokens: int, temperature: float = 0.0, see
 
 
 class Reply(Record):
-    """What came of one request. A blocked or failed reply is an outcome, never text."""
+    """What came of one request. A blocked or failed reply is an outcome, never text.
+
+    `cost` is in the currency of the model's price, all attempts together; None where nobody knows it.
+    """
 
     request_id: str
     text: str
     finish: Finish
     prompt_tokens: int = 0
     reply_tokens: int = 0
+    cost: float | None = None
     why: str = ""
 
 

@@ -106,6 +106,10 @@ class MayBeFolder:
 ModelName = Annotated[str, MayBeFolder()]
 
 
+class Manner:
+    """Marks a field that says how something is done and not what comes of it: another value redoes nothing."""
+
+
 def fingerprint(spec: Spec) -> str:
     """Hash of the settings, with the content of every file or folder in the place of its name."""
     return hashlib.sha256(json.dumps(_meaning(spec)).encode()).hexdigest()
@@ -130,7 +134,11 @@ def content_hash(path: Path) -> str:
 
 def _meaning(value: Any) -> Any:
     if isinstance(value, Spec):
-        fields = {name: _field_meaning(getattr(value, name), field) for name, field in type(value).model_fields.items()}
+        fields = {
+            name: _field_meaning(getattr(value, name), field)
+            for name, field in type(value).model_fields.items()
+            if not any(isinstance(mark, Manner) for mark in field.metadata)
+        }
         outside = Path(kind.rpartition(":")[0]) if ".py:" in (kind := getattr(value, "kind", "")) else None
         files = [*getattr(value, "shipped", ()), *([outside] if outside is not None else [])]
         return [type(value).__name__, fields, [content_hash(file) for file in files]]
@@ -144,5 +152,5 @@ def _meaning(value: Any) -> Any:
 
 
 def _field_meaning(value: Any, field: FieldInfo) -> Any:
-    named_model = any(isinstance(mark, MayBeFolder) for mark in field.metadata)
+    named_model = value is not None and any(isinstance(mark, MayBeFolder) for mark in field.metadata)
     return content_hash(Path(value)) if named_model and Path(value).is_dir() else _meaning(value)

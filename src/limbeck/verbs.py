@@ -280,10 +280,9 @@ def export(model: str, adapter: Path, folder: Path, *, strength: float) -> None:
 def check(config: RunConfig) -> Iterator[str]:
     """What fits and what not, before any compute. Raises InputError where a loss lacks what it needs."""
     labellers = (config.teach.soft_labels,) if config.teach.soft_labels is not None else ()
-    on_hub = set()
+    not_checked = set()
     for model in (config.student.untrained(), *config.teach.teachers, *labellers):
-        if (named := getattr(model, "model", None)) is not None and resolve(named).is_on_hub:
-            on_hub.add(named)
+        not_checked |= set(model.looked_up_later())
         fingerprint(model)
     check_needs(config)
     prompts = planned(config.curate, seed=config.seed)
@@ -298,9 +297,9 @@ def check(config: RunConfig) -> Iterator[str]:
     yield f"losses    {', '.join(loss.kind for loss in config.train.losses)}"
     yield f"prompts   {len(prompts)} from {len(config.curate.sources)} source(s)"
     yield from _split_lines(prompts, rounds=config.rounds)
-    for named in sorted(on_hub):
-        yield f"not checked: {named} is on the Hub, and is looked up when it is first used"
-    yield "all else is met" if on_hub else "all needs are met"
+    for what in sorted(not_checked):
+        yield f"not checked: {what}"
+    yield "all else is met" if not_checked else "all needs are met"
 
 
 def _split_lines(prompts: Sequence[Prompt], *, rounds: int) -> Iterator[str]:

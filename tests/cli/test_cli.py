@@ -264,7 +264,7 @@ def test_an_error_that_is_ours_keeps_its_traceback() -> None:
     ("what", "names"),
     [
         ("losses", list(LOSSES)),
-        ("models", ["local", "recorded", "context", "scripted", "smollm2-135m-instruct"]),
+        ("models", ["local", "endpoint", "recorded", "context", "scripted", "smollm2-135m-instruct"]),
         ("judges", ["refusal"]),
         ("dimensions", ["usefulness", "safety", "consistency", "refusal"]),
         ("perturbations", ["typos", "casing", "paraphrase"]),
@@ -327,6 +327,36 @@ def test_check_matches_what_a_loss_needs_with_what_a_teacher_offers(limbeck: Com
         "set teach.soft_labels or remove the loss\n"
     )
     assert limbeck("check", recipe, "--set", "teach.learn_to_avoid=false")[0] == 2
+
+
+ENDPOINT = "{kind: endpoint, name: far, model: big, base_url: http://127.0.0.1:1/v1, api_key_env: FAR_KEY}"
+
+
+def test_check_asks_no_server_and_says_so_and_names_a_key_that_is_not_set(
+    limbeck: Command, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = limbeck("check", recipe, "--set", f"teach.teachers.0={ENDPOINT}")
+    assert code == 2 and "environment variable FAR_KEY is not set" in err
+    monkeypatch.setenv("FAR_KEY", "secret")
+    code, out, _ = limbeck("check", recipe, "--set", f"teach.teachers.0={ENDPOINT}")
+    assert code == 0 and "teacher   far (endpoint): replies\n" in out and "secret" not in out
+    assert "not checked: http://127.0.0.1:1/v1 is a server, and is asked when it is first used\n" in out
+
+
+def test_check_never_takes_soft_labels_from_a_model_that_gives_none(
+    limbeck: Command, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAR_KEY", "secret")
+    code, _, err = limbeck("check", recipe, "--set", f"teach.soft_labels={ENDPOINT}")
+    assert code == 2
+    assert "loss 'forward_kl' needs a distribution; teacher 'far' (endpoint) offers replies; " in err
+
+
+def test_a_server_that_does_not_answer_is_one_message_and_exit_code_3(limbeck: Command, recipe: str) -> None:
+    gone = "{kind: endpoint, name: far, model: big, base_url: http://127.0.0.1:1/v1, retries: 0}"
+    code, _, err = limbeck("teach", recipe, "--set", f"teach.teachers.0={gone}", "--set", "curate.alike=1.0")
+    assert code == 3 and "no answer in 1 attempt(s)" in err and "http://127.0.0.1:1/v1" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_check_names_the_row_of_a_prompt_that_cannot_be_read(limbeck: Command, recipe: str) -> None:

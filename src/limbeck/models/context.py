@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -37,7 +37,7 @@ class PrivilegedContext(ModelSpec):
     policy: str = POLICY
     dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
-    offers = frozenset({"replies", "distribution"})
+    offers: ClassVar[frozenset[str]] = frozenset({"replies", "distribution"})
 
     @contextmanager
     def open(self) -> Iterator[ContextModel]:

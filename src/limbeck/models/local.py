@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -44,7 +44,7 @@ class Local(ModelSpec):
     adapter: Path | None = None
     dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
-    offers = frozenset({"replies", "scores", "distribution"})
+    offers: ClassVar[frozenset[str]] = frozenset({"replies", "scores", "distribution"})
 
     @contextmanager
     def open(self) -> Iterator[LocalModel]:
@@ -316,10 +316,15 @@ class LocalModel:
 
 
 def top_k(logprobs_NV: Tensor, top: int) -> TopK:
-    """The K likeliest ids with their log-probs, and the log of the mass outside them (-inf when K is all)."""
+    """The K likeliest ids of a whole distribution, with the mass of the rest."""
+    logprobs_NK, ids_NK = logprobs_NV.topk(min(top, logprobs_NV.shape[-1]), dim=-1)
+    return top_of(ids_NK, logprobs_NK)
+
+
+def top_of(ids_NK: Tensor, logprobs_NK: Tensor) -> TopK:
+    """These ids with their log-probs, and the log of the mass outside them (-inf where nothing is left)."""
     import torch
 
-    logprobs_NK, ids_NK = logprobs_NV.topk(min(top, logprobs_NV.shape[-1]), dim=-1)
     inside_N = logprobs_NK.double().exp().sum(-1)
     tail_N = torch.log((1 - inside_N).clamp(min=0)).float()
     return TopK(ids_NK, logprobs_NK, tail_N)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from limbeck.errors import InputError
 from limbeck.files import prompt_of, read_table
@@ -25,7 +25,7 @@ class Recorded(ModelSpec):
 
     kind: Literal["recorded"] = "recorded"
     replies: Path | None = None
-    offers = frozenset({"replies"})
+    offers: ClassVar[frozenset[str]] = frozenset({"replies"})
     redraws = False
 
     @contextmanager

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,7 +27,7 @@ class Scripted(ModelSpec):
 
     kind: Literal["scripted"] = "scripted"
     script: tuple[Line, ...]
-    offers = frozenset({"replies"})
+    offers: ClassVar[frozenset[str]] = frozenset({"replies"})
 
     @contextmanager
     def open(self) -> Iterator[ScriptedModel]:

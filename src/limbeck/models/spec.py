@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import ClassVar
 
+from limbeck.models.references import resolve
 from limbeck.protocols import ChatModel
 from limbeck.records import Prompt
-from limbeck.spec import Kind
+from limbeck.spec import Kind, MayBeFolder
 from limbeck.taxonomy import Conduct, Tier
 
 
@@ -19,13 +21,24 @@ class ModelSpec(Kind):
     harms: tuple[str, ...] | None = None
     tiers: tuple[Tier, ...] | None = None
     conducts: tuple[Conduct, ...] | None = None
-    offers: ClassVar[frozenset[str]] = frozenset()
     # Whether asking again can bring another reply.
     redraws: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def offers(self) -> frozenset[str]:
+        """What it gives: replies, and perhaps scores and distributions."""
 
     @abstractmethod
     def open(self) -> AbstractContextManager[ChatModel]:
         """The model, ready to be asked until the block ends."""
+
+    def looked_up_later(self) -> Iterator[str]:
+        """What no check can vouch for before the run. Raises InputError for a model that is nowhere."""
+        for name, field in type(self).model_fields.items():
+            named = getattr(self, name)
+            if named and any(isinstance(mark, MayBeFolder) for mark in field.metadata) and resolve(named).is_on_hub:
+                yield f"{named} is on the Hub, and is looked up when it is first used"
 
     def is_for(self, prompt: Prompt) -> bool:
         """Whether this model is the one to ask."""

@@ -59,6 +59,7 @@ def _candidate(
         seed=seed,
         prompt_tokens=reply.prompt_tokens,
         reply_tokens=reply.reply_tokens,
+        cost=reply.cost,
         why="the reply is empty" if empty else reply.why,
     )
 

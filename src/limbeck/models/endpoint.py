@@ -1,0 +1,492 @@
+"""A teacher behind any OpenAI-compatible server. Nothing but this file knows HTTP and async.
+
+Axes: N reply tokens, K kept ids.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import as_completed
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+
+import anyio
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+
+from limbeck.errors import InputError, Unreachable
+from limbeck.models.spec import ModelSpec
+from limbeck.protocols import Continuation, TopK
+from limbeck.records import Reply, Request
+from limbeck.spec import Manner, MayBeFolder, Spec
+
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
+    from openai import APIStatusError, AsyncOpenAI
+    from transformers import PreTrainedTokenizerBase
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+# Seconds that a server may ask us to wait; one that wants longer is taken for unreachable.
+LONGEST_REST_S = 300.0
+# Characters of English text in a token, for the budget of a prompt that only the server's tokenizer could count.
+CHARACTERS_A_TOKEN = 4
+# What servers call a prompt that their filter stopped (OpenAI, Azure, gateways), and one that is too long for them
+# (OpenAI, llama.cpp, vLLM).
+POLICY = re.compile(r"content_?(filter|policy)|moderation|policy_?violation|invalid_prompt", re.I)
+TOO_LONG = re.compile(r"context.?(length|size|window)|exceed_context", re.I)
+# Cut quite differently by different tokenizers: figures, accents, scripts, code.
+PROBE = "The 7 quick foxes can't jump 1984 naïve cafés: 北京, привет, مرحبا 🙂\n\tdef f(x): return x**2"
+
+
+class Price(Spec):
+    """What a million tokens cost, read and written, in whatever currency the report is to count."""
+
+    prompt: float = Field(ge=0)
+    reply: float = Field(ge=0)
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class Endpoint(ModelSpec):
+    """Replies of an OpenAI-compatible server (vLLM, SGLang, llama.cpp, a hosted API).
+
+    `base_url` is one server or several that serve the same model. Soft labels are what the server offers:
+    `prompt_logprobs` scores a whole reply in one request (vLLM), `top_logprobs` asks for the next token after each
+    of its beginnings (llama.cpp). Both send token ids, so `tokenizer` names the model's tokenizer.
+    """
+
+    kind: Literal["endpoint"] = "endpoint"
+    model: str = Field(min_length=1)
+    base_url: Annotated[tuple[str, ...], BeforeValidator(_as_list), Manner()] = Field(min_length=1)
+    api_key_env: Annotated[str | None, Manner()] = None
+    extra_body: dict[str, Any] = Field(default={})
+    concurrency: Annotated[int, Manner()] = Field(default=4, ge=1)
+    requests_per_minute: Annotated[float | None, Manner()] = Field(default=None, gt=0)
+    tokens_per_minute: Annotated[float | None, Manner()] = Field(default=None, gt=0)
+    timeout_s: Annotated[float, Manner()] = Field(default=120.0, gt=0)
+    retries: Annotated[int, Manner()] = Field(default=6, ge=0)
+    backoff_s: Annotated[float, Manner()] = Field(default=0.5, ge=0)
+    price: Price | None = None
+    soft_labels: Literal["prompt_logprobs", "top_logprobs", "none"] = "none"
+    tokenizer: Annotated[str | None, MayBeFolder()] = None
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """Distributions only where the recipe says how the server gives them."""
+        return frozenset({"replies"} if self.soft_labels == "none" else {"replies", "distribution"})
+
+    @model_validator(mode="after")
+    def _names_its_tokenizer(self) -> Self:
+        if self.soft_labels != "none" and self.tokenizer is None:
+            raise ValueError(
+                f"soft_labels: {self.soft_labels} needs 'tokenizer', a folder, Hub id or short name with the tokenizer "
+                "of the model that is served"
+            )
+        return self
+
+    def looked_up_later(self) -> Iterator[str]:
+        """The servers. Raises InputError where the environment lacks the key."""
+        self.key()
+        yield from super().looked_up_later()
+        for url in self.base_url:
+            yield f"{url} is a server, and is asked when it is first used"
+
+    def key(self) -> str:
+        """The key from the environment; without `api_key_env` a word that stands for none."""
+        if self.api_key_env is None:
+            return "none"
+        if not (key := os.environ.get(self.api_key_env)):
+            raise InputError(
+                f"teacher '{self.name}': the environment variable {self.api_key_env} is not set; set it to the key of "
+                f"{self.base_url[0]}, or name another in api_key_env"
+            )
+        return key
+
+    @contextmanager
+    def open(self) -> Iterator[EndpointModel]:
+        """Connections to the servers, until the block ends."""
+        from anyio.from_thread import start_blocking_portal
+        from openai import AsyncOpenAI
+
+        key = self.key()
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal())
+            replicas = []
+            for url in self.base_url:
+                client = AsyncOpenAI(base_url=url, api_key=key, timeout=self.timeout_s, max_retries=0)
+                replicas.append(Replica(url, stack.enter_context(portal.wrap_async_context_manager(client))))
+            yield EndpointModel(self, portal, replicas)
+
+
+@dataclass
+class Replica:
+    """One of the servers: how many requests it is working on, and until when (loop's clock, seconds) it is let be."""
+
+    url: str
+    client: AsyncOpenAI
+    busy: int = 0
+    rests_until: float = 0.0
+
+
+class Pace:
+    """Spaces out what is sent, so that no more than so much of it goes out in a minute."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self.seconds_each = 60 / per_minute if per_minute is not None else 0.0
+        self.free_at = 0.0
+
+    async def take(self, amount: float) -> None:
+        """Returns when this much may be sent."""
+        start = max(self.free_at, anyio.current_time())
+        self.free_at = start + amount * self.seconds_each
+        await anyio.sleep_until(start)
+
+
+class _Outcome(Exception):
+    """A request that has no reply, whoever asks again."""
+
+    def __init__(self, finish: Literal["blocked", "failed"], why: str) -> None:
+        super().__init__(why)
+        self.finish = finish
+        self.why = why
+
+
+class _Again(Exception):
+    """What may go better another time, after `rest_s` (None: as long as the recipe says). `answered` tells that the
+    server is there and that what it said is of no use."""
+
+    def __init__(self, why: str, *, rest_s: float | None = None, answered: bool = False) -> None:
+        super().__init__(why)
+        self.rest_s = rest_s
+        self.answered = answered
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None
+
+
+class _Chat(BaseModel):
+    choices: list[_Choice] = Field(min_length=1)
+    usage: _Usage | None = None
+
+
+class _Cut(BaseModel):
+    tokens: list[int]
+
+
+class _Logprob(BaseModel):
+    logprob: float
+
+
+class _Likely(_Logprob):
+    id: int
+
+
+class _Position(BaseModel):
+    top_logprobs: list[_Likely]
+
+
+class _Logprobs(BaseModel):
+    content: list[_Position] | None = None
+
+
+class _Scored(BaseModel):
+    logprobs: _Logprobs | None = None
+    prompt_logprobs: list[dict[int, _Logprob] | None] | None = None
+
+
+class _Completion(BaseModel):
+    choices: list[_Scored] = Field(min_length=1)
+
+
+class EndpointModel:
+    """Asks the servers, several requests at a time, until each has its outcome."""
+
+    asked_together = 1
+
+    def __init__(self, spec: Endpoint, portal: BlockingPortal, replicas: Sequence[Replica]) -> None:
+        self.spec = spec
+        self.portal = portal
+        self.replicas = replicas
+        self.name = spec.name
+        # Not where it is served: a server that moves has said what it said.
+        self.identity = f"endpoint:{spec.model} {json.dumps(spec.extra_body, sort_keys=True)}"
+        self.slots = anyio.CapacityLimiter(spec.concurrency)
+        self.requests = Pace(spec.requests_per_minute)
+        self.tokens = Pace(spec.tokens_per_minute)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that the recipe names."""
+        from limbeck.models.references import load_tokenizer, resolve
+
+        assert self.spec.tokenizer is not None
+        return load_tokenizer(resolve(self.spec.tokenizer))
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """What the ids of soft labels mean."""
+        from limbeck.models.chat import vocabulary_hash
+
+        return vocabulary_hash(self.tokenizer)
+
+    def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        """One reply a request, as they come. Raises Unreachable when no server answers after all retries."""
+        yield from self._as_they_come(self._reply, requests)
+
+    def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]:
+        """The distribution behind each token of each reply. Raises InputError where the server gives less."""
+        self.portal.call(self._check_tokenizer)
+        yield from self._as_they_come(partial(self._label, top=top), replies)
+
+    def _as_they_come(self, ask: Callable[[Item], Awaitable[Answer]], items: Sequence[Item]) -> Iterator[Answer]:
+        async def in_turn(item: Item) -> Answer:
+            async with self.slots:
+                return await ask(item)
+
+        futures = [self.portal.start_task_soon(in_turn, item) for item in items]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+    async def _reply(self, request: Request) -> Reply:
+        spent: list[_Usage | None] = []
+
+        async def ask(client: AsyncOpenAI) -> _Choice:
+            raw = await client.chat.completions.with_raw_response.create(
+                model=self.spec.model,
+                messages=[{"role": turn.role, "content": turn.content} for turn in request.messages],  # type: ignore[misc]
+                extra_body=self._body(
+                    max_tokens=request.max_tokens, temperature=request.temperature, seed=request.seed
+                ),
+            )
+            chat = _Chat.model_validate_json(raw.content)
+            spent.append(chat.usage)
+            return _usable(chat.choices[0])
+
+        characters = sum(len(turn.content) for turn in request.messages)
+        finish: Literal["stop", "length", "blocked", "failed"]
+        try:
+            choice = await self._call(ask, tokens=characters / CHARACTERS_A_TOKEN + request.max_tokens)
+            finish, text, why = "length" if choice.finish_reason == "length" else "stop", choice.message.content, ""
+        except _Outcome as outcome:
+            finish, text, why = outcome.finish, "", outcome.why
+        told = [usage for usage in spent if usage is not None]
+        prompt_tokens = sum(usage.prompt_tokens for usage in told)
+        reply_tokens = sum(usage.completion_tokens for usage in told)
+        price = self.spec.price
+        known = price is not None and len(told) == len(spent)
+        return Reply(
+            request_id=request.id,
+            text=(text or "").strip(),
+            finish=finish,
+            prompt_tokens=prompt_tokens,
+            reply_tokens=reply_tokens,
+            cost=(prompt_tokens * price.prompt + reply_tokens * price.reply) / 1e6 if price and known else None,
+            why=why,
+        )
+
+    def _body(self, **settings: Any) -> dict[str, Any]:
+        """The settings with those of `extra_body` over them; one that is null there is left out."""
+        return {name: value for name, value in (settings | self.spec.extra_body).items() if value is not None}
+
+    async def _call(self, ask: Callable[[AsyncOpenAI], Awaitable[Answer]], *, tokens: float) -> Answer:
+        """What a server says in the end.
+
+        Raises _Outcome where it will not or cannot, InputError where the recipe is wrong, and Unreachable after
+        `retries` more attempts on every replica.
+        """
+        from openai import APIConnectionError, APIStatusError
+
+        started = anyio.current_time()
+        attempts: Counter[str] = Counter()
+        trouble: dict[str, _Again] = {}
+        while attempts.total() < (self.spec.retries + 1) * len(self.replicas):
+            now = anyio.current_time()
+            replica = min(self.replicas, key=lambda one: (max(one.rests_until, now), attempts[one.url], one.busy))
+            if replica.rests_until > now + LONGEST_REST_S:
+                break
+            replica.busy += 1
+            try:
+                await anyio.sleep_until(replica.rests_until)
+                await self.requests.take(1)
+                await self.tokens.take(tokens)
+                return await ask(replica.client)
+            except APIStatusError as error:
+                again = self._again(error, replica.url)
+            except APIConnectionError as error:
+                again = _Again(str(error.__cause__ or error) or error.message)
+            except ValidationError as error:
+                again = _Again(f"the answer is not what was asked for ({error.errors()[0]['msg']})", answered=True)
+            except _Again as error:
+                again = error
+            finally:
+                replica.busy -= 1
+            if not again.answered:
+                backoff_s = min(self.spec.backoff_s * 2 ** attempts[replica.url], LONGEST_REST_S)
+                rest_s = backoff_s if again.rest_s is None else again.rest_s
+                replica.rests_until = max(replica.rests_until, anyio.current_time() + rest_s)
+            attempts[replica.url] += 1
+            trouble[replica.url] = again
+        if any(again.answered for again in trouble.values()):
+            raise _Outcome("failed", f"{again}; asked {attempts.total()} times")
+        seconds = anyio.current_time() - started
+        tried = "; ".join(f"{url}: {what}" for url, what in trouble.items())
+        raise Unreachable(
+            f"teacher '{self.name}': no answer in {attempts.total()} attempt(s) over {seconds:.0f} s ({tried}); see that "
+            "the server runs and that the recipe asks no more of it than it allows (base_url, timeout_s, "
+            "requests_per_minute), then give the same command again: what was answered is kept"
+        )
+
+    def _again(self, error: APIStatusError, url: str) -> _Again:
+        """The error as one to be retried. Raises what it is where that would not help."""
+        called = f"{error.code} {error.type}"
+        said = f"{error.status_code}, {_sentence(error)}"
+        if error.status_code in (408, 409, 429) or error.status_code >= 500:
+            rest_s = _retry_after_s(error.response.headers)
+            return _Again(said if rest_s is None else f"{said}; to be let be for {rest_s:.0f} s", rest_s=rest_s)
+        if POLICY.search(called):
+            raise _Outcome("blocked", said)
+        if TOO_LONG.search(f"{called} {said}"):
+            raise _Outcome("failed", said)
+        if error.status_code in (401, 403):
+            env = self.spec.api_key_env
+            remedy = f"put a key that is valid there into {env}" if env else "name the variable of its key: api_key_env"
+            raise InputError(f"teacher '{self.name}': {url} does not let us in ({said}); {remedy}")
+        raise InputError(
+            f"teacher '{self.name}': {url} does not take what is asked of model '{self.spec.model}' ({said}); "
+            "correct base_url, model or extra_body"
+        )
+
+    async def _check_tokenizer(self) -> None:
+        """Raises InputError where the server cuts text otherwise than the tokenizer that the recipe names."""
+
+        async def ask(client: AsyncOpenAI) -> _Cut:
+            # llama.cpp and vLLM have it beside /v1, and each its own words for what it takes.
+            url = f"{str(client.base_url).rstrip('/').removesuffix('/v1')}/tokenize"
+            texts = {"model": self.spec.model, "prompt": PROBE, "content": PROBE}
+            bare = {"add_special_tokens": False, "add_special": False}
+            return _Cut.model_validate_json(await client.post(url, body={**texts, **bare}, cast_to=str))
+
+        cut = await self._scored(ask, tokens=0)
+        if cut.tokens != self.tokenizer.encode(PROBE, add_special_tokens=False):
+            raise InputError(
+                f"teacher '{self.name}': the tokenizer of {self.spec.tokenizer} cuts text otherwise than that of "
+                f"{self.spec.model} on {self.replicas[0].url}: token ids would mean other tokens; name the tokenizer "
+                "of the model that is served, or set soft_labels: none"
+            )
+
+    async def _label(self, one: Continuation, *, top: int) -> tuple[str, TopK]:
+        from limbeck.models.chat import prompt_ids, reply_ids
+
+        prompt = prompt_ids(self.tokenizer, one.messages)
+        whole = prompt + reply_ids(self.tokenizer, one.reply, ends=one.ends)
+        if self.spec.soft_labels == "prompt_logprobs":
+            (scored,) = [await self._complete(whole, prompt_logprobs=top)]
+            rows = [] if scored.prompt_logprobs is None else scored.prompt_logprobs[len(prompt) :]
+            likely = [{token: said.logprob for token, said in (row or {}).items()} for row in rows]
+        else:
+            # One beginning after the other, so that the server reads each token once (its prefix cache).
+            likely = []
+            for end in range(len(prompt), len(whole)):
+                scored = await self._complete(whole[:end], logprobs=top)
+                content = scored.logprobs.content if scored.logprobs is not None else None
+                likely.append({said.id: said.logprob for said in content[0].top_logprobs} if content else {})
+        return one.id, self._top_k(likely, tokens=len(whole) - len(prompt), top=top)
+
+    async def _complete(self, ids: Sequence[int], **wanted: int) -> _Scored:
+        """What the server says of these token ids and the one after them."""
+
+        async def ask(client: AsyncOpenAI) -> _Scored:
+            raw = await client.completions.with_raw_response.create(
+                model=self.spec.model, prompt=list(ids), max_tokens=1, temperature=0, extra_body=wanted
+            )
+            return _Completion.model_validate_json(raw.content).choices[0]
+
+        return await self._scored(ask, tokens=len(ids) + 1)
+
+    async def _scored(self, ask: Callable[[AsyncOpenAI], Awaitable[Answer]], *, tokens: float) -> Answer:
+        """As `_call`, for what has no other outcome than an answer. Raises InputError without one."""
+        try:
+            return await self._call(ask, tokens=tokens)
+        except _Outcome as outcome:
+            raise InputError(
+                f"teacher '{self.name}': there are no soft labels to be had ({outcome.why}); give the server a longer "
+                "context where it lacks one, or set soft_labels: none"
+            ) from outcome
+
+    def _top_k(self, likely: Sequence[Mapping[int, float]], *, tokens: int, top: int) -> TopK:
+        """The `top` likeliest ids of each place. Raises InputError where the server said less."""
+        import torch
+
+        from limbeck.models.local import top_of
+
+        fewest = min((len(row) for row in likely), default=0)
+        if len(likely) != tokens or fewest < top:
+            raise InputError(
+                f"teacher '{self.name}': teach.top is {top}, and {self.replicas[0].url} gives {fewest} ids with their "
+                f"{self.spec.soft_labels}; lower teach.top or raise what the server allows (vLLM: --max-logprobs); "
+                "where it gives none, choose the other soft_labels, or none"
+            )
+        rows = [sorted(row.items(), key=lambda said: -said[1])[:top] for row in likely]
+        ids_NK = torch.tensor([[token for token, _ in row] for row in rows])
+        return top_of(ids_NK, torch.tensor([[logprob for _, logprob in row] for row in rows]))
+
+
+def _usable(choice: _Choice) -> _Choice:
+    """The choice, where it says something. Raises _Outcome for one that was blocked, _Again for an empty one."""
+    said, finish = choice.message, choice.finish_reason
+    if finish == "content_filter":
+        raise _Outcome("blocked", "the server's content filter stopped the reply")
+    if said.refusal:
+        raise _Outcome("blocked", f"the server refused: {said.refusal}")
+    if finish not in ("stop", "length"):
+        raise _Outcome("failed", f"the reply ended with finish_reason {finish}")
+    if not (said.content or "").strip():
+        raise _Again("the reply is empty", answered=True)
+    return choice
+
+
+def _sentence(error: APIStatusError) -> str:
+    """What the server says of an error, on one line."""
+    body = error.body
+    said = body.get("message") or body.get("detail") if isinstance(body, dict) else body
+    return " ".join(str(said or error.message).split())[:300]
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server wants to be left alone, given as such or as a date; None where it does not say."""
+    said = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except ValueError:
+        return None

