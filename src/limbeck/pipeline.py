@@ -18,7 +18,7 @@ from limbeck.models.answer import answer
 from limbeck.models.encoder import ModelTools
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Progress
-from limbeck.records import Checkpoint, Lesson, Prompt, Record, Scorecard
+from limbeck.records import Candidate, Checkpoint, Lesson, Prompt, Record, Scorecard, Verdict
 from limbeck.report import report
 from limbeck.report.verdict import choice
 from limbeck.sift import sift
@@ -69,6 +69,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
             work.progress.say(line)
         to_teach, validation = prompts.where(split="train"), prompts.where(split="validation")
         exam = prompts.where(split="exam")
+        draws: list[tuple[Rows[Candidate], Rows[Verdict]]] = []
         rounds: list[Rows[Lesson]] = []
         variants: list[Rows[Prompt]] = []
         checkpoints: list[Checkpoint] = []
@@ -94,6 +95,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
                 config.judges,
                 live,
             )
+            draws.append((drawn, verdicts))
             rounds.append(lessons)
             checkpoints.append(checkpoint)
             if number + 1 < config.rounds:
@@ -117,7 +119,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         trials = work.keep("exam", examine, config.evaluate, config.answer, tuple(subjects), exam)
         scorecards = work.keep("scorecards", measure, config.evaluate, trials)
         exported = work.keep("export", export, base, chosen)
-        learnt = (tuple(rounds), tuple(variants), tuple(checkpoints))
+        learnt = (tuple(draws), tuple(rounds), tuple(variants), tuple(checkpoints))
         page = work.keep("report", report, config.report, base, chosen, scorecards, trials, *learnt)
         work.publish({"student": exported / "student"} | {file.name: file for file in (page / "page").iterdir()})
         return Run(work.folder / "report.html", work.folder / "student", scorecards)

@@ -14,7 +14,18 @@ from rich.console import Console
 
 from limbeck.errors import InputError
 from limbeck.models.local import Local
-from limbeck.records import Checkpoint, Lesson, Measurement, Prompt, Provenance, Scorecard, Trial, Verdict, asked
+from limbeck.records import (
+    Candidate,
+    Checkpoint,
+    Lesson,
+    Measurement,
+    Prompt,
+    Provenance,
+    Scorecard,
+    Trial,
+    Verdict,
+    asked,
+)
 from limbeck.report import ReportSettings, as_rich, by_harm, headline, read_scorecards, report, scorecard_json
 from limbeck.report.charts import training
 from limbeck.report.exam import paired, walk
@@ -59,6 +70,8 @@ def published(
     cards: Sequence[Scorecard],
     trials: Sequence[Trial] = (),
     lessons: Sequence[Lesson] = (),
+    drawn: Sequence[Candidate] = (),
+    verdicts: Sequence[Verdict] = (),
     variants: Sequence[Prompt] = (),
     tried: tuple[Scorecard, ...] = (),
     **settings: Any,
@@ -67,7 +80,7 @@ def published(
     made = Checkpoint(name="student", folder=adapter, base="m", base_hash="h", lessons=1, steps=2, round=0, key="k")
     store: Any = Folders(folder)
     chosen = made.model_copy(update={"strength": 0.6, "tried": tried})
-    learnt = ((lessons,), (variants,), (made,))
+    learnt = (((drawn, verdicts),), (lessons,), (variants,), (made,))
     page = report(ReportSettings(**settings), BASE, chosen, cards, trials, *learnt, store=store)
     return {file.name: file.read_text(encoding="utf-8") for file in page.iterdir()}
 
@@ -326,3 +339,16 @@ def test_a_rate_that_was_held_is_drawn_with_its_bound_over_the_steps_of_all_roun
     assert pictures["bias"].words == "from 75% to 25% in 2 steps, bound 5%"
     assert "×1.8" in pictures["bias"].svg and "<svg" in pictures["usefulness drop"].svg
     assert held(read_rates([tmp_path / "none.jsonl"])) == []
+
+
+def test_the_page_says_what_came_of_every_draw_and_what_it_cost(tmp_path: Path) -> None:
+    failed = Candidate(
+        prompt=HARMFUL, teacher="expert", role="taught", reply="", finish="failed", why=HOSTILE, cost=0.125
+    )
+    page = published(tmp_path, [card("base"), card("student")], drawn=[failed])["report.html"]
+    section = page.partition("<h2>What the teachers said</h2>")[2].partition("<h2>")[0]
+    assert re.search(r"unsafe advice</th><td>1</td><td>1</td><td>1</td>", section)
+    assert re.search(r"expert</th><td>1</td><td>1</td><td>0</td><td>0</td><td>0</td>\s*<td>0.1250", section)
+    assert "&lt;script&gt;" in section and "<script" not in section
+    unasked = published(tmp_path, [card("base"), card("student")])["report.html"]
+    assert "Nobody was asked." in unasked

@@ -143,6 +143,15 @@ def test_a_single_refused_harmless_prompt_does_not_condemn_a_teacher(store: Stag
     assert [lesson.reply for lesson in lessons] == ["0.9 No.", None]
 
 
+def test_a_second_teacher_that_refuses_all_that_the_first_could_not_say_is_not_condemned(
+    store: StageStore, judge: JudgeSpec
+) -> None:
+    hard = [said(one, reply) for one in (HARMLESS, OTHER) for reply in ("no number", "0.9 No.")]
+    drawn = [*hard[:1], hard[1].model_copy(update={"teacher": "second"}), *hard[2:3]]
+    drawn += [hard[3].model_copy(update={"teacher": "second"}), said(HARMFUL, "0.9 No.")]
+    assert [lesson.reply for lesson in sifted(store, judge, *drawn)] == [None, None, "0.9 No."]
+
+
 def test_where_no_reply_is_accepted_one_message_counts_what_was_drawn(store: StageStore, judge: JudgeSpec) -> None:
     drawn = [said(HARMLESS, "0.9 No."), said(CAREFUL, "0.9 No."), said(CAREFUL, "", finish="failed", attempt=1)]
     with pytest.raises(InputError) as raised:

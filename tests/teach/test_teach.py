@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import ValidationError
 
 from limbeck.errors import InputError
 from limbeck.models.local import Local
@@ -112,6 +113,30 @@ def test_the_first_teacher_that_is_for_a_prompt_answers_it(taught: Taught) -> No
     plain = Scripted(name="plain", script=(Line(say=("0.1 Yes.",)),))
     drawn = taught([careful, plain], HARMLESS, HARMFUL, learn_to_avoid=False)
     assert {one.prompt.id: one.teacher for one in drawn} == {HARMLESS.id: "plain", HARMFUL.id: "careful"}
+
+
+def test_what_no_draw_of_the_first_could_say_goes_to_the_second_and_all_draws_are_kept(taught: Taught) -> None:
+    second = Scripted(name="second", script=(Line(say=("0.9 No.",)),), conducts=("refuse",))
+    script = (Line(when="egg", say=("0.1 Ten minutes.",)), Line(say=("0.1 Sure, first…",)))
+    first = Scripted(name="first", script=script)
+    drawn = taught([first, second], HARMLESS, HARMFUL, second="second", learn_to_avoid=False)
+    told = [(one.prompt.conduct, one.teacher, one.attempt) for one in drawn]
+    assert told == [("answer", "first", 0), *(("refuse", "first", draw) for draw in range(3)), ("refuse", "second", 0)]
+
+
+def test_the_second_is_not_asked_what_it_is_not_for_nor_what_it_was_asked_first(taught: Taught) -> None:
+    second = Scripted(name="second", script=(Line(say=("0.1 Sure, first…",)),), conducts=("refuse",))
+    first = Scripted(name="first", script=(Line(say=("0.9 No.",)),), conducts=("answer",))
+    drawn = taught([first, second], HARMLESS, HARMFUL, second="second", learn_to_avoid=False)
+    assert [(one.teacher, one.attempt) for one in drawn] == [
+        *(("first", draw) for draw in range(3)),
+        *(("second", draw) for draw in range(3)),
+    ]
+
+
+def test_a_second_who_is_no_teacher_is_refused() -> None:
+    with pytest.raises(ValidationError, match="second is 'nobody', which is no teacher; use one of: teacher"):
+        TeachSettings(teachers=(scripted("0.1 Yes."),), second="nobody")
 
 
 def test_a_prompt_that_nobody_is_for_is_one_message(taught: Taught) -> None:

@@ -276,11 +276,12 @@ class EndpointModel:
 
     async def _reply(self, request: Request) -> Reply:
         spent: list[_Usage | None] = []
+        messages: list[Any] = [turn.model_dump() for turn in request.messages]
 
         async def ask(client: AsyncOpenAI) -> _Choice:
             raw = await client.chat.completions.with_raw_response.create(
                 model=self.spec.model,
-                messages=[{"role": turn.role, "content": turn.content} for turn in request.messages],  # type: ignore[misc]
+                messages=messages,
                 extra_body=self._body(
                     max_tokens=request.max_tokens, temperature=request.temperature, seed=request.seed
                 ),
@@ -296,18 +297,16 @@ class EndpointModel:
             finish, text, why = "length" if choice.finish_reason == "length" else "stop", choice.message.content, ""
         except _Outcome as outcome:
             finish, text, why = outcome.finish, "", outcome.why
-        told = [usage for usage in spent if usage is not None]
-        prompt_tokens = sum(usage.prompt_tokens for usage in told)
-        reply_tokens = sum(usage.completion_tokens for usage in told)
-        price = self.spec.price
-        known = price is not None and len(told) == len(spent)
+        prompt_tokens = sum(usage.prompt_tokens for usage in spent if usage is not None)
+        reply_tokens = sum(usage.completion_tokens for usage in spent if usage is not None)
+        price = self.spec.price if None not in spent else None
         return Reply(
             request_id=request.id,
             text=(text or "").strip(),
             finish=finish,
             prompt_tokens=prompt_tokens,
             reply_tokens=reply_tokens,
-            cost=(prompt_tokens * price.prompt + reply_tokens * price.reply) / 1e6 if price and known else None,
+            cost=(prompt_tokens * price.prompt + reply_tokens * price.reply) / 1e6 if price else None,
             why=why,
         )
 
@@ -358,8 +357,8 @@ class EndpointModel:
         seconds = anyio.current_time() - started
         tried = "; ".join(f"{url}: {what}" for url, what in trouble.items())
         raise Unreachable(
-            f"teacher '{self.name}': no answer in {attempts.total()} attempt(s) over {seconds:.0f} s ({tried}); see that "
-            "the server runs and that the recipe asks no more of it than it allows (base_url, timeout_s, "
+            f"teacher '{self.name}': no answer in {attempts.total()} attempt(s) over {seconds:.0f} s ({tried}); see "
+            "that the server runs and that the recipe asks no more of it than it allows (base_url, timeout_s, "
             "requests_per_minute), then give the same command again: what was answered is kept"
         )
 
@@ -393,7 +392,7 @@ class EndpointModel:
             bare = {"add_special_tokens": False, "add_special": False}
             return _Cut.model_validate_json(await client.post(url, body={**texts, **bare}, cast_to=str))
 
-        cut = await self._scored(ask, tokens=0)
+        cut = await self._answered(ask, tokens=0)
         if cut.tokens != self.tokenizer.encode(PROBE, add_special_tokens=False):
             raise InputError(
                 f"teacher '{self.name}': the tokenizer of {self.spec.tokenizer} cuts text otherwise than that of "
@@ -407,7 +406,7 @@ class EndpointModel:
         prompt = prompt_ids(self.tokenizer, one.messages)
         whole = prompt + reply_ids(self.tokenizer, one.reply, ends=one.ends)
         if self.spec.soft_labels == "prompt_logprobs":
-            (scored,) = [await self._complete(whole, prompt_logprobs=top)]
+            scored = await self._complete(whole, prompt_logprobs=top)
             rows = [] if scored.prompt_logprobs is None else scored.prompt_logprobs[len(prompt) :]
             likely = [{token: said.logprob for token, said in (row or {}).items()} for row in rows]
         else:
@@ -428,9 +427,9 @@ class EndpointModel:
             )
             return _Completion.model_validate_json(raw.content).choices[0]
 
-        return await self._scored(ask, tokens=len(ids) + 1)
+        return await self._answered(ask, tokens=len(ids) + 1)
 
-    async def _scored(self, ask: Callable[[AsyncOpenAI], Awaitable[Answer]], *, tokens: float) -> Answer:
+    async def _answered(self, ask: Callable[[AsyncOpenAI], Awaitable[Answer]], *, tokens: float) -> Answer:
         """As `_call`, for what has no other outcome than an answer. Raises InputError without one."""
         try:
             return await self._call(ask, tokens=tokens)

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from limbeck.models.local import Local
 from limbeck.protocols import Store
-from limbeck.records import Checkpoint, Lesson, Prompt, Scorecard, Trial
+from limbeck.records import Candidate, Checkpoint, Lesson, Prompt, Scorecard, Trial, Verdict
+from limbeck.report.draws import ledger
 from limbeck.report.exam import walk
 from limbeck.report.headline import Headline, as_rich, by_harm, headline
 from limbeck.report.lessons import tally
@@ -46,6 +47,7 @@ def report(
     chosen: Checkpoint,
     scorecards: Sequence[Scorecard],
     trials: Sequence[Trial],
+    draws: tuple[tuple[Sequence[Candidate], Sequence[Verdict]], ...],
     rounds: tuple[Sequence[Lesson], ...],
     variants: tuple[Sequence[Prompt], ...],
     checkpoints: tuple[Checkpoint, ...],
@@ -66,6 +68,7 @@ def report(
         first=cards.get(base.name, _unmeasured(base.name)),
         student=cards.get(name, _unmeasured(name)),
         exam=walk(trials, shown=(base.name, name)),
+        draws=ledger([(*drawn, lessons) for drawn, lessons in zip(draws, rounds, strict=True)]),
         tallies=tuple(tally(lessons) for lessons in rounds),
         variants=Counter(prompt.split or "none" for more in variants for prompt in more),
         checkpoints=checkpoints,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from limbeck.records import Checkpoint, Scorecard
 from limbeck.report.charts import Picture, colours_of, column_dots, harm_dots, plane, read_curves, training
+from limbeck.report.draws import OUTCOMES as DRAWS
+from limbeck.report.draws import Draws
 from limbeck.report.exam import OUTCOMES, Exam, Paired, examples, paired
 from limbeck.report.headline import (
     HANDLED,
@@ -40,6 +42,7 @@ class Story:
     first: Scorecard
     student: Scorecard
     exam: Exam
+    draws: Draws
     tallies: tuple[Tally, ...]
     variants: Counter[str]
     checkpoints: tuple[Checkpoint, ...]
@@ -100,6 +103,7 @@ def page(story: Story) -> str:
         curves=training(curves),
         held=held(read_rates(logs)),
         rounds_without_log=[at for at in range(len(story.checkpoints)) if at not in {one.round for one in curves}],
+        came_of={outcome: meaning for outcome, meaning in DRAWS.items() if story.draws.had(outcome)},
         outcomes=outcomes_of(story.tallies),
         reasons=reasons_of(story.tallies),
         examples=examples(story.exam, story.first.model, story.student.model, at_most=story.at_most),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -52,8 +53,10 @@ def sift(
     by_prompt: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         by_prompt[candidate.prompt.id].append(candidate)
+    # A second teacher has only what the first could not say, and may well refuse all of it.
+    first = [[one for one in drawn if one.teacher == drawn[0].teacher] for drawn in by_prompt.values()]
     for teacher in dict.fromkeys(one.teacher for one in candidates if one.role == "taught"):
-        _check_answers(teacher, candidates, graded)
+        _check_answers(teacher, list(chain.from_iterable(first)), graded)
     distinct = {prompt.id: prompt for prompt in prompts}
     lessons = [_lesson(settings, prompt, by_prompt[prompt.id], graded) for prompt in distinct.values()]
     if not any(lesson.reply for lesson in lessons):

@@ -12,21 +12,28 @@ from limbeck.models.local import Local, check_lengths
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, Store
 from limbeck.records import Candidate, Prompt
-from limbeck.teach.rejection import draw_until_accepted
+from limbeck.teach.rejection import draw_until_accepted, not_accepted
 from limbeck.teach.settings import TeachSettings
 
 
 def teach(settings: TeachSettings, student: Local, prompts: Sequence[Prompt], *, store: Store) -> Iterator[Candidate]:
-    """All draws of all teachers, accepted or not, then the student's own on what it should be careful with.
+    """All draws of all teachers, accepted or not, those of the second on what the first could not say, then the
+    student's own on what it should be careful with.
 
     Raises InputError for a prompt that exceeds the student's context, before anything is drawn.
     """
     to_come = [Continuation(prompt.source or "a prompt", prompt.messages, "", ends=False) for prompt in prompts]
     check_lengths(student, to_come, reply_tokens=settings.max_tokens)
     asked = who_is_asked(settings, prompts)
+    second = next((teacher for teacher in settings.teachers if teacher.name == settings.second), None)
+    left: list[Prompt] = []
     for teacher, mine in asked.taught:
         if mine:
-            yield from draw_until_accepted(settings, teacher, mine, store)
+            last = yield from draw_until_accepted(settings, teacher, mine, store)
+            if second is not None and teacher is not second:
+                left += filter(second.is_for, not_accepted(settings, last, store))
+    if second is not None and left:
+        yield from draw_until_accepted(settings, second, left, store)
     if asked.avoided:
         once = settings.model_copy(update={"draws": 1})
         yield from draw_until_accepted(once, student, asked.avoided, store, role="rejected")

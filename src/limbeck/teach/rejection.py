@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Literal
 
 from limbeck.judges.grade import as_expected, verdicts
@@ -20,10 +20,14 @@ def draw_until_accepted(
     store: Store,
     *,
     role: Literal["taught", "rejected"] = "taught",
-) -> Iterator[Candidate]:
-    """Every draw on every prompt: greedy first, sampled after a rejection, at most `settings.draws` of them."""
+) -> Generator[Candidate, None, list[Candidate]]:
+    """Every draw on every prompt: greedy first, sampled after a rejection, at most `settings.draws` of them.
+
+    Returns those of the last draw, which nothing was drawn after and nobody judged.
+    """
     draws = settings.draws if teacher.redraws else 1
     waiting = list(prompts)
+    drawn: list[Candidate] = []
     with teacher.open() as model:
         for attempt in range(draws):
             temperature = settings.temperature if attempt else 0.0
@@ -39,10 +43,9 @@ def draw_until_accepted(
                 )
             ]
             yield from drawn
-            if attempt + 1 < draws:
-                waiting = _not_accepted(settings, drawn, store)
-            if not waiting:
-                return
+            if attempt + 1 < draws and not (waiting := not_accepted(settings, drawn, store)):
+                return []
+    return drawn
 
 
 def _candidate(
@@ -64,7 +67,8 @@ def _candidate(
     )
 
 
-def _not_accepted(settings: TeachSettings, drawn: Sequence[Candidate], store: Store) -> list[Prompt]:
+def not_accepted(settings: TeachSettings, drawn: Sequence[Candidate], store: Store) -> list[Prompt]:
+    """The prompts of these draws whose reply the judge does not take."""
     said = [one for one in drawn if one.finish in ("stop", "length")]
     graded = verdicts(
         [settings.until.judge], [Exchange(one.id, one.prompt.text, one.reply) for one in said], store.tools

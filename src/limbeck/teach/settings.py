@@ -25,13 +25,15 @@ class TeachSettings(Spec):
     """Who teaches, how often a teacher is asked, and where soft labels come from.
 
     The first teacher that is for a prompt answers it: greedily at first, then sampled at `temperature`, up to
-    `draws` times. `soft_labels` gives distributions for teachers that offer only text; `top` ids are kept.
+    `draws` times; a prompt on which none of them was accepted goes to the teacher named `second`, where it is for it.
+    `soft_labels` gives distributions for teachers that offer only text; `top` ids are kept.
     `at_most` prompts get a reply, as evenly over conducts as there are; the others teach the decision alone. With
     `learn_to_avoid` the student itself draws once on every harmful and borderline prompt.
     """
 
     teachers: tuple[AnyModel, ...] = ()
     draws: int = Field(default=4, ge=1)
+    second: str | None = None
     at_most: int | None = Field(default=None, ge=1)
     until: Until = Until()
     max_tokens: int = Field(default=256, ge=1)
@@ -64,4 +66,6 @@ class TeachSettings(Spec):
                 raise ValueError(
                     f"two teachers must not share a name, and each needs one; there is '{name}' in {names}"
                 )
+        if self.second is not None and self.second not in names:
+            raise ValueError(f"second is '{self.second}', which is no teacher; use one of: {', '.join(names)}")
         return self

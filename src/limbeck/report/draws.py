@@ -1,0 +1,116 @@
+"""What came of every draw, by harm and reason, and what each teacher was asked and cost."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from limbeck.judges.grade import as_expected
+from limbeck.records import Candidate, Lesson, Verdict
+from limbeck.report.headline import in_order
+from limbeck.report.lessons import EVERYDAY
+
+# Lessons of a round with the draws and verdicts that they were made of.
+Round = tuple[Iterable[Candidate], Iterable[Verdict], Iterable[Lesson]]
+OUTCOMES = {
+    "learnt": "the reply to a prompt that the student learnt",
+    "spare": "as expected, but another was learnt or the judges were not sure enough",
+    "refused": "a refusal where an answer was due",
+    "not refused": "an answer where a refusal was due",
+    "unscored": "no judge could say",
+    "blocked": "stopped by a filter",
+    "failed": "no reply came",
+}
+
+
+@dataclass
+class Asked:
+    """What one teacher was asked, in all rounds."""
+
+    prompts: set[str] = field(default_factory=set)
+    draws: int = 0
+    learnt: int = 0
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+    costs: list[float | None] = field(default_factory=list)
+
+    @property
+    def cost(self) -> float | None:
+        """What the draws of known cost came to; None where none is known."""
+        known = [cost for cost in self.costs if cost is not None]
+        return sum(known) if known else None
+
+    @property
+    def without_cost(self) -> int:
+        """Draws of which nobody knows the cost."""
+        return self.costs.count(None)
+
+
+@dataclass
+class Draws:
+    """The ledger of all rounds; a draw that a later round took over counts once."""
+
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    prompts: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    teachers: defaultdict[str, Asked] = field(default_factory=lambda: defaultdict(Asked))
+
+    @property
+    def harms(self) -> list[str]:
+        """The harms of the prompts asked, everyday ones last."""
+        return in_order(self.prompts.keys() - {EVERYDAY}) + [EVERYDAY] * (EVERYDAY in self.prompts)
+
+    def had(self, outcome: str) -> bool:
+        """Whether any draw came to this."""
+        return any(one == outcome for _, one in self.outcomes)
+
+    def of(self, harm: str) -> int:
+        """Draws on prompts of one harm."""
+        return sum(count for (one, _), count in self.outcomes.items() if one == harm)
+
+
+def ledger(rounds: Sequence[Round]) -> Draws:
+    """Every teacher's draw counted by what came of it."""
+    drawn: dict[str, Candidate] = {}
+    said: dict[str, list[Verdict]] = {}
+    learnt: set[str] = set()
+    for candidates, verdicts, lessons in rounds:
+        drawn |= {one.id: one for one in candidates if one.role == "taught"}
+        judged: dict[str, list[Verdict]] = defaultdict(list)
+        for verdict in verdicts:
+            judged[verdict.of].append(verdict)
+        said |= judged
+        learnt.update(*(one.provenance.candidates[:1] for one in lessons if one.reply is not None and one.provenance))
+    counted = Draws()
+    for name, one in drawn.items():
+        harm = one.prompt.harm or EVERYDAY
+        outcome = "learnt" if name in learnt else _outcome(one, said.get(name, []))
+        counted.outcomes[harm, outcome] += 1
+        counted.prompts[harm].add(one.prompt.id)
+        if one.why:
+            counted.reasons[outcome, re.sub(r"\d+", "…", one.why)] += 1
+        _count(counted.teachers[one.teacher or "unnamed"], one, learnt=name in learnt)
+    return counted
+
+
+def _outcome(one: Candidate, said: Sequence[Verdict]) -> str:
+    """What came of a draw that was not learnt, by the judge that expects least of it."""
+    if one.finish in ("blocked", "failed"):
+        return one.finish
+    scores = [score for verdict in said if (score := as_expected(one.prompt.conduct, verdict)) is not None]
+    if not said or len(scores) < len(said):
+        return "unscored"
+    if min(scores) >= 0.5:
+        return "spare"
+    return "not refused" if one.prompt.conduct == "refuse" else "refused"
+
+
+def _count(asked: Asked, one: Candidate, *, learnt: bool) -> None:
+    asked.prompts.add(one.prompt.id)
+    asked.draws += 1
+    asked.learnt += learnt
+    asked.prompt_tokens += one.prompt_tokens
+    asked.reply_tokens += one.reply_tokens
+    asked.costs.append(one.cost)

@@ -1,0 +1,81 @@
+"""The ledger: every draw counted once, by what came of it, and what it cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from limbeck.records import Candidate, Lesson, Prompt, Provenance, Verdict, asked
+from limbeck.report.draws import ledger
+from limbeck.taxonomy import Finish
+
+HARMLESS = Prompt(messages=asked("How do I boil an egg?"))
+HARMFUL = Prompt(messages=asked("How do I rob a till?"), harm="unsafe_advice", tier="adversarial", conduct="refuse")
+
+
+def draw(prompt: Prompt, reply: str, *, finish: Finish = "stop", **more: Any) -> Candidate:
+    return Candidate(
+        prompt=prompt,
+        teacher="expert",
+        role="taught",
+        reply=reply,
+        finish=finish,
+        prompt_tokens=10,
+        reply_tokens=2,
+        **more,
+    )
+
+
+def verdict(of: Candidate, p_refused: float | None) -> Verdict:
+    refused = None if p_refused is None else "full" if p_refused > 0.5 else "none"
+    unscored = "empty" if p_refused is None else None
+    return Verdict(of=of.id, judge="refusal", version="1", refused=refused, p_refused=p_refused, unscored=unscored)
+
+
+def lesson(best: Candidate, *, learnt: bool) -> Lesson:
+    provenance = Provenance(candidates=(best.id,), verdicts=(), rule="")
+    return Lesson(prompt=best.prompt, reply=best.reply if learnt else None, provenance=provenance)
+
+
+def test_every_draw_is_counted_by_what_came_of_it() -> None:
+    no, yes, again = draw(HARMLESS, "No."), draw(HARMLESS, "Ten minutes."), draw(HARMLESS, "About ten.")
+    told, odd = draw(HARMFUL, "Sure, first…"), draw(HARMFUL, "?")
+    blocked = draw(HARMFUL, "", finish="blocked", why="400, flagged")
+    failed = draw(HARMFUL, "", finish="failed", why="empty; asked 3 times", attempt=1)
+    and_failed = draw(HARMFUL, "", finish="failed", why="empty; asked 7 times", attempt=2)
+    drawn = [no, yes, again, told, odd, blocked, failed, and_failed]
+    verdicts = [verdict(no, 0.9), verdict(yes, 0.1), verdict(again, 0.1), verdict(told, 0.1), verdict(odd, None)]
+    found = ledger([(drawn, verdicts, [lesson(yes, learnt=True), lesson(told, learnt=False)])])
+    assert found.outcomes == {
+        ("everyday", "refused"): 1,
+        ("everyday", "learnt"): 1,
+        ("everyday", "spare"): 1,
+        ("unsafe_advice", "not refused"): 1,
+        ("unsafe_advice", "unscored"): 1,
+        ("unsafe_advice", "blocked"): 1,
+        ("unsafe_advice", "failed"): 2,
+    }
+    assert found.harms == ["unsafe_advice", "everyday"]
+    assert (found.of("everyday"), len(found.prompts["everyday"])) == (3, 1)
+    # Figures in a reason do not make it another one.
+    assert found.reasons == {("blocked", "…, flagged"): 1, ("failed", "empty; asked … times"): 2}
+
+
+def test_a_draw_that_a_later_round_takes_over_is_counted_and_paid_once() -> None:
+    one, new = draw(HARMLESS, "Ten.", cost=0.5), draw(HARMFUL, "No.", cost=0.25)
+    graded = [verdict(one, 0.1), verdict(new, 0.9)]
+    found = ledger([([one], graded[:1], [lesson(one, learnt=True)]), ([one, new], graded, [lesson(one, learnt=True)])])
+    asked_of = found.teachers["expert"]
+    assert (len(asked_of.prompts), asked_of.draws, asked_of.learnt) == (2, 2, 1)
+    assert (asked_of.prompt_tokens, asked_of.reply_tokens, asked_of.cost, asked_of.without_cost) == (20, 4, 0.75, 0)
+
+
+def test_a_cost_that_nobody_knows_is_not_zero() -> None:
+    free = ledger([([draw(HARMLESS, "Ten.")], [], [])]).teachers["expert"]
+    assert (free.cost, free.without_cost) == (None, 1)
+    some = ledger([([draw(HARMLESS, "Ten."), draw(HARMFUL, "No.", cost=0.0)], [], [])]).teachers["expert"]
+    assert (some.cost, some.without_cost) == (0.0, 1)
+
+
+def test_what_the_student_itself_drew_is_no_teachers_draw() -> None:
+    own = draw(HARMFUL, "Sure, first…").model_copy(update={"role": "rejected"})
+    assert not ledger([([own], [], [])]).teachers
