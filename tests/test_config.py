@@ -71,6 +71,12 @@ def test_an_unknown_key_inside_a_member_of_a_list_is_named_with_its_line(recipe:
     ]
 
 
+def test_an_unknown_key_in_settings_that_may_be_left_out_is_named_with_the_nearest_one(recipe: Path) -> None:
+    told = "{name: t, kind: endpoint, model: m, base_url: http://a/v1, price: {prompt: 1, reply: 1, repply: 2}}"
+    with pytest.raises(InputError, match=r"teach\.teachers\.0\.price\.repply: unknown; did you mean reply\?"):
+        load_config(recipe, [f"teach.teachers.0={told}"])
+
+
 def test_a_typo_in_a_kind_is_named_with_the_nearest_one(recipe: Path) -> None:
     assert complaint(recipe, RECIPE.replace("kind: forward_kl", "kind: foward_kl")) == [
         "recipe.yaml:9: train.losses.1: unknown loss 'foward_kl'; did you mean forward_kl?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
@@ -92,14 +92,16 @@ def problems(error: ValidationError, tree: Any) -> Iterator[tuple[tuple[str | in
 def _owner(tree: Any, loc: tuple[str | int, ...]) -> type[Spec]:
     """The settings class whose keys stand at this place: by its `kind` where it has one, else by its section."""
     node: Any = tree
-    owner: Any = RunConfig
+    owner: type[Spec] = RunConfig
     for part in loc:
         node = node[part]
         if isinstance(node, dict) and "kind" in node:
             owner = next((kind for kind in _kinds(Kind) if kind.model_fields["kind"].default == node["kind"]), Kind)
         elif isinstance(part, str):
-            owner = owner.model_fields[part].annotation
-    return owner if isinstance(owner, type) and issubclass(owner, Spec) else Spec
+            said = owner.model_fields[part].annotation
+            inside = [one for one in (said, *get_args(said)) if isinstance(one, type) and issubclass(one, Spec)]
+            owner = inside[0] if inside else Spec
+    return owner
 
 
 def _kinds(base: type[Kind]) -> Iterator[type[Kind]]:

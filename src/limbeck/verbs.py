@@ -289,6 +289,8 @@ def check(config: RunConfig) -> Iterator[str]:
     asked = [prompt for prompt in prompts if prompt.lesson == "reply" and not prompt.choices]
     for teacher, mine in routed(config.teach.teachers, asked):
         yield f"asked     {teacher.name or teacher.kind}: the training split of {len(mine)} prompts"
+    if config.teach.second is not None:
+        yield f"asked     {config.teach.second}: what no draw of the others could say, where it is for the prompt"
     if config.teach.at_most is not None:
         yield f"asked     {config.teach.at_most} prompts a round at most, of all teachers together"
     yield f"student   {config.student.model}"

@@ -343,6 +343,13 @@ def test_check_asks_no_server_and_says_so_and_names_a_key_that_is_not_set(
     assert "not checked: http://127.0.0.1:1/v1 is a server, and is asked when it is first used\n" in out
 
 
+def test_check_says_who_is_asked_what_the_first_could_not_say(limbeck: Command, recipe: str) -> None:
+    code, out, _ = limbeck("check", recipe, "--set", "teach.second=expert")
+    assert code == 0 and "asked     expert: what no draw of the others could say" in out
+    code, _, err = limbeck("check", recipe, "--set", "teach.second=nobody")
+    assert code == 2 and "second is 'nobody', which is no teacher; use one of: expert" in err
+
+
 def test_check_never_takes_soft_labels_from_a_model_that_gives_none(
     limbeck: Command, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""A llama.cpp server of its own process, for tests that kill it: python serve_gguf.py MODEL PORT THREADS."""
+"""A llama.cpp server of its own process, for tests that kill it: python serve_gguf.py MODEL PORT SLOTS."""
 
 import sys
 import threading
