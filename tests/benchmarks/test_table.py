@@ -1,0 +1,64 @@
+"""The rows of results.json and the page that is made of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+COLUMNS = ["work", "contender", "setting", "seconds", "supervised_tokens_per_s", "extra_mb", "peak_mb"]
+
+
+@pytest.fixture(scope="module")
+def table() -> ModuleType:
+    """benchmarks/table.py, which is no part of the package."""
+    found = importlib.util.spec_from_file_location("benchmarks_table", FOLDER / "table.py")
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
+    found.loader.exec_module(module)
+    return module
+
+
+def head_row(table: ModuleType, contender: str, words: str, seconds: float | None, extra_mb: float | None) -> object:
+    setting = f"rows=1024 beta=0.5 head=frozen dtype=float32 {words}"
+    return table.Row("head", contender, setting, seconds, None, extra_mb, None, 2e-6)
+
+
+def test_rows_are_read_as_they_were_written(table: ModuleType, tmp_path: Path) -> None:
+    rows = [head_row(table, "ours", "teacher=live", 1.5, 20.0), head_row(table, "plain", "teacher=live", None, None)]
+    table.save(tmp_path / "results.json", rows)
+    assert table.load(tmp_path / "results.json") == rows
+    assert list(json.loads((tmp_path / "results.json").read_text())[0]) == [*COLUMNS, "relative_error"]
+
+
+def test_a_peer_shows_its_fastest_chunk_and_its_least_memory(table: ModuleType) -> None:
+    rows = [
+        head_row(table, "liger", "teacher=live chunk=1024", 3.25, 900.0),
+        head_row(table, "liger", "teacher=live chunk=64", 4.5, 300.0),
+    ]
+    (line,) = [line for line in table.page(rows).splitlines() if "| Liger, live teacher |" in line]
+    assert "| 1024 | 3.250 | not measured | 300 | 2e-06 |" in line
+
+
+def test_a_live_frozen_head_needs_three_products_at_least(table: ModuleType) -> None:
+    # 2 * 1024 * 49152 * 576 FLOP a product, three of them in 1.74 s are 100 GFLOP/s; the peak is 2 * 1000^3 in 0.01 s.
+    peak = table.Row("matmul", "plain", "dtype=float32 M=1000 K=1000 N=1000", 0.01, None, None, None, None)
+    page = table.page([peak, head_row(table, "ours", "teacher=live", 1.74, 20.0)])
+    assert "| float32 | 200 |" in page
+    assert "| Limbeck, live teacher |  | 1.740 | 50% | 20 | 2e-06 |" in page
+
+
+def test_what_did_not_finish_is_not_measured(table: ModuleType) -> None:
+    row = table.Row("step", "trl", "batch=8 steps=2 beta=0.5 teacher=live dtype=float32", *[None] * 5)
+    assert "| TRL | live | float32 | not measured | not measured |" in table.page([row])
+
+
+def test_the_page_in_the_docs_is_that_of_the_results(table: ModuleType) -> None:
+    page = (FOLDER.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert page == table.page(table.load(FOLDER / "results.json"))
