@@ -26,6 +26,7 @@ from limbeck.files import write_atomically
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
+LOG = HERE / ".work" / "log.txt"
 # The venv that each contender runs in; ours runs in the project's own.
 VENVS = {"plain": ".venv-plain", "trl": ".venv-trl", "liger": ".venv-liger"}
 WORKS = ("matmul", "head", "step", "growth")
@@ -36,8 +37,51 @@ CHUNKS = {
     "trl": ("4096x32768", "1024x8192", "256x49152", "64x49152"),
     "liger": ("1024", "256", "64"),
 }
-# Where the chunks are tried; the fastest there is used at every size.
-TRIED_AT = "rows=1024 beta=0.5 head=frozen teacher=live dtype=float32"
+
+
+class Scale(NamedTuple):
+    """How much of each work there is: sizes of the head with their repeats, where chunk sizes are tried, chats of a
+    training step, timed steps and repeats, and steps and files of growth; and where answers are kept."""
+
+    ledger: str
+    threads: int
+    rows: tuple[tuple[int, int], ...]
+    tried_at_rows: int
+    batch: int
+    steps: int
+    step_repeats: int
+    growth_steps: int
+    most_lessons: int
+
+    @property
+    def tried_at(self) -> str:
+        """The setting at which each peer's chunk sizes are tried; the fastest there is used everywhere."""
+        return f"rows={self.tried_at_rows} beta=0.5 head=frozen teacher=live dtype=float32"
+
+
+FULL = Scale(
+    ledger=".measured.jsonl",
+    threads=len(os.sched_getaffinity(0)),
+    rows=((256, 3), (1_024, 2), (4_096, 1)),
+    tried_at_rows=1_024,
+    batch=8,
+    steps=2,
+    step_repeats=2,
+    growth_steps=40,
+    most_lessons=1_000_000,
+)
+# One thread: a trial leaves the machine to others.
+QUICK = Scale(
+    ledger=".quick.jsonl",
+    threads=1,
+    rows=((256, 1),),
+    tried_at_rows=256,
+    batch=2,
+    steps=1,
+    step_repeats=1,
+    growth_steps=2,
+    most_lessons=100,
+)
 
 
 class Job(NamedTuple):
@@ -62,8 +106,9 @@ class Measured(NamedTuple):
 class Workers:
     """One waiting process for each contender, which forks for each job."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *, threads: int) -> None:
         self.log = log
+        self.threads = threads
         self.running: dict[str, subprocess.Popen[str]] = {}
         self.stack = ExitStack()
 
@@ -95,14 +140,14 @@ class Workers:
         python = HERE / VENVS[contender] / "bin" / "python" if contender in VENVS else Path(sys.executable)
         if not python.exists():
             raise SystemExit(f"{python} is missing; run: make bench")
-        cores = str(len(os.sched_getaffinity(0)))
+        set_here = {"OMP_NUM_THREADS": str(self.threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         return subprocess.Popen(
             [python, HERE / "worker.py", contender],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": cores, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env={**os.environ, **set_here},
         )
 
 
@@ -112,15 +157,15 @@ def matmul_jobs() -> list[Job]:
     return [Job("matmul", "plain", f"dtype={dtype} {shape}", 3) for dtype in table.DTYPES for shape in shapes]
 
 
-def chunk_jobs(contenders: Sequence[str], *, tried_at: str) -> list[Job]:
+def chunk_jobs(scale: Scale) -> list[Job]:
     """Each peer at each of its chunk sizes."""
-    return [Job("head", peer, f"{tried_at} chunk={chunk}", 1) for peer in contenders for chunk in CHUNKS[peer]]
+    return [Job("head", peer, f"{scale.tried_at} chunk={chunk}", 1) for peer in CHUNKS for chunk in CHUNKS[peer]]
 
 
-def head_jobs(chunks: dict[str, str]) -> list[Job]:
+def head_jobs(scale: Scale, chunks: dict[str, str]) -> list[Job]:
     """The head at every size: peers as fast as they were with any chunk, ours live and cached, and ours in bfloat16."""
     jobs = []
-    for rows, repeats in (("256", 3), ("1024", 3), ("4096", 1)):
+    for rows, repeats in scale.rows:
         for beta in BETAS:
             for head in ("frozen", "trainable"):
                 at = f"rows={rows} beta={beta} head={head}"
@@ -129,43 +174,41 @@ def head_jobs(chunks: dict[str, str]) -> list[Job]:
                 jobs += [Job("head", peer, f"{live} chunk={chunk}", repeats) for peer, chunk in chunks.items()]
                 jobs.append(Job("head", "ours", live, repeats))
                 jobs.append(Job("head", "ours", f"{at} teacher=cached dtype=float32", repeats))
-        jobs += [
-            Job("head", "ours", f"rows={rows} beta={beta} head=frozen teacher=live dtype=bfloat16", repeats)
-            for beta in BETAS
-        ]
+            jobs.append(
+                Job("head", "ours", f"rows={rows} beta={beta} head=frozen teacher=live dtype=bfloat16", repeats)
+            )
     return jobs
 
 
-def step_jobs(*, batch: int, steps: int, repeats: int) -> list[Job]:
+def step_jobs(scale: Scale) -> list[Job]:
     """The training step with LoRA in float32 and in bfloat16."""
-    told = f"batch={batch} steps={steps} beta=0.5"
+    told = f"batch={scale.batch} steps={scale.steps} beta=0.5"
     contenders = (("trl", "live"), ("plain", "none"), ("ours", "live"), ("ours", "cached"))
     return [
-        Job("step", contender, f"{told} teacher={teacher} dtype={dtype}", repeats)
+        Job("step", contender, f"{told} teacher={teacher} dtype={dtype}", scale.step_repeats)
         for dtype in table.DTYPES
         for contender, teacher in contenders
     ]
 
 
-def growth_jobs(steps: int, most_lessons: int) -> list[Job]:
+def growth_jobs(scale: Scale) -> list[Job]:
     """Ours over the number of lessons, the length of the reply at as many tokens a step, and the vocabulary."""
-    sizes = [(lessons, 64, 8, 49_152) for lessons in (100, 10_000, 1_000_000) if lessons <= most_lessons]
+    sizes = [(lessons, 64, 8, 49_152) for lessons in (100, 10_000, 1_000_000) if lessons <= scale.most_lessons]
     sizes += [(400, reply, 2_048 // reply, 49_152) for reply in (64, 256, 1_024)]
     sizes += [(400, 64, 8, vocabulary) for vocabulary in (32_768, 65_536, 131_072, 262_144)]
+    steps = f"steps={scale.growth_steps}"
     return [
-        Job(
-            "growth",
-            "ours",
-            f"lessons={lessons} reply={reply} batch={batch} steps={steps} vocabulary={vocabulary}",
-            1,
-        )
+        Job("growth", "ours", f"lessons={lessons} reply={reply} batch={batch} {steps} vocabulary={vocabulary}", 1)
         for lessons, reply, batch, vocabulary in sizes
     ]
 
 
 def measure(jobs: Sequence[Job], workers: Workers, ledger: Path, console: Console) -> None:
-    """Every repeat of every job that the ledger lacks, contenders in turn; each answer is kept as it comes."""
-    done = {one[:4] for one in read(ledger)}
+    """Every repeat of every job that the ledger lacks, contenders in turn; each answer is kept as it comes.
+
+    What failed before is tried again.
+    """
+    done = {one[:4] for one in read(ledger) if "failed" not in one.figures}
     missing = [
         (job, repeat)
         for repeat in range(max(job.repeats for job in jobs))
@@ -188,16 +231,16 @@ def read(ledger: Path) -> Iterator[Measured]:
             yield from (Measured(*json.loads(line)) for line in lines)
 
 
-def fastest_chunks(ledger: Path, *, tried_at: str) -> dict[str, str]:
+def fastest_chunks(scale: Scale, ledger: Path) -> dict[str, str]:
     """Each peer's fastest chunk size. Raises SystemExit where a peer gave no figure at any."""
+    seconds = {one[1:3]: one.figures["seconds"] for one in read(ledger) if "seconds" in one.figures}
     chunks = {}
     for peer, sizes in CHUNKS.items():
-        times = {one.setting: one.figures["seconds"] for one in read(ledger) if one[:2] == ("head", peer)
-                 and "failed" not in one.figures}  # fmt: skip
-        tried = {times[at]: size for size in sizes if (at := f"{tried_at} chunk={size}") in times}
-        if not tried:
-            raise SystemExit(f"'{peer}' did not run; see its error in the log")
-        chunks[peer] = tried[min(tried)]
+        tried = {size: seconds.get((peer, f"{scale.tried_at} chunk={size}")) for size in sizes}
+        times = {size: time for size, time in tried.items() if time is not None}
+        if not times:
+            raise SystemExit(f"'{peer}' did not run at any chunk size; see {LOG}")
+        chunks[peer] = min(times, key=times.__getitem__)
     return chunks
 
 
@@ -227,44 +270,41 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--table", action="store_true", help="write the page from the results that are there")
     asked = parser.parse_args(arguments)
     if not asked.table:
-        _measure_all((asked.only,) if asked.only else WORKS, fresh=asked.fresh, quick=asked.quick)
-    if not asked.quick:
-        write_atomically(PAGE, table.page(table.load(RESULTS)))
+        works = (asked.only,) if asked.only else WORKS
+        ledger = _measured(works, QUICK if asked.quick else FULL, forget=asked.fresh or asked.quick)
+        if asked.quick:
+            Console().print(table.page(medians(list(read(ledger)))), markup=False, highlight=False)
+            return
+        table.save(RESULTS, medians(list(read(ledger))))
+    write_atomically(PAGE, table.page(table.load(RESULTS)))
 
 
-def _measure_all(works: Sequence[str], *, fresh: bool, quick: bool) -> None:
+def _measured(works: Sequence[str], scale: Scale, *, forget: bool) -> Path:
+    """The file of all answers, these works' among them; `forget` those that it has of them."""
     # Only here: `--table` needs no torch.
     import prepare
 
-    console = Console()
-    ledger = HERE / (".quick.jsonl" if quick else ".measured.jsonl")
     prepare.chats()
-    if fresh or quick:
-        kept = [one for one in read(ledger) if one.work not in works]
-        write_atomically(ledger, "".join(json.dumps(one) + "\n" for one in kept))
-    tried_at = TRIED_AT.replace("rows=1024", "rows=256") if quick else TRIED_AT
-    with Workers(HERE / ".work" / "log.txt") as workers:
-        for work in works:
-            if work == "matmul":
-                jobs = matmul_jobs()
-            elif work == "head":
-                measure(chunk_jobs(tuple(CHUNKS), tried_at=tried_at), workers, ledger, console)
-                jobs = head_jobs(fastest_chunks(ledger, tried_at=tried_at))
-            elif work == "step":
-                jobs = step_jobs(batch=2, steps=1, repeats=1) if quick else step_jobs(batch=8, steps=2, repeats=2)
-            else:
-                jobs = growth_jobs(*((2, 100) if quick else (40, 1_000_000)))
-                for size in map(table.parsed, (job.setting for job in jobs)):
-                    prepare.lessons(int(size["lessons"]), reply_tokens=int(size["reply"]))
-                    prepare.random_model(int(size["vocabulary"]))
-            if quick:
-                jobs = [job._replace(repeats=1) for job in jobs if "rows=1024" not in job.setting
-                        and "rows=4096" not in job.setting]  # fmt: skip
+    ledger = HERE / scale.ledger
+    if forget:
+        others = [one for one in read(ledger) if one.work not in works]
+        write_atomically(ledger, "".join(json.dumps(one) + "\n" for one in others))
+    console = Console(soft_wrap=True)
+    with Workers(LOG, threads=scale.threads) as workers:
+        if "matmul" in works:
+            measure(matmul_jobs(), workers, ledger, console)
+        if "head" in works:
+            measure(chunk_jobs(scale), workers, ledger, console)
+            measure(head_jobs(scale, fastest_chunks(scale, ledger)), workers, ledger, console)
+        if "step" in works:
+            measure(step_jobs(scale), workers, ledger, console)
+        if "growth" in works:
+            jobs = growth_jobs(scale)
+            for size in (table.parsed(job.setting) for job in jobs):
+                prepare.lessons(int(size["lessons"]), reply_tokens=int(size["reply"]))
+                prepare.random_model(int(size["vocabulary"]))
             measure(jobs, workers, ledger, console)
-            if not quick:
-                table.save(RESULTS, medians(list(read(ledger))))
-    if quick:
-        console.print(table.page(medians(list(read(ledger)))), highlight=False, markup=False)
+    return ledger
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,15 +51,8 @@ class Head(NamedTuple):
 
 def head(setting: Setting) -> Head:
     """The inputs of a setting; only a trainable head's weight wants a gradient."""
-    seeded = torch.Generator().manual_seed(3)
-    rows, dtype = int(setting["rows"]), getattr(torch, setting["dtype"])
-
-    def drawn(count: int, scale: float) -> Tensor:
-        return (torch.randn(count, HIDDEN, generator=seeded) * scale).to(dtype)
-
-    # At this scale the likeliest of the 49,152 tokens has a few per cent.
-    parts = drawn(DRAWN, 1.0), drawn(VOCABULARY, 0.1), drawn(DRAWN, 1.0), drawn(VOCABULARY, 0.1)
-    student_NH, student_VH, teacher_NH, teacher_VH = parts
+    student_NH, student_VH, teacher_NH, teacher_VH = _drawn(getattr(torch, setting["dtype"]))
+    rows = int(setting["rows"])
     times = max(1, rows // DRAWN)
     return Head(
         student_NH[:rows].repeat(times, 1).requires_grad_(),
@@ -66,6 +60,14 @@ def head(setting: Setting) -> Head:
         teacher_NH[:rows].repeat(times, 1),
         teacher_VH,
     )
+
+
+@cache
+def _drawn(dtype: torch.dtype) -> tuple[Tensor, ...]:
+    seeded = torch.Generator().manual_seed(3)
+    # At these scales the likeliest of the 49,152 tokens has a few per cent.
+    sizes = ((DRAWN, 1.0), (VOCABULARY, 0.1), (DRAWN, 1.0), (VOCABULARY, 0.1))
+    return tuple((torch.randn(count, HIDDEN, generator=seeded) * scale).to(dtype) for count, scale in sizes)
 
 
 def kept(teacher_NH: Tensor, teacher_VH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,7 +96,7 @@ def _float64(setting: Setting) -> Answer:
     beta, dtype, teacher = float(setting["beta"]), setting["dtype"], setting["teacher"]
     file = FILES / f"float64-{beta}-{teacher}-{dtype}.pt"
     if not file.is_file():
-        inputs = head({"rows": str(DRAWN), "dtype": dtype, "head": "trainable"})
+        inputs = head({"rows": str(DRAWN), "dtype": dtype, "head": "frozen"})
         student_NH, student_VH = (one.detach().double().requires_grad_() for one in inputs[:2])
         q_NJ = (student_NH @ student_VH.T).log_softmax(-1)
         if teacher == "cached":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from worker import Meter
 
 Item = TypeVar("Item")
+MODEL = "smollm2-135m-instruct"
 
 
 def divergence(beta: float) -> tuple[Divergence, float]:
@@ -58,43 +61,43 @@ def head(setting: work.Setting) -> work.Call:
 
 
 def step(setting: work.Setting, batches: list[list[work.ChatRow]], meter: Meter) -> None:
-    """The training loop's own step; a live teacher scores each step's lessons, a cached one has scored them all."""
-    model = "smollm2-135m-instruct"
+    """The training loop's own step; a live teacher scores each step's lessons, a cached one has scored all before."""
     loss, _ = divergence(float(setting["beta"]))
-    live = setting["teacher"] == "live"
     given = [[_lesson(row) for row in rows] for rows in batches]
+    teacher = Local(model=MODEL, dtype=setting["dtype"])
+    live = setting["teacher"] == "live"
+    targets = {} if live else _scored(teacher, given)
     learner = Student(
-        StudentSettings(model=model, adapter=AdapterSettings(rank=16)),
+        StudentSettings(model=MODEL, adapter=AdapterSettings(rank=16)),
         start_from=None,
         precision=setting["dtype"],
         seed=0,
     )
-    targets: dict[str, TopK] = {}
     encoder = LessonEncoder(learner.tokenizer, targets, wants=frozenset(loss.needs))
     accelerator = Accelerator(mixed_precision="no", cpu=True)
     forward, parameters = Forward(learner.model), learner.trainable()
     forward.train()
     optimizer = torch.optim.AdamW(parameters, lr=2e-4)
-    teacher = Local(model=model, dtype=setting["dtype"])
-
-    def score(lessons: Iterable[Lesson]) -> None:
-        told = [Continuation(one.id, one.prompt.messages, one.reply or "", one.ends) for one in lessons]
-        targets.update(scorer.soft_targets(told, top=work.TOP))
-
-    with teacher.open() as scorer:
-        if not live:
-            score(lesson for lessons in given for lesson in lessons)
-            # The cache is all that training needs of the teacher.
-            del scorer.weights
+    with teacher.open() if live else nullcontext() as scorer:
         for number, lessons in enumerate(given):
             if live:
-                score(lessons)
+                targets.update(scorer.soft_targets(_told(lessons), top=work.TOP))
             examples = [encoder.example(lesson) for lesson in lessons]
             micro = list(encoder.micro_batches(examples, budget=TrainSettings().micro_batch_tokens))
             run_step(forward, (loss,), micro, parameters, accelerator, clip=1.0)
             optimizer.step()
             optimizer.zero_grad()
             meter.lap() if number else meter.start()
+
+
+def _scored(teacher: Local, given: list[list[Lesson]]) -> dict[str, TopK]:
+    """What a cache would hold; the teacher is gone from memory afterwards."""
+    with teacher.open() as scorer:
+        return dict(scorer.soft_targets(_told(chain.from_iterable(given)), top=work.TOP))
+
+
+def _told(lessons: Iterable[Lesson]) -> list[Continuation]:
+    return [Continuation(one.id, one.prompt.messages, one.reply or "", one.ends) for one in lessons]
 
 
 def _lesson(row: work.ChatRow) -> Lesson:
