@@ -181,8 +181,14 @@ def head_jobs(scale: Scale, chunks: dict[str, str]) -> list[Job]:
 
 
 def step_jobs(scale: Scale) -> list[Job]:
-    """The training step with LoRA in float32 and in bfloat16."""
-    told = f"batch={scale.batch} steps={scale.steps} beta=0.5"
+    """The training step with LoRA in float32 and in bfloat16; the setting says how many tokens the timed steps have."""
+    from work import batches
+
+    given = f"batch={scale.batch} steps={scale.steps}"
+    timed = [row for rows in batches(table.parsed(given))[1:] for row in rows]
+    supervised = sum(row.reply_tokens for row in timed)
+    tokens = supervised + sum(row.prompt_tokens for row in timed)
+    told = f"{given} tokens={tokens} supervised={supervised} beta=0.5"
     contenders = (("trl", "live"), ("plain", "none"), ("ours", "live"), ("ours", "cached"))
     return [
         Job("step", contender, f"{told} teacher={teacher} dtype={dtype}", scale.step_repeats)

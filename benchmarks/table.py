@@ -11,6 +11,8 @@ FIGURES = ("seconds", "supervised_tokens_per_s", "extra_mb", "peak_mb", "relativ
 DTYPES = ("float32", "bfloat16")
 NAMES = {"plain": "plain torch", "trl": "TRL", "liger": "Liger", "ours": "Limbeck"}
 HIDDEN, VOCABULARY = 576, 49_152
+# SmolLM2-135M's 30 layers: two attention projections as wide as the model, two a third as wide, three of the MLP.
+BACKBONE = 30 * HIDDEN * (2 * 576 + 2 * 192 + 3 * 1_536)
 
 
 class Row(NamedTuple):
@@ -48,7 +50,7 @@ def page(rows: Sequence[Row]) -> str:
     tables = {
         "PEAK": _peaks(peaks),
         "HEAD": _head([row for row in rows if row.work == "head"], peaks),
-        "STEP": _step([row for row in rows if row.work == "step"]),
+        "STEP": _step([row for row in rows if row.work == "step"], peaks),
         "GROWTH": _growth([row for row in rows if row.work == "growth"]),
     }
     text = PAGE
@@ -62,6 +64,18 @@ def head_flops(setting: dict[str, str]) -> float:
     weight's gradient, one for a live teacher's logits."""
     products = 2 + (setting["head"] == "trainable") + (setting["teacher"] == "live")
     return 2.0 * int(setting["rows"]) * VOCABULARY * HIDDEN * products
+
+
+def step_flops(setting: dict[str, str]) -> float:
+    """The floor of one training step without padding: every token through the layers, every supervised one through
+    the head, forward and back to its inputs, and forward once more for a live teacher."""
+    passes = 2 + (setting["teacher"] == "live")
+    weights = BACKBONE * int(setting["tokens"]) + HIDDEN * VOCABULARY * int(setting["supervised"])
+    return 2.0 * passes * weights / int(setting["steps"])
+
+
+def _share(flops: float, seconds: float | None, peak: float | None) -> str:
+    return _number(flops / seconds / peak if seconds is not None and peak is not None else None, ".0%")
 
 
 def _peak(rows: Sequence[Row], dtype: str) -> float | None:
@@ -89,8 +103,6 @@ def _head(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
     for (setting, contender), chunks in together.items():
         at = parsed(setting)
         best = min(chunks, key=lambda row: row.seconds if row.seconds is not None else float("inf"))
-        peak = peaks[at["dtype"]]
-        share = head_flops(at) / best.seconds / peak if best.seconds is not None and peak is not None else None
         lines.append((
             at["rows"],
             at["beta"],
@@ -99,7 +111,7 @@ def _head(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
             f"{NAMES[contender]}, {at['teacher']} teacher",
             parsed(best.setting).get("chunk", ""),
             _number(best.seconds, ".3f"),
-            _number(share, ".0%"),
+            _share(head_flops(at), best.seconds, peaks[at["dtype"]]),
             _number(min((row.extra_mb for row in chunks if row.extra_mb is not None), default=None), ",.0f"),
             _number(best.relative_error, ".0e"),
         ))  # fmt: skip
@@ -109,7 +121,7 @@ def _head(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
     return _table(columns, lines)
 
 
-def _step(rows: Sequence[Row]) -> list[str]:
+def _step(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
     lines = []
     for row in rows:
         at = parsed(row.setting)
@@ -119,10 +131,12 @@ def _step(rows: Sequence[Row]) -> list[str]:
             at["dtype"],
             _number(row.supervised_tokens_per_s, ".1f"),
             _number(row.seconds, ".2f"),
+            _share(step_flops(at), row.seconds, peaks[at["dtype"]]),
             _number(row.peak_mb, ",.0f"),
             _number(row.extra_mb, ",.0f"),
         ))  # fmt: skip
-    return _table(("", "teacher", "dtype", "supervised tokens/s", "s a step", "peak MB", "extra MB"), lines)
+    columns = ("", "teacher", "dtype", "supervised tokens/s", "s a step", "of the peak", "peak MB", "extra MB")
+    return _table(columns, lines)
 
 
 def _growth(rows: Sequence[Row]) -> list[str]:
@@ -173,10 +187,10 @@ the resident size rose above what it was before, *peak* is that of the whole pro
 Loss and gradients from hidden states (576 wide) over a vocabulary of 49,152: forward KL (β = 0), reverse KL (β = 1) and
 the generalised Jensen-Shannon divergence between them. A *frozen* head has no gradient of its own. A cached teacher is
 its 32 likeliest tokens and the mass of the rest. *Of the peak* compares the multiplications that cannot be avoided with
-the fastest matrix product above. The error is the largest of |got − float64| / |float64| over the loss and its
-gradients, each as a whole, on the same inputs. TRL is `ChunkedDivergenceFunction`, Liger `LigerFusedLinearJSDLoss`;
-some chunk sizes (rows, for TRL × columns) were tried at 1,024 rows, a frozen head and β = 0.5. The fastest of them is
-used; the extra memory there is the least of all of them.
+the fastest matrix product above in the same dtype. The error is the largest of |got − float64| / |float64| over the
+loss and its gradients, each as a whole, on the same inputs. TRL is `ChunkedDivergenceFunction`, Liger
+`LigerFusedLinearJSDLoss`; some chunk sizes (rows, for TRL × columns) were tried at 1,024 rows, a frozen head and
+β = 0.5. The fastest of them is used; the extra memory there is the least of all of them.
 
 [HEAD]
 
@@ -185,7 +199,8 @@ used; the extra memory there is the least of all of them.
 LoRA of rank 16 on all linear layers of SmolLM2-135M, whose teacher is the same model; eight chats a step with
 log-normal lengths (prompt median 37 tokens, reply median 60, none above 220), divergence with β = 0.5. TRL is
 `GKDTrainer` with `lmbda=0` and without gradient checkpointing; plain torch is a transformers loop that learns the reply
-without a teacher. A supervised token is one of a reply, its end included, whatever else a contender computes.
+without a teacher. A supervised token is one of a reply, its end included, whatever else a contender computes; *of the
+peak* counts the multiplications of tokens without padding and of the head at supervised ones.
 
 [STEP]
 

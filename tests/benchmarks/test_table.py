@@ -30,6 +30,10 @@ def head_row(table: ModuleType, contender: str, words: str, seconds: float | Non
     return table.Row("head", contender, setting, seconds, None, extra_mb, None, 2e-6)
 
 
+def step_setting(teacher: str) -> str:
+    return f"batch=8 steps=2 tokens=1000 supervised=500 beta=0.5 teacher={teacher} dtype=float32"
+
+
 def test_rows_are_read_as_they_were_written(table: ModuleType, tmp_path: Path) -> None:
     rows = [head_row(table, "ours", "teacher=live", 1.5, 20.0), head_row(table, "plain", "teacher=live", None, None)]
     table.save(tmp_path / "results.json", rows)
@@ -55,8 +59,15 @@ def test_a_live_frozen_head_needs_three_products_at_least(table: ModuleType) -> 
 
 
 def test_what_did_not_finish_is_not_measured(table: ModuleType) -> None:
-    row = table.Row("step", "trl", "batch=8 steps=2 beta=0.5 teacher=live dtype=float32", *[None] * 5)
+    row = table.Row("step", "trl", step_setting("live"), *[None] * 5)
     assert "| TRL | live | float32 | not measured | not measured |" in table.page([row])
+
+
+def test_a_live_teacher_makes_the_least_work_of_a_step_half_as_much_again(table: ModuleType) -> None:
+    # Forward and back, 2 FLOP each: 1,000 tokens in 106,168,320 weights, 500 in the head's 28,311,552; over two steps.
+    cached, live = (table.step_flops(table.parsed(step_setting(teacher))) for teacher in ("cached", "live"))
+    assert cached == 2 * 2 * (1_000 * 106_168_320 + 500 * 28_311_552) / 2
+    assert live == 1.5 * cached
 
 
 def test_the_page_in_the_docs_is_that_of_the_results(table: ModuleType) -> None:
