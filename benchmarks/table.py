@@ -10,8 +10,9 @@ from typing import NamedTuple
 FIGURES = ("seconds", "supervised_tokens_per_s", "extra_mb", "peak_mb", "relative_error")
 DTYPES = ("float32", "bfloat16")
 NAMES = {"plain": "plain torch", "trl": "TRL", "liger": "Liger", "ours": "Limbeck"}
+# SmolLM2-135M: its width and its tokens, and the weights of its 30 layers (two attention projections as wide as the
+# model, two a third as wide, three of the MLP).
 HIDDEN, VOCABULARY = 576, 49_152
-# SmolLM2-135M's 30 layers: two attention projections as wide as the model, two a third as wide, three of the MLP.
 BACKBONE = 30 * HIDDEN * (2 * 576 + 2 * 192 + 3 * 1_536)
 
 
@@ -40,7 +41,7 @@ def save(file: Path, rows: Iterable[Row]) -> None:
 
 
 def parsed(setting: str) -> dict[str, str]:
-    """The words of a setting by name."""
+    """The words of a setting (`rows=1024 beta=0.5`) by name."""
     return dict(word.split("=", 1) for word in setting.split())
 
 

@@ -1,6 +1,6 @@
 """The work itself: seeded inputs that are the same in every venv, and the float64 answers of the head.
 
-A setting is words as `rows=1024 beta=0.5`. Axes: N rows (supervised positions), H hidden, V vocabulary, K kept ids.
+Axes: N rows (supervised positions), H hidden, V vocabulary, K kept ids.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from table import HIDDEN, VOCABULARY
+
 FILES = Path(__file__).parent / ".work"
-# SmolLM2-135M's own sizes.
-HIDDEN, VOCABULARY = 576, 49_152
 # Rows that are drawn; more are these again, so that the mean loss and its gradients stay the same at every size.
 DRAWN = 256
 # Ids that a cached teacher keeps: the default of `teach.top`.
@@ -28,11 +28,6 @@ EVERY = 64
 Setting = dict[str, str]
 Answer = tuple[Tensor, ...]  # the mean loss, its gradient for the hidden states and, for a trainable head, the weight
 Call = Callable[[], Answer]
-
-
-def parsed(setting: str) -> Setting:
-    """The words of a setting by name."""
-    return dict(word.split("=", 1) for word in setting.split())
 
 
 class Head(NamedTuple):

@@ -22,7 +22,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from work import Setting, batches, parsed, relative_error
+from table import parsed
+from work import Setting, batches, relative_error
 
 Figures = dict[str, float | None]
 # Short calls are repeated for a second within a job.
