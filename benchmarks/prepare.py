@@ -30,14 +30,13 @@ class Chats:
 
     def __init__(self) -> None:
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(resolve("smollm2-135m-instruct"))
-        # Below 30,000, so that a model of the smallest vocabulary knows them all.
-        spaced = [self.tokenizer.decode([token]) for token in range(1_000, 30_000)]
+        # Also where it comes first, without a space, a word is one token that the smallest vocabulary has.
+        common = range(1_000, 30_000)
+        spaced = [self.tokenizer.decode([token]) for token in common]
         words = [word[1:] for word in spaced if re.fullmatch(" [a-z]{3,}", word)]
-        self.words = [word for word in words if self._count(word) == 1]
+        first = [reply_ids(self.tokenizer, word, ends=False) for word in words]
+        self.words = [word for word, ids in zip(words, first, strict=True) if len(ids) == 1 and ids[0] in common]
         self.frame = len(self.prompt(""))
-
-    def _count(self, text: str) -> int:
-        return len(reply_ids(self.tokenizer, text, ends=False))
 
     def prompt(self, text: str) -> list[int]:
         """The token ids of a prompt in the model's chat template."""

@@ -279,7 +279,7 @@ def main(arguments: Sequence[str]) -> None:
         works = (asked.only,) if asked.only else WORKS
         ledger = _measured(works, QUICK if asked.quick else FULL, forget=asked.fresh or asked.quick)
         if asked.quick:
-            Console().print(table.page(medians(list(read(ledger)))), markup=False, highlight=False)
+            print(table.page(medians(list(read(ledger)))))
             return
         table.save(RESULTS, medians(list(read(ledger))))
     write_atomically(PAGE, table.page(table.load(RESULTS)))

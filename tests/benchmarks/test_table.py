@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,15 +13,11 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 COLUMNS = ["work", "contender", "setting", "seconds", "supervised_tokens_per_s", "extra_mb", "peak_mb"]
 
 
-@pytest.fixture(scope="module")
-def table() -> ModuleType:
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """benchmarks/table.py, which is no part of the package."""
-    found = importlib.util.spec_from_file_location("benchmarks_table", FOLDER / "table.py")
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    return module
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("table")
 
 
 def head_row(table: ModuleType, contender: str, words: str, seconds: float | None, extra_mb: float | None) -> object:
