@@ -6,7 +6,6 @@ import json
 import random
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from limbeck.files import replacing
 from limbeck.models.chat import prompt_ids, reply_ids
-from limbeck.models.references import load_tokenizer, resolve
+from limbeck.models.references import hide_loading_bars, load_tokenizer, resolve
 from limbeck.records import Message
 from work import FILES
 
@@ -66,7 +65,9 @@ def chats() -> None:
     FILES.mkdir(exist_ok=True)
     model = FILES / "smollm2"
     if not model.exists():
-        model.symlink_to(Path(resolve("smollm2-135m-instruct").location), target_is_directory=True)
+        location = resolve("smollm2-135m-instruct").location
+        model.unlink(missing_ok=True)
+        model.symlink_to(location, target_is_directory=True)
     file = FILES / "chats.jsonl"
     if file.exists():
         return
@@ -96,6 +97,7 @@ def random_model(vocabulary: int) -> None:
     folder = FILES / f"random-{vocabulary}"
     if (folder / "tokenizer.json").exists():
         return
+    hide_loading_bars()
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary,
