@@ -22,6 +22,11 @@ CHATS = 64
 PROMPT_MEDIAN, PROMPT_SIGMA, REPLY_MEDIAN, REPLY_SIGMA, CAP = 37, 0.35, 60, 0.7, 220
 # So many chats are drawn for a file of lessons, and told apart by a number.
 DISTINCT = 1_000
+# SmolLM2's own without its system prompt, whose words the smallest vocabulary lacks.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 class Chats:
@@ -112,4 +117,6 @@ def random_model(vocabulary: int) -> None:
         pad_token_id=2,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    load_tokenizer(resolve("smollm2-135m-instruct")).save_pretrained(folder)
+    tokenizer = load_tokenizer(resolve("smollm2-135m-instruct"))
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
