@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 import work
 from limbeck import RunConfig, train
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.divergence import Divergence
 from limbeck.losses.forward_kl import ForwardKL
+from limbeck.losses.fused import Source, Work, block_rows, fused
 from limbeck.losses.jensen_shannon import JensenShannon
+from limbeck.losses.places import Places
 from limbeck.losses.reverse_kl import ReverseKL
 from limbeck.models.local import Local
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import Lesson, Message, Prompt
 from limbeck.training import TrainSettings
-from limbeck.training.batches import LessonEncoder
-from limbeck.training.step import Forward, run_step
+from limbeck.training.batches import LessonEncoder, wanted
+from limbeck.training.objective import Objective
+from limbeck.training.step import run_step
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 
 if TYPE_CHECKING:
@@ -41,63 +43,74 @@ def divergence(beta: float) -> tuple[Divergence, float]:
     return JensenShannon(beta=beta), beta * (1 - beta)
 
 
+class Weight(NamedTuple):
+    """An output head of a weight alone."""
+
+    weight_VH: Tensor
+    bias_V: Tensor | None = None
+
+    def logits(self, hidden_NH: Tensor) -> Tensor:
+        return (hidden_NH @ self.weight_VH.T).float()
+
+    def before_scaling(self, slope_NV: Tensor, logits_NV: Tensor) -> Tensor:
+        return slope_NV
+
+
 def head(setting: work.Setting) -> work.Call:
     """The divergence from the teacher's hidden states, or from what a cache keeps of it."""
     inputs = work.head(setting)
     loss, scale = divergence(float(setting["beta"]))
-    cached = TopK(*work.kept(inputs.teacher_NH, inputs.teacher_VH)) if setting["teacher"] == "cached" else None
+    scale /= len(inputs.student_NH)
+    sources = [Source(Weight(inputs.student_VH), inputs.student_NH)]
+    parts = torch.arange(len(inputs.student_NH)).split(block_rows(len(inputs.student_VH), inputs.student_NH.device))
+    if setting["teacher"] == "cached":
+        cached = TopK(*work.kept(inputs.teacher_NH, inputs.teacher_VH))
+        kept = [TopK(*(column[some] for column in cached)) for some in parts]
+        works = [Work(one, (some,), one.ids_NK) for one, some in zip(kept, parts, strict=True)]
+    else:
+        sources.append(Source(Weight(inputs.teacher_VH), inputs.teacher_NH))
+        works = [Work(None, (some, some)) for some in parts]
 
-    def call() -> work.Answer:
-        student_NV = (inputs.student_NH @ inputs.student_VH.T).float().log_softmax(-1)
-        if cached is not None:
-            value_N = loss.between(student_NV, cached)
-        else:
-            with torch.no_grad():
-                teacher_NV = (inputs.teacher_NH @ inputs.teacher_VH.T).float().log_softmax(-1)
-            value_N = loss.of(teacher_NV, student_NV)
-        return inputs.gradients(scale * value_N.mean())
+    def objective(teacher: TopK | None, said: Sequence[Places]) -> Tensor:
+        value_N = loss.between(said[0], said[1].every() if teacher is None else teacher)
+        return scale * value_N.sum()[None]
 
-    return call
+    return lambda: inputs.gradients(fused(objective, works, sources).sum())
 
 
 def step(setting: work.Setting, batches: list[list[work.ChatRow]], meter: Meter) -> None:
-    """The training loop's own step; a live teacher scores each step's lessons, a cached one has scored all before."""
+    """The training loop's own step; a live teacher is read beside the student, a cached one has scored all lessons."""
+    model = "smollm2-135m-instruct"
     loss, _ = divergence(float(setting["beta"]))
     given = [[_lesson(row) for row in rows] for rows in batches]
-    teacher = Local(model=MODEL, dtype=setting["dtype"])
-    live = setting["teacher"] == "live"
-    targets = {} if live else _scored(teacher, given)
     learner = Student(
-        StudentSettings(model=MODEL, adapter=AdapterSettings(rank=16)),
+        StudentSettings(model=model, adapter=AdapterSettings(rank=16)),
         start_from=None,
         precision=setting["dtype"],
         seed=0,
     )
-    encoder = LessonEncoder(learner.tokenizer, targets, wants=frozenset(loss.needs))
     accelerator = Accelerator(mixed_precision="no", cpu=True)
-    forward, parameters = Forward(learner.model), learner.trainable()
-    forward.train()
+    parameters = learner.trainable()
     optimizer = torch.optim.AdamW(parameters, lr=2e-4)
-    with teacher.open() if live else nullcontext() as scorer:
+    targets: dict[str, TopK] = {}
+    with Local(model=model, dtype=setting["dtype"]).open() as teacher:
+        live = teacher if setting["teacher"] == "live" else None
+        if live is None:
+            lessons = [lesson for lessons in given for lesson in lessons]
+            told = [Continuation(one.id, one.prompt.messages, one.reply or "", one.ends) for one in lessons]
+            targets.update(teacher.soft_targets(told, top=work.TOP))
+            # The cache is all that training needs of the teacher.
+            del teacher.weights
+        encoder = LessonEncoder(learner.tokenizer, targets, wants=wanted((loss,)), live=live)
+        objective = Objective(learner.model, (loss,), live=live)
+        objective.train()
         for number, lessons in enumerate(given):
-            if live:
-                targets.update(scorer.soft_targets(_told(lessons), top=work.TOP))
             examples = [encoder.example(lesson) for lesson in lessons]
             micro = list(encoder.micro_batches(examples, budget=TrainSettings().micro_batch_tokens))
-            run_step(forward, (loss,), micro, parameters, accelerator, clip=1.0)
+            run_step(objective, (loss,), micro, parameters, accelerator, clip=1.0)
             optimizer.step()
             optimizer.zero_grad()
             meter.lap() if number else meter.start()
-
-
-def _scored(teacher: Local, given: list[list[Lesson]]) -> dict[str, TopK]:
-    """What a cache would hold; the teacher is gone from memory afterwards."""
-    with teacher.open() as scorer:
-        return dict(scorer.soft_targets(_told(chain.from_iterable(given)), top=work.TOP))
-
-
-def _told(lessons: Iterable[Lesson]) -> list[Continuation]:
-    return [Continuation(one.id, one.prompt.messages, one.reply or "", one.ends) for one in lessons]
 
 
 def _lesson(row: work.ChatRow) -> Lesson:
