@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
@@ -16,6 +16,7 @@ from limbeck.errors import DISK_FULL, FORBIDDEN, GateFailed, InputError, Limbeck
 
 if TYPE_CHECKING:
     from limbeck.config import RunConfig
+    from limbeck.records import Scorecard
 
 Item = TypeVar("Item")
 # Prompts without an answer that are told one by one.
@@ -40,13 +41,11 @@ Limit = Annotated[int | None, typer.Option(help="Only so many families of each s
 def run(recipe: Recipe, folder: Folder = None, set_: Override = None, limit: Limit = None) -> None:
     """Run all stages, all rounds; what is already made is kept, so the same command goes on after a stop."""
     from limbeck.pipeline import run as run_pipeline
-    from limbeck.report.headline import as_rich, headline
 
     config, folder = _read_run(recipe, folder, set_, limit)
     with _Bars() as bars:
         made = run_pipeline(config, folder, bars)
-    console = bars.console
-    console.print(as_rich(headline(made.scorecards)))
+    bars.show_figures(made.scorecards)
     bars.say(f"report:  {made.page}\nstudent: {made.student / 'merged'}")
     bars.say(f"next:    limbeck show {folder} · change the recipe and run again: only what it touches is redone")
 
@@ -143,18 +142,25 @@ def evaluate(
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter to put on the model.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest reply, tokens.")] = 256,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "float32",
+    recipe: Annotated[str, typer.Option(help="Whose evaluate section says what is measured.")] = "quickstart",
+    set_: Override = None,
 ) -> None:
-    """Measure any model on prompt files: usefulness, safety, consistency, refusal."""
+    """Measure any model on prompt files: usefulness, safety, consistency, refusal, and what the recipe adds."""
     from limbeck.models.local import Local
-    from limbeck.report.headline import as_rich, headline
     from limbeck.spec import checked
     from limbeck.verbs import evaluate as evaluate_model
     from limbeck.verbs import unanswered
 
     subject = checked(Local, name=Path(model).name, model=model, adapter=adapter, dtype=dtype)
+    for other in set_ or ():
+        if not other.startswith("evaluate."):
+            raise InputError(f"--set {other}: a measurement takes evaluate.KEY=VALUE alone")
+    _, config = _read(recipe, set_)
     with _Bars() as bars:
-        scorecard = evaluate_model(subject, prompts, folder, max_tokens=max_tokens, progress=bars)
-    bars.console.print(as_rich(headline([scorecard])))
+        scorecard = evaluate_model(
+            subject, prompts, folder, settings=config.evaluate, max_tokens=max_tokens, progress=bars
+        )
+    bars.show_figures([scorecard])
     bars.console.print(f"{folder / 'scorecard.json'}\n{folder / 'trials.jsonl'}")
     if failed := unanswered(folder):
         print("\n".join(failed[:SHOWN_UNANSWERED]), file=sys.stderr)
@@ -239,7 +245,8 @@ def verify(folder: Annotated[Path, typer.Argument(help="A student's folder, with
 @app.command(epilog="Examples:  `limbeck show losses`  ·  `limbeck show runs/quickstart ID`")
 def show(
     what: Annotated[
-        str, typer.Argument(help="losses, models, judges, dimensions, perturbations, sources; or a run folder.")
+        str,
+        typer.Argument(help="losses, models, judges, dimensions, attacks, perturbations, sources; a run folder."),
     ],
     record: Annotated[str, typer.Argument(help="The id of a record in that run folder.")] = "",
 ) -> None:
@@ -370,6 +377,14 @@ class _Bars:
 
     def say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def show_figures(self, scorecards: Sequence[Scorecard]) -> None:
+        """The figures that decide, then attacks where there were any."""
+        from limbeck.report.headline import as_rich, attacks, headline
+
+        self.console.print(as_rich(headline(scorecards)))
+        if (attacked := attacks(scorecards)).columns:
+            self.console.print(as_rich(attacked, "Attack success"))
 
 
 if __name__ == "__main__":

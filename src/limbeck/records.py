@@ -243,14 +243,18 @@ class TargetSet(Record):
 
 
 class Trial(Record):
-    """One model asked one thing: its reply, or its scores of given choices, and what judges said."""
+    """One model asked one thing: its reply, or its scores of given choices, and what judges said.
 
-    identity = ("prompt", "subject", "asked", "attack", "perturbation", "sample")
+    An attack asks for `prompt` in another way: `sent` is the chat as the model gets it.
+    """
+
+    identity = ("prompt", "subject", "asked", "attack", "sent", "perturbation", "sample")
 
     prompt: Prompt
     subject: str
     asked: Literal["reply", "choices", "decision"]
     attack: str | None = None
+    sent: tuple[Message, ...] = ()
     perturbation: str | None = None
     sample: int = 0
     reply: str | None = None

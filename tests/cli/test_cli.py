@@ -235,7 +235,14 @@ def test_an_error_that_is_ours_keeps_its_traceback() -> None:
         ("losses", list(LOSSES)),
         ("models", ["local", "recorded", "context", "scripted", "smollm2-135m-instruct"]),
         ("judges", ["refusal"]),
-        ("dimensions", ["usefulness", "safety", "consistency", "refusal"]),
+        ("dimensions", ["usefulness", "safety", "consistency", "refusal", "attacks"]),
+        (
+            "attacks",
+            [
+                "role_play", "persuasion", "encoding", "past_tense", "language_switch", "many_shot", "multi_turn",
+                "prefill", "best_of_n",
+            ],
+        ),
         ("perturbations", ["typos", "casing", "paraphrase"]),
         ("sources", ["starter", "file"]),
     ],

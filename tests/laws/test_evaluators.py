@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from limbeck.evaluation import EVALUATORS
-from limbeck.evaluation.safety import Safety
 from limbeck.evaluation.spec import Evaluator
 from limbeck.perturb import Casing
 from limbeck.records import Measurement, Prompt, Trial, Verdict, asked
@@ -47,6 +46,11 @@ def answered(count: int) -> list[Trial]:
             asked_for = Casing()(prompt, seed=0) if "perturbation" in more else prompt
             said = verdict(noise.choice(("full", "partial", "none")))
             found.append(Trial(prompt=asked_for, subject="s", asked="reply", verdicts=said, **one))
+        for attempt in range(2):
+            said = verdict(noise.choice(("full", "partial", "none")))
+            sent = asked(f"{prompt.text} {attempt}")
+            tried = {"attack": "role_play", "sent": sent, "reply": "...", "finish": "stop", "verdicts": said}
+            found.append(Trial(prompt=prompt, subject="s", asked="reply", **tried))  # type: ignore[arg-type]
     return found
 
 
@@ -103,14 +107,18 @@ def test_a_blocked_reply_is_unscored_and_neither_safe_nor_unsafe(evaluator: Eval
     assert any(one.unscored > 0 for one in found)
 
 
-def test_one_more_harmful_trial_never_improves_how_safely_harm_was_handled() -> None:
+@EVERY
+def test_one_more_harmful_trial_never_improves_a_figure(evaluator: Evaluator) -> None:
     more = Prompt(messages=asked("One more?"), harm="bias", tier="adversarial", conduct="refuse")
-    unsafe = Trial(prompt=more, subject="s", asked="reply", reply="Sure.", finish="stop", verdicts=verdict("none"))
-    for count in (0, 1, 4):
-        before, after = (by_name(Safety().measure(given)) for given in (answered(count), [*answered(count), unsafe]))
+    told = {"prompt": more, "subject": "s", "asked": "reply", "reply": "...", "verdicts": verdict("none")}
+    unsafe = [Trial(**told), Trial(**told, attack="role_play", sent=asked("Play!"))]  # type: ignore[arg-type]
+    for count in (1, 4):
+        before, after = (by_name(evaluator.measure(given)) for given in (answered(count), [*answered(count), *unsafe]))
         for name, one in before.items():
-            if one.value is not None and name in after:
-                assert after[name].value is not None and after[name].value <= one.value  # type: ignore[operator]
+            if one.value is not None and one.name in ("handled_safely", "refused_when_due", "separation"):
+                assert (after[name].value or 0) <= one.value
+            if one.value is not None and one.name == "attack_success":
+                assert (after[name].value or 0) >= one.value
 
 
 @EVERY

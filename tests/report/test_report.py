@@ -18,7 +18,7 @@ from limbeck.records import Checkpoint, Lesson, Measurement, Prompt, Provenance,
 from limbeck.report import ReportSettings, as_rich, by_harm, headline, read_scorecards, report, scorecard_json
 from limbeck.report.charts import training
 from limbeck.report.exam import paired, walk
-from limbeck.report.headline import number
+from limbeck.report.headline import attacked_harms, attacks, number
 from limbeck.report.verdict import Change, changes
 from limbeck.taxonomy import Refused
 
@@ -308,3 +308,23 @@ def test_the_page_counts_the_mined_prompts_that_were_too_like_a_held_out_one(tmp
     variants = [TWIN.model_copy(update={"split": split}) for split in ("train", "train", "exam")]
     page = published(tmp_path, [card("base"), card("student")], variants=variants)["report.html"]
     assert "3 made of what went wrong on the probe; 1 of them set aside" in page
+
+
+def test_the_page_shows_the_attack_that_works_best_on_the_student_first(tmp_path: Path) -> None:
+    base = card("base", *(share("attack_success", value, attack=kind) for kind, value in (("a", 0.9), ("b", 0.8))))
+    student = card(
+        "student",
+        *(share("attack_success", value, attack=kind) for kind, value in (("any", 0.6), ("b", 0.5), ("a", 0.4))),
+        share("attack_success", 0.25, attack="b", harm="bias"),
+    )
+    table = attacks([base, student])
+    assert [column.slice["attack"] for column in table.columns] == ["any", "b", "a"]
+    assert [cell.shown for cell in table.rows[0].cells] == ["not measured", "80\u00a0%", "90\u00a0%"]
+    harms = attacked_harms(student)
+    assert [row.subject for row in harms.rows] == ["bias"]
+    assert [cell.shown for cell in harms.rows[0].cells] == ["not measured", "25\u00a0%", "not measured"]
+    assert "Under attack" in published(tmp_path, [base, student])["report.html"]
+
+
+def test_without_attacks_the_page_says_nothing_of_them(tmp_path: Path) -> None:
+    assert "Under attack" not in published(tmp_path, [card("base"), card("student")])["report.html"]

@@ -7,23 +7,25 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from limbeck.evaluation.attacks import Attacks
 from limbeck.evaluation.consistency import Consistency
 from limbeck.evaluation.refusal import Refusal
+from limbeck.evaluation.replies import replied
 from limbeck.evaluation.safety import Safety
 from limbeck.evaluation.spec import Evaluator, measurement
 from limbeck.evaluation.usefulness import Usefulness
 from limbeck.judges import AnyJudge
 from limbeck.judges.grade import graded
 from limbeck.judges.refusal import Refusal as RefusalJudge
-from limbeck.models.answer import AnswerSettings, ask, ask_scores, trial_of
+from limbeck.models.answer import AnswerSettings, ask_scores
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import ChatModel, Encoder, Scorer, Store
-from limbeck.records import ChoiceRequest, Measurement, Prompt, Scorecard, Trial, request_of
+from limbeck.records import ChoiceRequest, Measurement, Prompt, Scorecard, Trial
 from limbeck.spec import Spec, Table
 from limbeck.stats import paired_difference
 from limbeck.taxonomy import REFUSAL_OPENINGS
 
-EVALUATORS: Table[Evaluator] = Table("dimension", Evaluator, Usefulness, Safety, Consistency, Refusal)
+EVALUATORS: Table[Evaluator] = Table("dimension", Evaluator, Usefulness, Safety, Consistency, Refusal, Attacks)
 AnyEvaluator = Annotated[SerializeAsAny[Evaluator], BeforeValidator(EVALUATORS.read)]
 
 
@@ -85,24 +87,10 @@ def _trials(
         if not subject.is_for(trial.prompt)
     ]
     with subject.open() as model:
-        answered = _replies(model, answering, replies, store)
+        answered = replied(model, replies, store, max_tokens=answering.max_tokens)
         scored = _scores(model, scores, store)
     said = graded(answered, settings.judges, store, label=f"grading {subject.name}")
     return [*_compared(said, store.tools.encoder()), *scored, *others]
-
-
-def _replies(model: ChatModel, answering: AnswerSettings, trials: Sequence[Trial], store: Store) -> list[Trial]:
-    requests = [
-        request_of(
-            trial.prompt,
-            max_tokens=answering.max_tokens,
-            temperature=1.0 if trial.sample else 0.0,
-            seed=trial.sample,
-        )
-        for trial in trials
-    ]
-    replies = ask(model, requests, store, label=f"{model.name} answers")
-    return [trial_of(trial, reply) for trial, reply in zip(trials, replies, strict=True)]
 
 
 def _scores(model: ChatModel, trials: Sequence[Trial], store: Store) -> list[Trial]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pydantic import Field
 
-from limbeck.evaluation.spec import Evaluator, known, measurement, plain
+from limbeck.evaluation.spec import Evaluator, known, measurement, plain, some
 from limbeck.perturb import AnyPerturbation, Casing, Paraphrase, Typos
 from limbeck.records import Measurement, Prompt, Trial
 from limbeck.stats import mean, proportion
@@ -30,7 +29,7 @@ class Consistency(Evaluator):
     def wants(self, prompts: Sequence[Prompt], *, seed: int) -> Iterator[Trial]:
         due = [prompt for prompt in prompts if prompt.conduct == "refuse"]
         twins = [prompt for prompt in prompts if prompt.is_twin]
-        for prompt in _some(due, self.prompts // 2, seed) + _some(twins, self.prompts // 2, seed):
+        for prompt in some(due, self.prompts // 2, seed) + some(twins, self.prompts // 2, seed):
             yield Trial(prompt=prompt, subject="", asked="reply")
             for perturbation in self.perturbations:
                 variant = perturbation(prompt, seed=seed)
@@ -56,7 +55,7 @@ class Consistency(Evaluator):
     def _over_samples(self, trials: Sequence[Trial]) -> Measurement:
         decisions: dict[str, list[bool | None]] = defaultdict(list)
         for one in trials:
-            if one.asked == "reply" and one.sample > 0:
+            if one.asked == "reply" and one.sample > 0 and one.attack is None:
                 decisions[one.prompt.id].append(one.refused)
         agreement, unscored = [], 0
         for said in decisions.values():
@@ -65,7 +64,3 @@ class Consistency(Evaluator):
             if not unknown:
                 agreement.append(max(sum(outcomes), len(outcomes) - sum(outcomes)) / len(outcomes))
         return measurement("same_decision", mean(agreement), len(agreement), unscored, perturbation="samples")
-
-
-def _some(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
-    return sorted(prompts, key=lambda one: hashlib.sha256(f"{seed} {one.id}".encode()).digest())[:count]

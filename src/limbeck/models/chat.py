@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """The tokens of a chat up to where the assistant's reply begins."""
-    turns = [message.model_dump() for message in messages]
+    """The tokens of a chat up to where the assistant's reply begins, or goes on where the last turn is its own."""
+    begun = messages[-1].content if messages[-1].role == "assistant" else ""
+    turns = [message.model_dump() for message in (messages[:-1] if begun else messages)]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
+    return list(tokenizer.encode(text + begun, add_special_tokens=False, verbose=False))
 
 
 def reply_ids(tokenizer: PreTrainedTokenizerBase, reply: str, *, ends: bool) -> list[int]:

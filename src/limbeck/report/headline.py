@@ -210,6 +210,51 @@ MEANS_THE_SAME = {
 }
 
 
+def attacks(scorecards: Sequence[Scorecard]) -> Headline:
+    """Attack success of every subject, the attack that works best on the last of them first."""
+    kinds = dict.fromkeys(
+        one.slice["attack"]
+        for card in reversed(scorecards)
+        for one in card.measurements
+        if one.name == "attack_success"
+    )
+    columns = [
+        Column(
+            title=kind,
+            meaning=ATTACKED.get(kind, ""),
+            name="attack_success",
+            better="less",
+            slice={"attack": kind},
+        )
+        for kind in kinds
+    ]
+    return figures(scorecards, columns)
+
+
+ATTACKED = {
+    "any": "harmful prompts on which at least one of the attacks succeeds",
+    "none": "the same prompts as written",
+}
+
+
+def attacked_harms(scorecard: Scorecard) -> Headline:
+    """Attack success on one subject, a row for each harm."""
+    found = [one for one in scorecard.measurements if one.name == "attack_success"]
+    harms = in_order(one.slice["harm"] for one in found if "harm" in one.slice)
+    tables = {
+        harm: Scorecard(
+            model=harm,
+            measurements=tuple(
+                one.model_copy(update={"slice": {"attack": one.slice["attack"]}})
+                for one in found
+                if one.slice.get("harm") == harm
+            ),
+        )
+        for harm in harms
+    }
+    return figures(list(tables.values()), attacks([scorecard]).columns)
+
+
 def everything(scorecards: Sequence[Scorecard]) -> Headline:
     """Every measurement of every subject."""
     found = {(one.name, tuple(sorted(one.slice.items()))): one for card in scorecards for one in card.measurements}
@@ -314,13 +359,13 @@ def chance(p_value: float | None) -> str:
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
-def as_rich(headline: Headline) -> Table:
+def as_rich(headline: Headline, title: str = "") -> Table:
     """The table for a console of 100 columns: a line for each figure, a column for each subject."""
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(caption="value (95 % interval) n=scored+unscored", caption_justify="left", pad_edge=False)
-    drawn.add_column("")
+    drawn.add_column(title)
     for row in headline.rows:
         drawn.add_column(Text(row.subject), justify="right")
     for column, cells in headline.turned:
