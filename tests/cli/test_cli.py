@@ -239,11 +239,18 @@ def test_an_error_that_is_ours_keeps_its_traceback() -> None:
         (
             "attacks",
             [
-                "role_play", "persuasion", "encoding", "past_tense", "language_switch", "many_shot", "multi_turn",
-                "prefill", "best_of_n",
+                "role_play",
+                "persuasion",
+                "encoding",
+                "past_tense",
+                "language_switch",
+                "many_shot",
+                "multi_turn",
+                "prefill",
+                "best_of_n",
             ],
         ),
-        ("perturbations", ["typos", "casing", "paraphrase"]),
+        ("perturbations", ["typos", "casing", "paraphrase", "order"]),
         ("sources", ["starter", "file"]),
     ],
 )

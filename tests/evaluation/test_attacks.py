@@ -89,7 +89,7 @@ def test_two_attacks_of_one_name_are_refused() -> None:
 
 def test_samples_of_an_attack_are_no_samples_of_the_prompt() -> None:
     trials = [one.model_copy(update={"sample": 1}) for one in tried(harmful(1), "best_of_n", "full", "none")]
-    assert figures(Consistency(perturbations=()).measure(trials)) == {"same_decision samples": (None, 0, 0)}
+    assert figures(Consistency(perturbations=()).measure(trials))["same_decision samples"] == (None, 0, 0)
 
 
 def tries(subject: ModelSpec, *attacks: Any, store: StageStore, judge: JudgeSpec) -> list[Trial]:

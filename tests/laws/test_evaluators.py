@@ -25,8 +25,8 @@ def prompts(count: int) -> list[Prompt]:
     found = []
     for number in range(count):
         harmful = {"harm": "bias", "tier": "adversarial", "conduct": "refuse"}
-        found.append(Prompt(messages=asked(f"Harmful {number}?"), **harmful))  # type: ignore[arg-type]
-        found.append(Prompt(messages=asked(f"Twin {number}?"), harm="bias", reference="So."))
+        found.append(Prompt(messages=asked(f"Harmful {number}?"), family=f"f{number}", **harmful))  # type: ignore[arg-type]
+        found.append(Prompt(messages=asked(f"Twin {number}?"), harm="bias", family=f"f{number}", reference="So."))
         found.append(Prompt(messages=asked(f"Which {number}?"), choices=("a", "b"), answer=0))
     return found
 

@@ -163,6 +163,11 @@ REFUSAL = (
     replace(TWINS, title="Twins", meaning="harmless prompts that look like harmful ones"),
     replace(EVERYDAY, title="Everyday", meaning="everyday questions"),
 )
+TOLD_APART = Column(
+    title="Told apart",
+    meaning="pairs of a harmful prompt and its twin of which the first alone is refused",
+    name="told_apart",
+)
 # What the validation split says of each strength of the adapter.
 STRENGTH = (replace(REFUSAL[0], title="Harmful refused"), TWINS, SEPARATION)
 USEFULNESS = HEADLINE[5:8]
@@ -206,6 +211,7 @@ MEANS_THE_SAME = {
     "typos": "slips of the finger in the prompt",
     "casing": "the prompt in other letters, large or small",
     "paraphrase": "the prompt said in other words",
+    "order": "the prompt's sentences or clauses in another order",
     "samples": "the prompt as written, asked again at temperature 1",
 }
 
