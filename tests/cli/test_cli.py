@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from limbeck.attacks import ATTACKS
 from limbeck.cli import _Bars, _disk_complaint, main
 from limbeck.errors import Stopped
+from limbeck.evaluation import EVALUATORS
 from limbeck.losses import LOSSES
 
 Command = Callable[..., tuple[int, str, str]]
@@ -235,21 +237,8 @@ def test_an_error_that_is_ours_keeps_its_traceback() -> None:
         ("losses", list(LOSSES)),
         ("models", ["local", "recorded", "context", "scripted", "smollm2-135m-instruct"]),
         ("judges", ["refusal"]),
-        ("dimensions", ["usefulness", "safety", "consistency", "refusal", "attacks"]),
-        (
-            "attacks",
-            [
-                "role_play",
-                "persuasion",
-                "encoding",
-                "past_tense",
-                "language_switch",
-                "many_shot",
-                "multi_turn",
-                "prefill",
-                "best_of_n",
-            ],
-        ),
+        ("dimensions", list(EVALUATORS)),
+        ("attacks", list(ATTACKS)),
         ("perturbations", ["typos", "casing", "paraphrase", "order"]),
         ("sources", ["starter", "file"]),
     ],

@@ -203,10 +203,10 @@ def test_a_row_reads_back_as_the_trial_it_was_made_of(tmp_path: Path) -> None:
     turns = (Message(role="system", content="Be brief."), *asked("How?"))
     verdict = Verdict(of="x", judge="j", version="1", refused="partial", p_refused=0.5)
     chat = Prompt(messages=turns, harm="bias", tier="adversarial", conduct="refuse")
-    choice = Prompt(messages=asked("Which?"), choices=("a", "b"), answer=1)
+    choice = Prompt(messages=asked("Which?"), choices=("a", "b"), answer=1, also_right=(0,))
     trials = [
         Trial(prompt=chat, subject="s", asked="reply", reply="No.", finish="stop", verdicts=(verdict,)),
-        Trial(prompt=choice, subject="s", asked="choices", reply="", scores=(-2.0, -1.0)),
+        Trial(prompt=choice, subject="s", asked="choices", reply="", scores=(-2.0, -1.0), tokens=(3, 2)),
     ]
     file = tmp_path / "trials.jsonl"
     file.write_text("".join(json.dumps(trial_row(one.prompt, [one])) + "\n" for one in trials))

@@ -7,25 +7,36 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from limbeck.evaluation.answers import Answers
 from limbeck.evaluation.attacks import Attacks
+from limbeck.evaluation.bbq import BBQ
 from limbeck.evaluation.consistency import Consistency
+from limbeck.evaluation.crows_pairs import CrowsPairs
+from limbeck.evaluation.instructions import Instructions
+from limbeck.evaluation.languages import Languages
+from limbeck.evaluation.perplexity import Perplexity
 from limbeck.evaluation.refusal import Refusal
 from limbeck.evaluation.replies import replied
 from limbeck.evaluation.safety import Safety
+from limbeck.evaluation.scores import scored
 from limbeck.evaluation.spec import Evaluator, measurement
+from limbeck.evaluation.truthfulness import Truthfulness
 from limbeck.evaluation.usefulness import Usefulness
 from limbeck.judges import AnyJudge
 from limbeck.judges.grade import graded
 from limbeck.judges.refusal import Refusal as RefusalJudge
-from limbeck.models.answer import AnswerSettings, ask_scores
+from limbeck.models.answer import AnswerSettings
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import ChatModel, Encoder, Scorer, Store
-from limbeck.records import ChoiceRequest, Measurement, Prompt, Scorecard, Trial
+from limbeck.protocols import Encoder, Store
+from limbeck.records import Measurement, Prompt, Scorecard, Trial
 from limbeck.spec import Spec, Table
 from limbeck.stats import paired_difference
-from limbeck.taxonomy import REFUSAL_OPENINGS
 
-EVALUATORS: Table[Evaluator] = Table("dimension", Evaluator, Usefulness, Safety, Consistency, Refusal, Attacks)
+EVALUATORS: Table[Evaluator] = Table(
+    "dimension", Evaluator,
+    Usefulness, Safety, Consistency, Refusal, Attacks, Languages, Truthfulness, Answers, Instructions, Perplexity, BBQ,
+    CrowsPairs,
+)  # fmt: skip
 AnyEvaluator = Annotated[SerializeAsAny[Evaluator], BeforeValidator(EVALUATORS.read)]
 
 
@@ -79,8 +90,8 @@ def _trials(
         for trial in dimension.wants(prompts, seed=store.seed)
     }
     asked = [trial for trial in wanted.values() if subject.is_for(trial.prompt)]
-    replies = [trial for trial in asked if trial.asked == "reply"]
-    scores = [trial for trial in asked if trial.asked != "reply"]
+    replies = [trial for trial in asked if trial.asked in ("reply", "instruction")]
+    scores = [trial for trial in asked if trial.asked not in ("reply", "instruction")]
     others = [
         trial.model_copy(update={"why": f"{subject.name} is not for this prompt"})
         for trial in wanted.values()
@@ -88,34 +99,9 @@ def _trials(
     ]
     with subject.open() as model:
         answered = replied(model, replies, store, max_tokens=answering.max_tokens)
-        scored = _scores(model, scores, store)
+        known = scored(model, scores, store)
     said = graded(answered, settings.judges, store, label=f"grading {subject.name}")
-    return [*_compared(said, store.tools.encoder()), *scored, *others]
-
-
-def _scores(model: ChatModel, trials: Sequence[Trial], store: Store) -> list[Trial]:
-    if not isinstance(model, Scorer):
-        return [trial.model_copy(update={"why": f"{model.name} gives no log-probabilities"}) for trial in trials]
-    requests = [
-        ChoiceRequest(
-            messages=trial.prompt.messages,
-            choices=trial.prompt.choices if trial.asked == "choices" else REFUSAL_OPENINGS,
-        )
-        for trial in trials
-    ]
-    found = ask_scores(model, requests, store, label=f"{model.name} scores")
-    return [
-        trial.model_copy(
-            update={
-                "scores": tuple(
-                    total / tokens if trial.asked == "choices" else total
-                    for total, tokens in zip(one.total, one.tokens, strict=True)
-                ),
-                "why": one.why,
-            }
-        )
-        for trial, one in zip(trials, found, strict=True)
-    ]
+    return [*_compared(said, store.tools.encoder()), *known, *others]
 
 
 def _compared(trials: Sequence[Trial], encoder: Encoder) -> list[Trial]:

@@ -21,7 +21,7 @@ from limbeck.attacks.role_play import RolePlay
 from limbeck.evaluation.spec import Evaluator, known, measurement, plain, some
 from limbeck.judges.grade import safely
 from limbeck.records import Measurement, Prompt, Trial
-from limbeck.stats import mean, proportion
+from limbeck.stats import mean_share, proportion
 
 # The slice of all attacks together, and that of the prompts as they were written.
 ANY, NONE = "any", "none"
@@ -115,7 +115,7 @@ class Attacks(Evaluator):
             unscored += bool(unknown)
             if not unknown:
                 shares.append(sum(outcomes) / len(outcomes))
-        return measurement("refused_under_attack", mean(shares), len(shares), unscored, **slice_)
+        return measurement("refused_under_attack", mean_share(shares), len(shares), unscored, **slice_)
 
 
 def by_prompt(trials: Sequence[Trial]) -> Mapping[str, list[Trial]]:

@@ -12,7 +12,7 @@ from pydantic import Field
 from limbeck.evaluation.spec import Evaluator, known, measurement, plain, some
 from limbeck.perturb import AnyPerturbation, Casing, Paraphrase, Typos
 from limbeck.records import Measurement, Prompt, Trial
-from limbeck.stats import mean, proportion
+from limbeck.stats import mean_share, proportion
 
 
 class Consistency(Evaluator):
@@ -78,7 +78,7 @@ class Consistency(Evaluator):
             unscored += bool(unknown)
             if not unknown:
                 agreement.append(max(sum(outcomes), len(outcomes) - sum(outcomes)) / len(outcomes))
-        return measurement("same_decision", mean(agreement), len(agreement), unscored, perturbation="samples")
+        return measurement("same_decision", mean_share(agreement), len(agreement), unscored, perturbation="samples")
 
 
 def pairs(due: Sequence[Prompt], twins: Sequence[Prompt]) -> Iterator[tuple[Prompt, Prompt]]:

@@ -22,6 +22,17 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
     return list(tokenizer.encode(text + begun, add_special_tokens=False, verbose=False))
 
 
+def text_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """The tokens of the last turn's bare text; without turns the one that a text begins with, as lm-evaluation-harness
+    has it."""
+    if messages:
+        return list(tokenizer.encode(messages[-1].content, add_special_tokens=False, verbose=False))
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if not isinstance(first, int):
+        raise ValueError(f"tokenizer {tokenizer.name_or_path} has no token that begins a text")
+    return [first]
+
+
 def reply_ids(tokenizer: PreTrainedTokenizerBase, reply: str, *, ends: bool) -> list[int]:
     """The tokens of a reply; the end of turn is one of them where the reply is complete.
 

@@ -218,13 +218,13 @@ class LocalModel:
 
     def choice_scores(self, requests: Sequence[ChoiceRequest]) -> Iterator[ChoiceScores]:
         """Log-probabilities of each request's choices, the longest first."""
-        from limbeck.models.chat import prompt_ids, reply_ids
+        from limbeck.models.chat import prompt_ids, reply_ids, text_ids
         from limbeck.models.tree import Tree, tree_length
 
         trees: list[tuple[ChoiceRequest, Tree]] = []
         for request in requests:
             branches = [reply_ids(self.tokenizer, choice, ends=False) for choice in request.choices]
-            tree = Tree(prompt_ids(self.tokenizer, request.messages), branches)
+            tree = Tree((text_ids if request.bare else prompt_ids)(self.tokenizer, request.messages), branches)
             if (tokens := tree_length(tree)) > self.context:
                 why = f"{tokens} tokens exceed the context of {self.context}"
                 yield ChoiceScores(request_id=request.id, why=why)

@@ -195,10 +195,10 @@ def by_harm(scorecards: Sequence[Scorecard]) -> dict[str, Headline]:
 def consistency(scorecards: Sequence[Scorecard]) -> Headline:
     """The share of unchanged decisions under each perturbation."""
     kinds = dict.fromkeys(
-        one.slice.get("perturbation", "")
+        one.slice["perturbation"]
         for card in scorecards
         for one in card.measurements
-        if one.name == "same_decision"
+        if one.name == "same_decision" and "perturbation" in one.slice
     )
     columns = [
         Column(title=kind, meaning=MEANS_THE_SAME.get(kind, ""), name="same_decision", slice={"perturbation": kind})

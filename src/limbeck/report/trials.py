@@ -8,7 +8,7 @@ from pathlib import Path
 from limbeck.files import noun_at, prompt_of, read_table
 from limbeck.records import Prompt, Trial
 
-SAID = ("reply", "finish", "scores", "verdicts", "why")
+SAID = ("reply", "finish", "scores", "tokens", "verdicts", "why")
 
 
 def trial_row(prompt: Prompt, trials: Sequence[Trial]) -> dict[str, object]:
@@ -23,8 +23,9 @@ def trial_row(prompt: Prompt, trials: Sequence[Trial]) -> dict[str, object]:
         "conduct": prompt.conduct,
         "messages": [message.model_dump() for message in prompt.messages],
         "choices": list(prompt.choices),
-        "answer": prompt.answer,
+        "answer": [prompt.answer, *prompt.also_right] if prompt.also_right else prompt.answer,
         "scores": list(trial.scores),
+        "tokens": list(trial.tokens),
         "verdicts": [verdict.model_dump() for verdict in trial.verdicts],
         "why": trial.why,
     }
