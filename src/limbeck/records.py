@@ -258,8 +258,9 @@ class Trial(Record):
 
     `asked` says which: a reply (an `instruction` is one whose words are checked and no judge's business), the scores of
     the prompt's choices in the chat, as `continuations` of its bare text or as `sentences` of their own, of the
-    refusal openings (the `decision`) or of the prompt's `reference` reply. `scores` are mean log-probabilities per
-    token in nats, those of a decision whole; `tokens` counts the tokens.
+    refusal openings (the `decision`) or of the prompt's `reference` reply, or how alike the `distribution` over that
+    reply is to another. `scores` are mean log-probabilities per token in nats, those of a decision whole, of a
+    distribution its alignment and its share of agreeing tokens; `tokens` counts the tokens.
 
     An attack asks for `prompt` in another way: `sent` is the chat as the model gets it.
     """
@@ -268,7 +269,9 @@ class Trial(Record):
 
     prompt: Prompt
     subject: str
-    asked: Literal["reply", "instruction", "choices", "continuations", "sentences", "decision", "reference"]
+    asked: Literal[
+        "reply", "instruction", "choices", "continuations", "sentences", "decision", "reference", "distribution"
+    ]
     attack: str | None = None
     sent: tuple[Message, ...] = ()
     perturbation: str | None = None

@@ -18,6 +18,7 @@ DATA = Path(__file__).parents[1] / "evaluation" / "data"
 GIVEN: dict[str, dict[str, Any]] = {
     "bbq": {"path": DATA / "bbq.jsonl"},
     "crows_pairs": {"path": DATA / "crows_pairs.csv"},
+    "fidelity": {"teacher": {"kind": "local", "name": "teacher", "model": "some/model"}},
 }
 MEMBERS = [member(**GIVEN.get(kind, {})) for kind, member in EVALUATORS.items()]
 EVERY = pytest.mark.parametrize("evaluator", MEMBERS, ids=list(EVALUATORS))
@@ -56,6 +57,8 @@ def outcome(one: Trial, noise: random.Random) -> Trial:
     if one.asked in ("reply", "instruction"):
         said |= {"reply": noise.choice(REPLIES), "finish": "stop", "likeness": noise.random()}
         said["verdicts"] = verdict(noise.choice(("full", "partial", "none")))
+    elif one.asked == "distribution":
+        said |= {"scores": (noise.random(), noise.random()), "tokens": (9, 9)}
     else:
         texts = len(one.prompt.choices) or 1
         said |= {"scores": tuple(noise.uniform(-3, 0) for _ in range(texts)), "tokens": (2,) * texts}

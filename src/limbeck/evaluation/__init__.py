@@ -12,11 +12,15 @@ from limbeck.evaluation.attacks import Attacks
 from limbeck.evaluation.bbq import BBQ
 from limbeck.evaluation.consistency import Consistency
 from limbeck.evaluation.crows_pairs import CrowsPairs
+from limbeck.evaluation.distributions import compared
+from limbeck.evaluation.fidelity import Fidelity
 from limbeck.evaluation.instructions import Instructions
 from limbeck.evaluation.languages import Languages
+from limbeck.evaluation.overall import overall
 from limbeck.evaluation.perplexity import Perplexity
 from limbeck.evaluation.refusal import Refusal
 from limbeck.evaluation.replies import replied
+from limbeck.evaluation.robustness import Robustness
 from limbeck.evaluation.safety import Safety
 from limbeck.evaluation.scores import scored
 from limbeck.evaluation.spec import Evaluator, measurement
@@ -35,7 +39,7 @@ from limbeck.stats import paired_difference
 EVALUATORS: Table[Evaluator] = Table(
     "dimension", Evaluator,
     Usefulness, Safety, Consistency, Refusal, Attacks, Languages, Truthfulness, Answers, Instructions, Perplexity, BBQ,
-    CrowsPairs,
+    CrowsPairs, Fidelity, Robustness,
 )  # fmt: skip
 AnyEvaluator = Annotated[SerializeAsAny[Evaluator], BeforeValidator(EVALUATORS.read)]
 
@@ -71,7 +75,9 @@ def measure(settings: EvaluateSettings, trials: Sequence[Trial], *, store: Store
     for name, mine in by_subject.items():
         figures = [figure for dimension in settings.dimensions for figure in dimension.measure(mine)]
         right = {one.prompt.id: one.chose_right for one in mine if one.asked == "choices"}
-        figures += _drop(first, right) if first else []
+        if first:
+            figures += _drop(first, right)
+            figures += overall(figures)
         first = first or right
         yield Scorecard(model=name, measurements=tuple(figures))
 
@@ -91,7 +97,9 @@ def _trials(
     }
     asked = [trial for trial in wanted.values() if subject.is_for(trial.prompt)]
     replies = [trial for trial in asked if trial.asked in ("reply", "instruction")]
-    scores = [trial for trial in asked if trial.asked not in ("reply", "instruction")]
+    likely = [trial for trial in asked if trial.asked not in ("reply", "instruction", "distribution")]
+    spread = [trial for trial in asked if trial.asked == "distribution"]
+    teacher = next((one.teacher for one in settings.dimensions if isinstance(one, Fidelity)), None)
     others = [
         trial.model_copy(update={"why": f"{subject.name} is not for this prompt"})
         for trial in wanted.values()
@@ -99,7 +107,7 @@ def _trials(
     ]
     with subject.open() as model:
         answered = replied(model, replies, store, max_tokens=answering.max_tokens)
-        known = scored(model, scores, store)
+        known = [*scored(model, likely, store), *compared(model, teacher, spread, store)]
     said = graded(answered, settings.judges, store, label=f"grading {subject.name}")
     return [*_compared(said, store.tools.encoder()), *known, *others]
 

@@ -299,10 +299,13 @@ class LocalModel:
 
 
 def top_k(logprobs_NV: Tensor, top: int) -> TopK:
-    """The K likeliest ids with their log-probs, and the log of the mass outside them (-inf when K is all)."""
+    """The K likeliest ids with their log-probs, and the log of the mass outside them (-inf when K is all: unsorted)."""
     import torch
 
-    logprobs_NK, ids_NK = logprobs_NV.topk(min(top, logprobs_NV.shape[-1]), dim=-1)
+    if top >= logprobs_NV.shape[-1]:
+        ids_NV = torch.arange(logprobs_NV.shape[-1], device=logprobs_NV.device).expand_as(logprobs_NV)
+        return TopK(ids_NV, logprobs_NV, torch.full_like(logprobs_NV[:, 0], -torch.inf))
+    logprobs_NK, ids_NK = logprobs_NV.topk(top, dim=-1)
     inside_N = logprobs_NK.double().exp().sum(-1)
     tail_N = torch.log((1 - inside_N).clamp(min=0)).float()
     return TopK(ids_NK, logprobs_NK, tail_N)
