@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -17,6 +18,7 @@ from limbeck.errors import DISK_FULL, FORBIDDEN, GateFailed, InputError, Limbeck
 if TYPE_CHECKING:
     from limbeck.config import RunConfig
     from limbeck.records import Scorecard
+    from limbeck.report.gates import Gate
 
 Item = TypeVar("Item")
 # Prompts without an answer that are told one by one.
@@ -48,6 +50,7 @@ def run(recipe: Recipe, folder: Folder = None, set_: Override = None, limit: Lim
     bars.show_figures(made.scorecards)
     bars.say(f"report:  {made.page}\nstudent: {made.student / 'merged'}")
     bars.say(f"next:    limbeck show {folder} · change the recipe and run again: only what it touches is redone")
+    bars.pass_gates(made.gates)
 
 
 class Stop(NamedTuple):
@@ -147,14 +150,15 @@ def evaluate(
 ) -> None:
     """Measure any model on prompt files: usefulness, safety, consistency, refusal, and what the recipe adds."""
     from limbeck.models.local import Local
+    from limbeck.report.gates import judged
     from limbeck.spec import checked
     from limbeck.verbs import evaluate as evaluate_model
     from limbeck.verbs import unanswered
 
     subject = checked(Local, name=Path(model).name, model=model, adapter=adapter, dtype=dtype)
     for other in set_ or ():
-        if not other.startswith("evaluate."):
-            raise InputError(f"--set {other}: a measurement takes evaluate.KEY=VALUE alone")
+        if not other.startswith(("evaluate.", "gates.")):
+            raise InputError(f"--set {other}: a measurement takes evaluate.KEY=VALUE and gates.KEY=VALUE alone")
     _, config = _read(recipe, set_)
     with _Bars() as bars:
         scorecard = evaluate_model(
@@ -165,20 +169,27 @@ def evaluate(
     if failed := unanswered(folder):
         print("\n".join(failed[:SHOWN_UNANSWERED]), file=sys.stderr)
         print(f"prompts without an answer, counted as unscored: {len(failed)}", file=sys.stderr)
+    bars.pass_gates(judged(config.gates, scorecard))
 
 
 @app.command(epilog="Example:  `limbeck compare measured/base measured/student`")
 def compare(
     before: Annotated[Path, typer.Argument(help="A folder that `evaluate` wrote, or a scorecard.json.")],
     after: Annotated[Path, typer.Argument(help="The same of what it is compared with.")],
+    flips: Annotated[Path | None, typer.Option(help="Where every prompt that flipped goes, as JSONL.")] = None,
 ) -> None:
     """Compare two measurements prompt by prompt; exit code 1 where something got clearly worse or was not tested."""
     from rich.console import Console
 
-    from limbeck.report.compare import as_lines
+    from limbeck.files import check_writable, write_atomically
+    from limbeck.report.compare import as_lines, flip_rows
     from limbeck.report.compare import compare as compare_sides
 
+    if flips is not None:
+        check_writable(flips)
     found = compare_sides(before, after)
+    if flips is not None:
+        write_atomically(flips, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in flip_rows(found)))
     console = Console()
     for line in as_lines(found):
         console.print(line)
@@ -385,6 +396,16 @@ class _Bars:
         self.console.print(as_rich(headline(scorecards)))
         if (attacked := attacks(scorecards)).columns:
             self.console.print(as_rich(attacked, "Attack success"))
+
+    def pass_gates(self, gates: tuple[Gate, ...]) -> None:
+        """Says what came of each gate. Raises GateFailed where one is not passed."""
+        from limbeck.report.gates import complaint
+
+        for gate in gates:
+            if gate.outcome == "pass":
+                self.say(f"gate {gate.text}")
+        if said := complaint(gates):
+            raise GateFailed(said)
 
 
 if __name__ == "__main__":

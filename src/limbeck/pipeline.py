@@ -20,6 +20,7 @@ from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Progress
 from limbeck.records import Checkpoint, Lesson, Prompt, Record, Scorecard
 from limbeck.report import report
+from limbeck.report.gates import Gate, judged
 from limbeck.report.verdict import choice
 from limbeck.sift import sift
 from limbeck.teach import teach
@@ -30,11 +31,13 @@ from limbeck.workspace import Reached, Rows, Workspace
 
 
 class Run(NamedTuple):
-    """What a run made: the report page, the folder of the student's files, and the figures of all subjects."""
+    """What a run made: the report page, the folder of the student's files, the figures of all subjects, and how the
+    student's stand to the gates."""
 
     page: Path
     student: Path
     scorecards: Sequence[Scorecard]
+    gates: tuple[Gate, ...]
 
 
 def check_needs(config: RunConfig) -> None:
@@ -102,9 +105,10 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         scorecards = work.keep("scorecards", measure, config.evaluate, trials)
         made = work.keep("export", export, base, chosen)
         learnt = (tuple(rounds), tuple(variants), tuple(checkpoints))
-        page = work.keep("report", report, config.report, base, chosen, scorecards, trials, *learnt)
+        page = work.keep("report", report, config.report, config.gates, base, chosen, scorecards, trials, *learnt)
         work.publish({"student": made / "student"} | {file.name: file for file in (page / "page").iterdir()})
-        return Run(work.folder / "report.html", work.folder / "student", scorecards)
+        (card,) = [one for one in scorecards if one.model == chosen.name]
+        return Run(work.folder / "report.html", work.folder / "student", scorecards, judged(config.gates, card))
 
 
 def run_until(

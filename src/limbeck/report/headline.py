@@ -171,7 +171,11 @@ TOLD_APART = Column(
 # What the validation split says of each strength of the adapter.
 STRENGTH = (replace(REFUSAL[0], title="Harmful refused"), TWINS, SEPARATION)
 USEFULNESS = HEADLINE[5:8]
-POINTS, SCORES = ("separation", "usefulness_drop"), ("decision_auc", "likeness")
+POINTS = ("separation", "usefulness_drop")
+SCORES = (
+    "decision_auc", "likeness", "mc2", "answer_f1", "perplexity", "s_amb", "s_dis", "likelihood_difference",
+    "kd_alignment", "noise_robustness",
+)  # fmt: skip
 
 
 def headline(scorecards: Sequence[Scorecard]) -> Headline:
@@ -259,6 +263,24 @@ def attacked_harms(scorecard: Scorecard) -> Headline:
         for harm in harms
     }
     return figures(list(tables.values()), attacks([scorecard]).columns)
+
+
+def overall(scorecards: Sequence[Scorecard]) -> Headline:
+    """The overall figure of every subject that has one, then its parts."""
+    parts = dict.fromkeys(
+        one.slice.get("part", "") for card in scorecards for one in card.measurements if one.name == "overall_safety"
+    )
+    columns = [
+        Column(
+            title=part.capitalize() or "Overall safety",
+            meaning="" if part else "harmonic mean of the four below",
+            name="overall_safety",
+            slice={"part": part} if part else {},
+        )
+        for part in parts
+    ]
+    having = [card for card in scorecards if any(one.name == "overall_safety" for one in card.measurements)]
+    return figures(having, columns)
 
 
 def everything(scorecards: Sequence[Scorecard]) -> Headline:

@@ -9,6 +9,7 @@ from pathlib import Path
 from limbeck.records import Checkpoint, Scorecard
 from limbeck.report.charts import Picture, colours_of, column_dots, harm_dots, plane, read_curves, training
 from limbeck.report.exam import OUTCOMES, Exam, Paired, examples, paired
+from limbeck.report.gates import Gate
 from limbeck.report.headline import (
     HANDLED,
     REFUSAL,
@@ -24,6 +25,7 @@ from limbeck.report.headline import (
     everything,
     figures,
     headline,
+    overall,
 )
 from limbeck.report.lessons import Tally, outcomes_of, reasons_of
 from limbeck.report.verdict import Change, changes, choice
@@ -46,6 +48,7 @@ class Story:
     variants: Counter[str]
     checkpoints: tuple[Checkpoint, ...]
     chosen: Checkpoint
+    gates: tuple[Gate, ...]
 
     @property
     def headline(self) -> Headline:
@@ -99,6 +102,7 @@ def page(story: Story) -> str:
         attacked_harms=attacked_harms(story.student),
         strengths=figures(story.chosen.tried, STRENGTH),
         usefulness=figures(story.subjects, USEFULNESS),
+        overall=overall(story.subjects),
         everything=everything(story.subjects),
         curves=training(curves),
         rounds_without_log=[at for at in range(len(story.checkpoints)) if at not in {one.round for one in curves}],

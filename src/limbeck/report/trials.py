@@ -38,3 +38,11 @@ def read_trials(file: Path, *, subject: str) -> Iterator[Trial]:
         said = {name: row.values[name] for name in SAID if name in row.values}
         asked = "choices" if prompt.choices else "reply"
         yield noun_at(row.where, Trial, {"prompt": prompt, "subject": subject, "asked": asked, **said})
+
+
+def read_attacked(file: Path, *, subject: str) -> Iterator[Trial]:
+    """The attacked trials among those of an evaluation that are no plain rows, as this subject's."""
+    for row in read_table(file):
+        if row.values.get("attack") is not None:
+            told = {name: value for name, value in row.values.items() if name != "id"}
+            yield noun_at(row.where, Trial, {**told, "subject": subject})
