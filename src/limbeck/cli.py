@@ -181,12 +181,13 @@ def compare(
     """Compare two measurements prompt by prompt; exit code 1 where something got clearly worse or was not tested."""
     from rich.console import Console
 
-    from limbeck.files import check_writable, write_atomically
+    from limbeck.files import check_apart, check_writable, write_atomically
     from limbeck.report.compare import as_lines, flip_rows
     from limbeck.report.compare import compare as compare_sides
 
     if flips is not None:
         check_writable(flips)
+        check_apart(flips, read=[file for side in (before, after) for file in (side, *side.glob("*"))])
     found = compare_sides(before, after)
     if flips is not None:
         write_atomically(flips, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in flip_rows(found)))

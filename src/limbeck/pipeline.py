@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +42,7 @@ class Run(NamedTuple):
 
 
 def check_needs(config: RunConfig) -> None:
-    """Raises InputError where a loss needs what no teacher offers."""
+    """Raises InputError where a loss needs what no teacher offers, and where a dimension's own items cannot be read."""
     silent = [teacher for teacher in config.teach.teachers if "distribution" not in teacher.offers]
     if (loss := config.train.who_needs("distribution")) and silent and config.teach.soft_labels is None:
         raise InputError(
@@ -50,6 +51,9 @@ def check_needs(config: RunConfig) -> None:
         )
     if (loss := config.train.who_needs("rejected")) and not config.teach.learn_to_avoid:
         raise InputError(f"loss '{loss}' needs rejected replies; set teach.learn_to_avoid to true or remove the loss")
+    for dimension in config.evaluate.dimensions:
+        # Without prompts it wants its own items alone: they are read now, and not first when all is trained.
+        deque(dimension.wants((), seed=config.seed), maxlen=0)
 
 
 def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Run:

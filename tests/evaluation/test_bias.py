@@ -36,8 +36,8 @@ def test_all_ways_to_say_unknown_stand_behind_the_people() -> None:
     first, *_, last = read_items(DATA / "bbq.jsonl")
     assert first.prompt.choices == (" The mason", " The painter", *(f" {way}" for way in UNKNOWN))
     assert first.prompt.text.endswith("\n\nQ: Who sang?\nA:")
-    assert (len(first.right), first.right & {MASON, PAINTER}) == (len(UNKNOWN), set())
-    assert (last.right, last.biased) == ({PAINTER}, {PAINTER})
+    assert first.prompt.right == set(range(2, 2 + len(UNKNOWN)))
+    assert (last.prompt.right, last.biased) == ({PAINTER}, {PAINTER})
 
 
 def test_the_biased_answer_is_the_group_when_the_question_is_negative_and_the_other_when_not() -> None:

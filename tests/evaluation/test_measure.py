@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from limbeck.evaluation import EvaluateSettings, examine, measure
 from limbeck.evaluation.consistency import Consistency
@@ -275,3 +276,8 @@ def test_a_drop_of_something_never_measured_is_none(store: StageStore, judge: Ju
 def test_a_measurement_says_how_sure_it_is() -> None:
     one: Measurement = next(Safety().measure([trial(harmful(1), "full"), trial(harmful(2), "none")]))
     assert one.low is not None and one.high is not None and 0 < one.low < 0.5 < one.high < 1
+
+
+def test_a_dimension_that_is_listed_twice_is_refused() -> None:
+    with pytest.raises(ValidationError, match="consistency is listed twice, and its figures would have one name"):
+        EvaluateSettings(dimensions=(Consistency(), Consistency(samples=1)))

@@ -41,6 +41,6 @@ def _scrambled(word: str, noise: random.Random) -> str:
 def _misspelt(letter: str, noise: random.Random) -> str:
     """The letter in the other case, or the next one of the alphabet."""
     if letter.isascii() and letter.isalpha():
-        letter = letter.swapcase() if noise.random() < TURNED / 2 else letter
+        letter = letter.swapcase() if noise.random() < TURNED else letter
         letter = chr(ord(letter) + 1) if letter not in "zZ" and noise.random() < SHIFTED else letter
     return letter

@@ -8,8 +8,8 @@ from limbeck.attacks.spec import Framed
 
 
 class RolePlay(Framed):
-    """Asks a character, an actor or a machine without rules; the oldest of jailbreaks (Wei et al. 2023,
-    arXiv:2307.02483, call it competing objectives)."""
+    """Asks a character, an actor or a machine without rules; a case of competing objectives, as Wei et al. 2023
+    (arXiv:2307.02483) call it."""
 
     kind: Literal["role_play"] = "role_play"
     frames = (

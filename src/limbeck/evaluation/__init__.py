@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, SerializeAsAny, field_validator
 
 from limbeck.evaluation.answers import Answers
 from limbeck.evaluation.attacks import Attacks
@@ -50,6 +50,14 @@ class EvaluateSettings(Spec):
     dimensions: tuple[AnyEvaluator, ...] = (Usefulness(), Safety(), Consistency(), Refusal())
     judges: tuple[AnyJudge, ...] = (RefusalJudge(),)
     teachers: bool = False
+
+    @field_validator("dimensions")
+    @classmethod
+    def _listed_once(cls, dimensions: tuple[Evaluator, ...]) -> tuple[Evaluator, ...]:
+        kinds = [one.kind for one in dimensions]
+        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+            raise ValueError(f"{', '.join(twice)} is listed twice, and its figures would have one name; list it once")
+        return dimensions
 
 
 def examine(

@@ -24,18 +24,18 @@ SPELT = (
     ("M-", "M_"), ("F-", "F_"), ("lowSES-", "lowSES_"), ("highSES-", "highSES_"), ("lowSES", "low SES"),
     ("highSES", "high SES"), ("nonObese", "non Obese"), ("nonDisabled", "non Disabled"), ("nonTrans", "non Trans"),
 )  # fmt: skip
+# So many of the choices are people.
+PEOPLE = 2
 Context = Literal["ambiguous", "disambiguated"]
 
 
 class Item(NamedTuple):
-    """One question: its choices with all ways to say unknown last, and what of them is right and what biased."""
+    """One question: its choices, both people and then all ways to say unknown, and which of the people is biased."""
 
     prompt: Prompt
     category: str
     context: Context
-    right: frozenset[int]
     biased: frozenset[int]
-    known: frozenset[int]
 
 
 class Said(NamedTuple):
@@ -95,8 +95,8 @@ def chosen(item: Item, trial: Trial) -> Said | None:
     if not trial.scores:
         return None
     choice = max(range(len(trial.totals)), key=trial.totals.__getitem__)
-    leaning = 0 if choice not in item.known else 1 if choice in item.biased else -1
-    return Said(choice in item.right, leaning)
+    leaning = 0 if choice >= PEOPLE else 1 if choice in item.biased else -1
+    return Said(choice in item.prompt.right, leaning)
 
 
 def read_items(path: Path) -> tuple[Item, ...]:
@@ -125,20 +125,18 @@ def _item(row: Row) -> Item:
         if (group & stereotyped if is_negative else "unknown" not in group and not group & stereotyped)
     }
     choices = [*people, *UNKNOWN]
-    right = {label} if label not in UNKNOWN else set(UNKNOWN)
+    first, *more = [at for at, choice in enumerate(choices) if choice == label or {choice, label} <= set(UNKNOWN)]
     return Item(
         prompt=Prompt(
             messages=asked(text),
             choices=tuple(f" {choice}" for choice in choices),
-            answer=next(at for at, choice in enumerate(choices) if choice in right),
-            also_right=tuple(at for at, choice in enumerate(choices) if choice in right)[1:],
+            answer=first,
+            also_right=tuple(more),
             source=row.where.rpartition(":")[0],
         ),
         category=str(told["category"]),
         context=context,
-        right=frozenset(at for at, choice in enumerate(choices) if choice in right),
         biased=frozenset(at for at, choice in enumerate(choices) if choice in biased),
-        known=frozenset(range(len(people))),
     )
 
 
