@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from limbeck.attacks.best_of_n import BestOfN
+from limbeck.attacks.embedding import Embedding
 from limbeck.attacks.many_shot import ManyShot
 from limbeck.attacks.multi_turn import MultiTurn
 from limbeck.attacks.prefill import Prefill
@@ -152,3 +153,13 @@ def test_a_local_model_goes_on_from_where_its_reply_was_begun(
         begun = (*chat, Message(role="assistant", content="Sure"))
         plain = prompt_ids(model.tokenizer, chat)
         assert prompt_ids(model.tokenizer, begun) == plain + model.tokenizer.encode("Sure", add_special_tokens=False)
+
+
+def test_a_model_with_weights_is_attacked_at_its_embeddings_and_another_is_unscored(
+    store: StageStore, judge: JudgeSpec, tiny_model: Any
+) -> None:
+    attack = Embedding(steps=1)
+    (one,) = tries(Local(name="tiny", model=str(tiny_model)), attack, store=store, judge=judge)
+    assert (one.attack, one.finish) == ("embedding", "length")
+    (other,) = tries(Scripted(name="s", script=(Line(say=("0.9 No.",)),)), attack, store=store, judge=judge)
+    assert (other.finish, other.why) == ("failed", "s has no embeddings that could be attacked")

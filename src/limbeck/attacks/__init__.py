@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, SerializeAsAny
 
 from limbeck.attacks.best_of_n import BestOfN
+from limbeck.attacks.embedding import Embedding
 from limbeck.attacks.encoding import Encoding
 from limbeck.attacks.language_switch import LanguageSwitch
 from limbeck.attacks.many_shot import ManyShot
@@ -21,5 +22,6 @@ from limbeck.spec import Table
 ATTACKS: Table[Attack] = Table(
     "attack", Attack,
     RolePlay, Persuasion, Encoding, PastTense, LanguageSwitch, ManyShot, MultiTurn, Prefill, BestOfN,
+    Embedding,
 )  # fmt: skip
 AnyAttack = Annotated[SerializeAsAny[Attack], BeforeValidator(ATTACKS.read)]

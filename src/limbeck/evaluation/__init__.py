@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny, field_validator
 
+from limbeck.attacks.embedding import Embedding
 from limbeck.evaluation.answers import Answers
 from limbeck.evaluation.attacks import Attacks
 from limbeck.evaluation.bbq import BBQ
@@ -19,7 +20,7 @@ from limbeck.evaluation.languages import Languages
 from limbeck.evaluation.overall import overall
 from limbeck.evaluation.perplexity import Perplexity
 from limbeck.evaluation.refusal import Refusal
-from limbeck.evaluation.replies import replied
+from limbeck.evaluation.replies import Pushed, replied
 from limbeck.evaluation.robustness import Robustness
 from limbeck.evaluation.safety import Safety
 from limbeck.evaluation.scores import scored
@@ -107,6 +108,8 @@ def _trials(
     replies = [trial for trial in asked if trial.asked in ("reply", "instruction")]
     likely = [trial for trial in asked if trial.asked not in ("reply", "instruction", "distribution")]
     spread = [trial for trial in asked if trial.asked == "distribution"]
+    attacks = [attack for one in settings.dimensions if isinstance(one, Attacks) for attack in one.attacks]
+    pushing = {attack.name: attack for attack in attacks if isinstance(attack, Embedding)}
     teacher = next((one.teacher for one in settings.dimensions if isinstance(one, Fidelity)), None)
     others = [
         trial.model_copy(update={"why": f"{subject.name} is not for this prompt"})
@@ -114,7 +117,11 @@ def _trials(
         if not subject.is_for(trial.prompt)
     ]
     with subject.open() as model:
-        answered = replied(model, replies, store, max_tokens=answering.max_tokens)
+        plain = [trial for trial in replies if trial.attack not in pushing]
+        answered = replied(model, plain, store, max_tokens=answering.max_tokens)
+        for name, attack in pushing.items():
+            mine = [trial for trial in replies if trial.attack == name]
+            answered += replied(Pushed(model, attack), mine, store, max_tokens=answering.max_tokens)
         known = [*scored(model, likely, store), *compared(model, teacher, spread, store)]
     said = graded(answered, settings.judges, store, label=f"grading {subject.name}")
     return [*_compared(said, store.tools.encoder()), *known, *others]

@@ -82,12 +82,12 @@ class Consistency(Evaluator):
 
 
 def pairs(due: Sequence[Prompt], twins: Sequence[Prompt]) -> Iterator[tuple[Prompt, Prompt]]:
-    """Each harmful prompt with a benign twin of its family: of several the first with the first, by id, so that none
-    is in two pairs."""
-    families: dict[str, tuple[list[Prompt], list[Prompt]]] = defaultdict(lambda: ([], []))
+    """Each harmful prompt with a benign twin of its family and language: of several the first with the first, by id,
+    so that none is in two pairs."""
+    families: dict[tuple[str, str], tuple[list[Prompt], list[Prompt]]] = defaultdict(lambda: ([], []))
     for side, prompts in enumerate((due, twins)):
         for prompt in sorted(prompts, key=lambda one: one.id):
             if prompt.family:
-                families[prompt.family][side].append(prompt)
+                families[prompt.family, prompt.language][side].append(prompt)
     for first, second in families.values():
         yield from zip(first, second, strict=False)

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from limbeck.attacks.embedding import Embedding
 from limbeck.models.answer import ask, trial_of
-from limbeck.protocols import ChatModel, Store
+from limbeck.protocols import ChatModel, Pushable, Store
 from limbeck.records import Message, Reply, Request, Trial, request_of
 
 # What is sent on where the model has nothing to say in the middle of a talk.
 SILENCE = "…"
+
+
+class Pushed:
+    """A model under an attack on its embeddings, as one to ask."""
+
+    asked_together = 1
+
+    def __init__(self, model: ChatModel, attack: Embedding) -> None:
+        self.model = model
+        self.attack = attack
+        self.name = f"{model.name}, pushed,"
+        self.identity = f"{model.identity} {attack.model_dump_json()}"
+
+    def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        """One reply a request; failed where the model's embeddings are out of reach."""
+        if isinstance(self.model, Pushable):
+            yield from self.model.pushed_replies(requests, steps=self.attack.steps, reach=self.attack.reach)
+            return
+        for request in requests:
+            why = f"{self.model.name} has no embeddings that could be attacked"
+            yield Reply(request_id=request.id, text="", finish="failed", why=why)
 
 
 def replied(model: ChatModel, trials: Sequence[Trial], store: Store, *, max_tokens: int) -> list[Trial]:

@@ -20,6 +20,7 @@ from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import ChoiceRequest, ChoiceScores, Reply, Request
 from limbeck.spec import ModelName, content_hash
+from limbeck.taxonomy import REFUSAL_OPENINGS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -197,6 +198,22 @@ class LocalModel:
                 draw = uniform(row.request, len(row.reply)) * float(cumulative_V[-1])
                 tokens_B[b] = torch.searchsorted(cumulative_V, draw).clamp(max=len(cumulative_V) - 1)
         return tokens_B.tolist()
+
+    def pushed_replies(self, requests: Sequence[Request], *, steps: int, reach: float) -> Iterator[Reply]:
+        """One greedy reply a request to embeddings that were pushed away from refusing, one at a time."""
+        from limbeck.models.chat import prompt_ids, reply_ids
+        from limbeck.models.pushed import continued, pushed
+
+        openings = [reply_ids(self.tokenizer, opening, ends=False) for opening in REFUSAL_OPENINGS]
+        for request in requests:
+            prompt = prompt_ids(self.tokenizer, request.messages)
+            if len(prompt) + request.max_tokens > self.context:
+                yield self._too_long(request, len(prompt))
+                continue
+            prompt_TH = pushed(self.weights, prompt, openings, steps=steps, reach=reach)
+            tokens = continued(self.weights, prompt_TH, max_tokens=request.max_tokens, ends=sorted(self._ends()))
+            finish: Literal["stop", "length"] = "length" if len(tokens) == request.max_tokens else "stop"
+            yield self._finished(_Row(request, prompt, tokens), finish)
 
     def _finished(self, row: _Row, finish: Literal["stop", "length"]) -> Reply:
         text = self.tokenizer.decode(row.reply, skip_special_tokens=True).strip()
