@@ -47,7 +47,7 @@ def run(recipe: Recipe, folder: Folder = None, set_: Override = None, limit: Lim
     config, folder = _read_run(recipe, folder, set_, limit)
     with _Bars() as bars:
         made = run_pipeline(config, folder, bars)
-    bars.show_figures(made.scorecards)
+    bars.show_figures(made.scorecards, on="student")
     bars.say(f"report:  {made.page}\nstudent: {made.student / 'merged'}")
     bars.say(f"next:    limbeck show {folder} · change the recipe and run again: only what it touches is redone")
     bars.pass_gates(made.gates)
@@ -164,7 +164,7 @@ def evaluate(
         scorecard = evaluate_model(
             subject, prompts, folder, settings=config.evaluate, max_tokens=max_tokens, progress=bars
         )
-    bars.show_figures([scorecard])
+    bars.show_figures([scorecard], on=scorecard.model)
     bars.console.print(f"{folder / 'scorecard.json'}\n{folder / 'trials.jsonl'}")
     if failed := unanswered(folder):
         print("\n".join(failed[:SHOWN_UNANSWERED]), file=sys.stderr)
@@ -390,12 +390,12 @@ class _Bars:
     def say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def show_figures(self, scorecards: Sequence[Scorecard]) -> None:
-        """The figures that decide, then attacks where there were any."""
+    def show_figures(self, scorecards: Sequence[Scorecard], on: str) -> None:
+        """The figures that decide, then attacks where there were any, those that work best on this subject first."""
         from limbeck.report.headline import as_rich, attacks, headline
 
         self.console.print(as_rich(headline(scorecards)))
-        if (attacked := attacks(scorecards)).columns:
+        if (attacked := attacks(scorecards, on)).columns:
             self.console.print(as_rich(attacked, "Attack success"))
 
     def pass_gates(self, gates: tuple[Gate, ...]) -> None:

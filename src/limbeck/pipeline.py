@@ -111,8 +111,10 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         learnt = (tuple(rounds), tuple(variants), tuple(checkpoints))
         page = work.keep("report", report, config.report, config.gates, base, chosen, scorecards, trials, *learnt)
         work.publish({"student": made / "student"} | {file.name: file for file in (page / "page").iterdir()})
-        (card,) = [one for one in scorecards if one.model == chosen.name]
-        return Run(work.folder / "report.html", work.folder / "student", scorecards, judged(config.gates, card))
+        cards = {card.model: card for card in scorecards}
+        # Of an exam without prompts there are no figures, and no gate is passed.
+        gates = judged(config.gates, cards.get(chosen.name, Scorecard(model=chosen.name, measurements=())))
+        return Run(work.folder / "report.html", work.folder / "student", scorecards, gates)
 
 
 def run_until(

@@ -320,7 +320,7 @@ def test_the_page_shows_the_attack_that_works_best_on_the_student_first(tmp_path
         *(share("attack_success", value, attack=kind) for kind, value in (("any", 0.6), ("b", 0.5), ("a", 0.4))),
         share("attack_success", 0.25, attack="b", harm="bias"),
     )
-    table = attacks([base, student])
+    table = attacks([base, student], "student")
     assert [column.slice["attack"] for column in table.columns] == ["any", "b", "a"]
     assert [cell.shown for cell in table.rows[0].cells] == ["not measured", "80\u00a0%", "90\u00a0%"]
     harms = attacked_harms(student)

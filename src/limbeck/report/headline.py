@@ -220,11 +220,11 @@ MEANS_THE_SAME = {
 }
 
 
-def attacks(scorecards: Sequence[Scorecard]) -> Headline:
-    """Attack success of every subject, the attack that works best on the last of them first."""
+def attacks(scorecards: Sequence[Scorecard], on: str) -> Headline:
+    """Attack success of every subject, the attack that works best `on` the one of this name first."""
     kinds = dict.fromkeys(
         one.slice["attack"]
-        for card in reversed(scorecards)
+        for card in sorted(scorecards, key=lambda card: card.model != on)
         for one in card.measurements
         if one.name == "attack_success"
     )
@@ -262,7 +262,7 @@ def attacked_harms(scorecard: Scorecard) -> Headline:
         )
         for harm in harms
     }
-    return figures(list(tables.values()), attacks([scorecard]).columns)
+    return figures(list(tables.values()), attacks([scorecard], scorecard.model).columns)
 
 
 def overall(scorecards: Sequence[Scorecard]) -> Headline:

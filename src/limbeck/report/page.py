@@ -98,7 +98,7 @@ def page(story: Story) -> str:
         harms=harms,
         refusal=figures(story.subjects, REFUSAL),
         consistency=figures(story.subjects, [*consistency(story.subjects).columns, TOLD_APART]),
-        attacks=attacks(story.subjects),
+        attacks=attacks(story.subjects, story.student.model),
         attacked_harms=attacked_harms(story.student),
         strengths=figures(story.chosen.tried, STRENGTH),
         usefulness=figures(story.subjects, USEFULNESS),
