@@ -259,3 +259,15 @@ def test_every_row_that_is_wrong_is_told_in_order_whatever_is_wrong_with_it(tmp_
 
 def test_every_row_of_a_file_with_an_absent_final_newline_is_read(tmp_path: Path) -> None:
     assert [one.text for one in prompts(tmp_path / "a.jsonl", '{"prompt": "a"}\n{"prompt": "b"}')] == ["a", "b"]
+
+
+@pytest.mark.parametrize("given", [[1, 2], "[1, 2]"])
+def test_of_several_answers_the_first_is_the_answer_and_the_others_are_right_too(given: object) -> None:
+    row = Row("a.jsonl:1", {"prompt": "Which?", "choices": ["a", "b", "c"], "answer": given})
+    assert (prompt_of(row).answer, prompt_of(row).also_right) == (1, (2,))
+
+
+@pytest.mark.parametrize("given", [[], [3], [0, 3]])
+def test_answers_that_are_no_choice_are_refused(given: list[int]) -> None:
+    with pytest.raises(InputError, match=r"a.jsonl:1: 'answer' "):
+        prompt_of(Row("a.jsonl:1", {"prompt": "Which?", "choices": ["a", "b", "c"], "answer": given}))

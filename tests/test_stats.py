@@ -16,6 +16,7 @@ from limbeck.stats import (
     flips,
     least_p_value,
     mean,
+    mean_share,
     paired_difference,
     proportion,
 )
@@ -136,3 +137,9 @@ def test_a_paired_difference_is_after_less_before_over_the_same_items() -> None:
 def test_pairs_of_unequal_length_are_a_bug() -> None:
     with pytest.raises(ValueError):
         paired_difference([True], [True, False])
+
+
+def test_a_mean_of_shares_that_are_all_or_nothing_has_the_interval_of_a_share() -> None:
+    assert mean_share([1.0, 1.0, 0.0]) == proportion([True, True, False])
+    assert mean_share([1.0, 0.5, 0.0]) == mean([1.0, 0.5, 0.0])
+    assert mean_share([]) == NOT_MEASURED

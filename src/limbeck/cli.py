@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
@@ -16,6 +17,8 @@ from limbeck.errors import DISK_FULL, FORBIDDEN, GateFailed, InputError, Limbeck
 
 if TYPE_CHECKING:
     from limbeck.config import RunConfig
+    from limbeck.records import Scorecard
+    from limbeck.report.gates import Gate
 
 Item = TypeVar("Item")
 # Prompts without an answer that are told one by one.
@@ -40,15 +43,14 @@ Limit = Annotated[int | None, typer.Option(help="Only so many families of each s
 def run(recipe: Recipe, folder: Folder = None, set_: Override = None, limit: Limit = None) -> None:
     """Run all stages, all rounds; what is already made is kept, so the same command goes on after a stop."""
     from limbeck.pipeline import run as run_pipeline
-    from limbeck.report.headline import as_rich, headline
 
     config, folder = _read_run(recipe, folder, set_, limit)
     with _Bars() as bars:
         made = run_pipeline(config, folder, bars)
-    console = bars.console
-    console.print(as_rich(headline(made.scorecards)))
+    bars.show_figures(made.scorecards, on="student")
     bars.say(f"report:  {made.page}\nstudent: {made.student / 'merged'}")
     bars.say(f"next:    limbeck show {folder} · change the recipe and run again: only what it touches is redone")
+    bars.pass_gates(made.gates)
 
 
 class Stop(NamedTuple):
@@ -153,36 +155,52 @@ def evaluate(
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter to put on the model.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest reply, tokens.")] = 256,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "float32",
+    recipe: Annotated[str, typer.Option(help="Whose evaluate section says what is measured.")] = "quickstart",
+    set_: Override = None,
 ) -> None:
-    """Measure any model on prompt files: usefulness, safety, consistency, refusal."""
+    """Measure any model on prompt files: usefulness, safety, consistency, refusal, and what the recipe adds."""
     from limbeck.models.local import Local, name_of
-    from limbeck.report.headline import as_rich, headline
+    from limbeck.report.gates import judged
     from limbeck.spec import checked
     from limbeck.verbs import evaluate as evaluate_model
     from limbeck.verbs import unanswered
 
     subject = checked(Local, name=name_of(adapter or Path(model)), model=model, adapter=adapter, dtype=dtype)
+    for other in set_ or ():
+        if not other.startswith(("evaluate.", "gates.")):
+            raise InputError(f"--set {other}: a measurement takes evaluate.KEY=VALUE and gates.KEY=VALUE alone")
+    _, config = _read(recipe, set_)
     with _Bars() as bars:
-        scorecard = evaluate_model(subject, prompts, folder, max_tokens=max_tokens, progress=bars)
-    bars.console.print(as_rich(headline([scorecard])))
+        scorecard = evaluate_model(
+            subject, prompts, folder, settings=config.evaluate, max_tokens=max_tokens, progress=bars
+        )
+    bars.show_figures([scorecard], on=scorecard.model)
     bars.console.print(f"{folder / 'scorecard.json'}\n{folder / 'trials.jsonl'}")
     if failed := unanswered(folder):
         print("\n".join(failed[:SHOWN_UNANSWERED]), file=sys.stderr)
         print(f"prompts without an answer, counted as unscored: {len(failed)}", file=sys.stderr)
+    bars.pass_gates(judged(config.gates, scorecard))
 
 
 @app.command(epilog="Example:  `limbeck compare measured/base measured/student`")
 def compare(
     before: Annotated[Path, typer.Argument(help="A folder that `evaluate` wrote, or a scorecard.json.")],
     after: Annotated[Path, typer.Argument(help="The same of what it is compared with.")],
+    flips: Annotated[Path | None, typer.Option(help="Where every prompt that flipped goes, as JSONL.")] = None,
 ) -> None:
     """Compare two measurements prompt by prompt; exit code 1 where something got clearly worse or was not tested."""
     from rich.console import Console
 
-    from limbeck.report.compare import as_lines
+    from limbeck.files import check_apart, check_new, write_atomically
+    from limbeck.report.compare import as_lines, flip_rows
     from limbeck.report.compare import compare as compare_sides
 
+    if flips is not None:
+        check_apart(flips, read=[file for side in (before, after) for file in (side, *side.glob("*"))])
+        check_new(flips)
     found = compare_sides(before, after)
+    if flips is not None:
+        write_atomically(flips, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in flip_rows(found)))
     console = Console()
     for line in as_lines(found):
         console.print(line)
@@ -273,7 +291,8 @@ def chat(
 @app.command(epilog="Examples:  `limbeck show losses`  ·  `limbeck show runs/quickstart ID`")
 def show(
     what: Annotated[
-        str, typer.Argument(help="losses, models, judges, dimensions, perturbations, sources; or a run folder.")
+        str,
+        typer.Argument(help="losses, models, judges, dimensions, attacks, perturbations, sources; a run folder."),
     ],
     record: Annotated[str, typer.Argument(help="The id of a record in that run folder.")] = "",
 ) -> None:
@@ -404,6 +423,24 @@ class _Bars:
 
     def say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def show_figures(self, scorecards: Sequence[Scorecard], on: str) -> None:
+        """The figures that decide, then attacks where there were any, those that work best on this subject first."""
+        from limbeck.report.headline import as_rich, attacks, headline
+
+        self.console.print(as_rich(headline(scorecards)))
+        if (attacked := attacks(scorecards, on)).columns:
+            self.console.print(as_rich(attacked, "Attack success"))
+
+    def pass_gates(self, gates: tuple[Gate, ...]) -> None:
+        """Says what came of each gate. Raises GateFailed where one is not passed."""
+        from limbeck.report.gates import complaint
+
+        for gate in gates:
+            if gate.outcome == "pass":
+                self.say(f"gate {gate.text}")
+        if said := complaint(gates):
+            raise GateFailed(said)
 
 
 if __name__ == "__main__":

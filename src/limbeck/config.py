@@ -20,6 +20,7 @@ from limbeck.judges.grade import GradeSettings
 from limbeck.mine import MineSettings
 from limbeck.models.answer import AnswerSettings
 from limbeck.report import ReportSettings
+from limbeck.report.gates import Gates
 from limbeck.sift import SiftSettings
 from limbeck.spec import Kind, Spec
 from limbeck.teach.settings import TeachSettings
@@ -45,6 +46,7 @@ class RunConfig(Spec):
     evaluate: EvaluateSettings = EvaluateSettings()
     mine: MineSettings = MineSettings()
     report: ReportSettings = ReportSettings()
+    gates: Gates = Gates()
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

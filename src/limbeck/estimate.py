@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from limbeck.config import RunConfig
 from limbeck.curate import planned
-from limbeck.evaluation import choices_of, wanted_trials
+from limbeck.evaluation import wanted_trials
+from limbeck.evaluation.scores import score_request
 from limbeck.losses.fused import PROJECTED_LOGITS
 from limbeck.models.chat import prompt_ids, reply_ids
 from limbeck.models.context import PrivilegedContext, told
@@ -280,14 +281,14 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
 
 def _exam(config: RunConfig, base: Engine, student: Engine, exam: Sequence[Prompt]) -> Stage:
     trials = wanted_trials(config.evaluate, exam, seed=config.seed)
-    replying = [one.prompt.messages for one in trials if one.asked == "reply"]
+    replying = [one.prompt.messages for one in trials if one.asked in ("reply", "instruction")]
+    scored = [score_request(one) for one in trials if one.asked not in ("reply", "instruction", "distribution")]
     trees = [
         Tree(
-            prompt_ids(base.tokenizer, one.prompt.messages),
-            [reply_ids(base.tokenizer, text, ends=False) for text in choices_of(one)],
+            prompt_ids(base.tokenizer, one.messages) if one.messages else [0],
+            [reply_ids(base.tokenizer, text, ends=False) for text in one.choices],
         )
-        for one in trials
-        if one.asked != "reply"
+        for one in scored
     ]
     cost = Cost()
     for engine in (base, *[student] * (len(config.baselines) + 1)):

@@ -174,7 +174,8 @@ def prompt_of(row: Row) -> Prompt:
     """The prompt of a row with `prompt` (text or chat) or `messages`.
 
     A chat loses its last assistant turn. Of tier and conduct the one that is missing follows from the other; with
-    neither, a row with a harm is adversarial. In CSV, `messages` and `choices` are JSON.
+    neither, a row with a harm is adversarial. In CSV, `messages` and `choices` are JSON. Of a list of answers the first
+    is the answer, and the others are also right.
     """
     _check_columns(row)
     values: dict[str, Any] = {name: row.values[name] for name in PROMPT_COLUMNS if row.values.get(name) is not None}
@@ -185,6 +186,8 @@ def prompt_of(row: Row) -> Prompt:
         values.setdefault("conduct", EXPECTED_CONDUCT[values["tier"]])
     if "choices" in values:
         values["choices"] = _listed(row, "choices", values["choices"])
+    if isinstance(answer := values.get("answer"), list) or str(answer).startswith("["):
+        values["answer"], *values["also_right"] = _listed(row, "answer", answer) or [None]
     values["messages"] = _messages(row)
     return noun_at(row.where, Prompt, values)
 

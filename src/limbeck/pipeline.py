@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Progress
 from limbeck.records import Candidate, Checkpoint, Lesson, Prompt, Record, Scorecard, Verdict
 from limbeck.report import report
+from limbeck.report.gates import Gate, judged
 from limbeck.report.verdict import choice
 from limbeck.sift import sift
 from limbeck.teach import teach
@@ -30,15 +32,17 @@ from limbeck.workspace import Reached, Rows, Workspace
 
 
 class Run(NamedTuple):
-    """What a run made: the report page, the folder of the student's files, and the figures of all subjects."""
+    """What a run made: the report page, the folder of the student's files, the figures of all subjects, and how the
+    student's stand to the gates."""
 
     page: Path
     student: Path
     scorecards: Sequence[Scorecard]
+    gates: tuple[Gate, ...]
 
 
 def check_needs(config: RunConfig) -> None:
-    """Raises InputError where a loss needs what no teacher offers."""
+    """Raises InputError where a loss needs what no teacher offers, and where a dimension's own items cannot be read."""
     silent = [teacher for teacher in config.teach.teachers if "distribution" not in teacher.offers]
     if silent and config.teach.soft_labels is not None:
         silent = [config.teach.soft_labels] if "distribution" not in config.teach.soft_labels.offers else []
@@ -51,6 +55,9 @@ def check_needs(config: RunConfig) -> None:
         config.teach.live_teacher()
     if (loss := config.train.who_needs("rejected")) and not config.teach.learn_to_avoid:
         raise InputError(f"loss '{loss}' needs rejected replies; set teach.learn_to_avoid to true or remove the loss")
+    for dimension in config.evaluate.dimensions:
+        # Without prompts it wants its own items alone: they are read now, and not first when all is trained.
+        deque(dimension.wants((), seed=config.seed), maxlen=0)
 
 
 def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Run:
@@ -120,9 +127,12 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         scorecards = work.keep("scorecards", measure, config.evaluate, trials)
         exported = work.keep("export", export, base, chosen)
         learnt = (tuple(draws), tuple(rounds), tuple(variants), tuple(checkpoints))
-        page = work.keep("report", report, config.report, base, chosen, scorecards, trials, *learnt)
+        page = work.keep("report", report, config.report, config.gates, base, chosen, scorecards, trials, *learnt)
         work.publish({"student": exported / "student"} | {file.name: file for file in (page / "page").iterdir()})
-        return Run(work.folder / "report.html", work.folder / "student", scorecards)
+        cards = {card.model: card for card in scorecards}
+        # Of an exam without prompts there are no figures, and no gate is passed.
+        gates = judged(config.gates, cards.get(chosen.name, Scorecard(model=chosen.name, measurements=())))
+        return Run(work.folder / "report.html", work.folder / "student", scorecards, gates)
 
 
 def run_until(

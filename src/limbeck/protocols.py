@@ -40,6 +40,14 @@ class Scorer(Protocol):
     def choice_scores(self, requests: Sequence[ChoiceRequest]) -> Iterator[ChoiceScores]: ...
 
 
+@runtime_checkable
+class Pushable(Protocol):
+    """A model whose input embeddings can be pushed away from refusing before it replies: `steps` steps of gradient
+    descent, `reach` times an embedding's mean length at most."""
+
+    def pushed_replies(self, requests: Sequence[Request], *, steps: int, reach: float) -> Iterator[Reply]: ...
+
+
 class TopK(NamedTuple):
     """A next-token distribution per reply token (N): the K likeliest ids, their log-probs, and the mass of the rest.
 

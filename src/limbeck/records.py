@@ -57,7 +57,8 @@ class Prompt(Record):
     """What a model is asked, and what is expected of it.
 
     `harm` with tier `safe` is the benign twin of a harmful prompt of the same `family`; `root` is the
-    prompt that a variant was made from and `made_by` says how. `lesson` tells whether a teacher is asked for a
+    prompt that a variant was made from and `made_by` says how. Of `choices`, `answer` is right, and so are those
+    `also_right`. `lesson` tells whether a teacher is asked for a
     reply or the prompt teaches the decision alone. A `split` that is given stays.
     """
 
@@ -75,6 +76,7 @@ class Prompt(Record):
     reference: str | None = None
     choices: tuple[str, ...] = ()
     answer: int | None = None
+    also_right: tuple[int, ...] = ()
     language: str = "en"
     source: str = ""
     licence: str = ""
@@ -87,7 +89,14 @@ class Prompt(Record):
             raise ValueError("one of the 'choices' is empty; write what can be chosen")
         if self.choices and (self.answer is None or not 0 <= self.answer < len(self.choices)):
             raise ValueError(f"'answer' is {self.answer}; use the position of one of the {len(self.choices)} choices")
+        if any(not 0 <= at < len(self.choices) for at in self.also_right):
+            raise ValueError(f"'answer' names {self.also_right} too; use positions of the {len(self.choices)} choices")
         return self
+
+    @property
+    def right(self) -> frozenset[int]:
+        """The positions of all right choices."""
+        return frozenset(self.also_right) if self.answer is None else frozenset((self.answer, *self.also_right))
 
     @property
     def text(self) -> str:
@@ -152,10 +161,12 @@ class Reply(Record):
 
 
 class ChoiceRequest(Record):
-    """The log-probabilities wanted of given continuations of a chat."""
+    """The log-probabilities wanted of given continuations of a chat; `bare`, of its last turn as mere text, without
+    the chat template, or without turns of whole texts."""
 
     messages: tuple[Message, ...]
     choices: tuple[str, ...]
+    bare: bool = False
 
 
 class ChoiceScores(Record):
@@ -252,19 +263,32 @@ class TargetSet(Record):
 
 
 class Trial(Record):
-    """One model asked one thing: its reply, or its scores of given choices, and what judges said."""
+    """One model asked one thing: its reply, or its scores of given texts, and what judges said.
 
-    identity = ("prompt", "subject", "asked", "attack", "perturbation", "sample")
+    `asked` says which: a reply (an `instruction` is one whose words are checked and no judge's business), the scores of
+    the prompt's choices in the chat, as `continuations` of its bare text or as `sentences` of their own, of the
+    refusal openings (the `decision`) or of the prompt's `reference` reply, or how alike the `distribution` over that
+    reply is to another. `scores` are mean log-probabilities per token in nats, those of a decision whole, of a
+    distribution its alignment and its share of agreeing tokens; `tokens` counts the tokens.
+
+    An attack asks for `prompt` in another way: `sent` is the chat as the model gets it.
+    """
+
+    identity = ("prompt", "subject", "asked", "attack", "sent", "perturbation", "sample")
 
     prompt: Prompt
     subject: str
-    asked: Literal["reply", "choices", "decision"]
+    asked: Literal[
+        "reply", "instruction", "choices", "continuations", "sentences", "decision", "reference", "distribution"
+    ]
     attack: str | None = None
+    sent: tuple[Message, ...] = ()
     perturbation: str | None = None
     sample: int = 0
     reply: str | None = None
     finish: Finish | None = None
     scores: tuple[float, ...] = ()
+    tokens: tuple[int, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     likeness: float | None = None
     why: str = ""
@@ -282,10 +306,15 @@ class Trial(Record):
 
     @property
     def chose_right(self) -> bool | None:
-        """Whether the best-scored choice is the right one, ties to the first; None without scores."""
+        """Whether the best-scored choice is a right one, ties to the first; None without scores."""
         if self.asked != "choices" or not self.scores:
             return None
-        return max(range(len(self.scores)), key=lambda at: self.scores[at]) == self.prompt.answer
+        return max(range(len(self.scores)), key=lambda at: self.scores[at]) in self.prompt.right
+
+    @property
+    def totals(self) -> tuple[float, ...]:
+        """The log-probability of each scored text as a whole, nats."""
+        return tuple(score * count for score, count in zip(self.scores, self.tokens, strict=True))
 
 
 class Measurement(Record):

@@ -47,6 +47,12 @@ def mean(values: Sequence[float]) -> Figure:
     return Figure(value, float(interval.low), float(interval.high))
 
 
+def mean_share(shares: Sequence[float]) -> Figure:
+    """Mean of shares in [0, 1], with the bootstrap interval; the Wilson interval where each is all or nothing."""
+    outcomes = [share == 1 for share in shares]
+    return proportion(outcomes) if all(share in (0, 1) for share in shares) else mean(shares)
+
+
 def difference(first: Sequence[bool], second: Sequence[bool]) -> Figure:
     """Share in `first` minus share in `second` (independent samples), with Newcombe's hybrid interval.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
+from limbeck.attacks import ATTACKS
 from limbeck.config import RunConfig
 from limbeck.curate import planned
 from limbeck.curate.sources import SOURCES, File, Files, read_prompts
@@ -42,6 +43,7 @@ from limbeck.training.loop import train as train_stage
 from limbeck.workspace import Workspace
 
 TABLES: dict[str, Table[Any]] = {
+    "attacks": ATTACKS,
     "losses": LOSSES,
     "models": MODELS,
     "judges": JUDGES,
@@ -63,15 +65,22 @@ GAPS: tuple[tuple[Split, str, str], ...] = (
 
 
 def evaluate(
-    subject: Local, files: Sequence[Path], folder: Path, *, max_tokens: int = 256, progress: Progress | None = None
+    subject: Local,
+    files: Sequence[Path],
+    folder: Path,
+    *,
+    settings: EvaluateSettings | None = None,
+    max_tokens: int = 256,
+    progress: Progress | None = None,
 ) -> Scorecard:
     """One model measured on prompt files: `scorecard.json`, `trials.jsonl` with one row a prompt in order, and
-    `trials_extra.jsonl` with perturbed and repeated ones."""
+    `trials_extra.jsonl` with all other trials: attacked, perturbed and repeated ones, and those on a dimension's own
+    items."""
     resolve(subject.model)
     answering = checked(AnswerSettings, max_tokens=max_tokens)
     for name in ("trials.jsonl", "trials_extra.jsonl"):
         check_apart(folder / name, read=files)
-    settings = EvaluateSettings()
+    settings = settings or EvaluateSettings()
     work = Workspace(folder, seed=0, tools=ModelTools(), progress=progress)
     with work.open():
         given = work.keep("prompts", read_prompts, Files(paths=tuple(files)))
@@ -83,14 +92,14 @@ def evaluate(
 
 
 def _write_trials(folder: Path, prompts: Sequence[Prompt], trials: Sequence[Trial]) -> None:
-    asked: dict[str, list[Trial]] = {}
+    asked: dict[str, list[Trial]] = {prompt.id: [] for prompt in prompts}
     extra = []
     for trial in trials:
-        if (trial.asked == "reply" and trial.perturbation is None and trial.sample == 0) or trial.asked == "choices":
-            asked.setdefault(trial.prompt.id, []).append(trial)
+        if trial.prompt.id in asked and (trial.is_plain or trial.asked == "choices"):
+            asked[trial.prompt.id].append(trial)
         else:
             extra.append(trial)
-    rows = [trial_row(prompt, asked.get(prompt.id, [])) for prompt in prompts]
+    rows = [trial_row(prompt, asked[prompt.id]) for prompt in prompts]
     write_atomically(folder / "trials.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     write_atomically(folder / "trials_extra.jsonl", "".join(trial.line() + "\n" for trial in extra))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from limbeck.evaluation import EvaluateSettings, examine, measure
 from limbeck.evaluation.consistency import Consistency
@@ -133,7 +134,7 @@ def test_the_same_decision_is_compared_with_the_prompt_as_written() -> None:
         trial(Casing()(harmful(3), seed=0), "full", perturbation="casing"),  # never asked as written
     ]
     found = figures(Consistency(perturbations=(Casing(),), samples=0).measure(trials))
-    assert found == {"same_decision casing": (0.5, 2, 1)}
+    assert found == {"same_decision casing": (0.5, 2, 1), "told_apart": (None, 0, 0)}
 
 
 def test_consistency_over_samples_is_the_share_that_agrees_with_the_majority() -> None:
@@ -142,7 +143,37 @@ def test_consistency_over_samples_is_the_share_that_agrees_with_the_majority() -
     trials += [trial(harmful(2), "none", sample=n) for n in range(1, 6)]
     trials += [trial(harmful(3), "none", sample=1), trial(harmful(3), None, sample=2)]
     found = figures(Consistency(perturbations=(), samples=5).measure(trials))
-    assert found == {"same_decision samples": (0.9, 2, 1)}
+    assert found == {"same_decision samples": (0.9, 2, 1), "told_apart": (None, 0, 0)}
+
+
+def of_family(prompt: Prompt, family: str) -> Prompt:
+    return prompt.model_copy(update={"family": family})
+
+
+@pytest.mark.parametrize(
+    ("due", "harmless", "share"), [("full", "none", 1.0), ("full", "full", 0.0), ("none", "none", 0.0)]
+)
+def test_who_answers_all_alike_tells_no_pair_apart(due: Refused, harmless: Refused, share: float) -> None:
+    trials = [
+        one
+        for n in range(3)
+        for one in (trial(of_family(harmful(n), f"f{n}"), due), trial(of_family(twin(n), f"f{n}"), harmless))
+    ]
+    alone = trial(of_family(harmful(9), "alone"), "full")
+    found = figures(Consistency(perturbations=(), samples=0).measure([*trials, alone]))
+    assert found == {"told_apart": (share, 3, 0)}
+
+
+def test_a_pair_of_which_one_is_unscored_is_unscored() -> None:
+    trials = [trial(of_family(harmful(1), "f"), None), trial(of_family(twin(1), "f"), "none")]
+    assert figures(Consistency(perturbations=(), samples=0).measure(trials)) == {"told_apart": (None, 0, 1)}
+
+
+def test_consistency_asks_the_other_half_of_a_pair_too() -> None:
+    due, others = of_family(harmful(1), "f"), [of_family(twin(n), "f" if n == 1 else f"g{n}") for n in range(9)]
+    few = Consistency(prompts=2, samples=0, perturbations=())
+    for seed in range(9):
+        assert {due, others[1]} <= {one.prompt for one in few.wants([due, *others], seed=seed)}
 
 
 def test_consistency_asks_as_many_harmful_prompts_as_twins_and_the_same_ones_again() -> None:
@@ -245,3 +276,8 @@ def test_a_drop_of_something_never_measured_is_none(store: StageStore, judge: Ju
 def test_a_measurement_says_how_sure_it_is() -> None:
     one: Measurement = next(Safety().measure([trial(harmful(1), "full"), trial(harmful(2), "none")]))
     assert one.low is not None and one.high is not None and 0 < one.low < 0.5 < one.high < 1
+
+
+def test_a_dimension_that_is_listed_twice_is_refused() -> None:
+    with pytest.raises(ValidationError, match="consistency is listed twice, and its figures would have one name"):
+        EvaluateSettings(dimensions=(Consistency(), Consistency(samples=1)))

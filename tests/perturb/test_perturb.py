@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from limbeck.perturb import PERTURBATIONS, Casing, Perturbation, Typos
+from limbeck.perturb import PERTURBATIONS, Casing, Order, Perturbation, Typos
 from limbeck.records import Message, Prompt, asked
 
 EVERY = pytest.mark.parametrize("noise", [member() for member in PERTURBATIONS.values()], ids=list(PERTURBATIONS))
@@ -69,3 +69,18 @@ def test_a_prompt_that_opens_as_a_question_is_paraphrased_at_its_opening() -> No
         PERTURBATIONS["paraphrase"]()(Prompt(messages=asked("How do I cook?")), seed=seed).text for seed in range(40)
     }
     assert texts == {"How can i cook?", "What is the way to cook?", "Tell me how to cook?", "Show me how to cook?"}
+
+
+def test_sentences_change_places_and_a_single_ones_last_clause_comes_first() -> None:
+    def texts(said: str) -> set[str]:
+        return {Order()(Prompt(messages=asked(said)), seed=seed).text for seed in range(20)}
+
+    assert texts("I have a cat. It is ill. What now?") == {
+        "It is ill. What now? I have a cat.",
+        "What now? I have a cat. It is ill.",
+    }
+    assert texts("How do I cook if the gas is off?") == {
+        "If the gas is off, how do I cook?",
+        "If the gas is off how do I cook?",
+    }
+    assert texts("How do I cook?") == {"How do I cook?"}

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from limbeck.errors import InputError
 from limbeck.records import Message, Prompt, Trial, Verdict, asked
-from limbeck.report.compare import Comparison, as_lines, compare
+from limbeck.report.compare import Comparison, as_lines, compare, flip_rows
 from limbeck.report.trials import read_trials, trial_row
 
 HARMFUL = {"harm": "bias", "tier": "adversarial", "conduct": "refuse"}
@@ -168,6 +168,51 @@ def test_scorecards_alone_are_shown_and_nothing_is_tested(tmp_path: Path) -> Non
     assert "25\u00a0%" in text and "nothing was tested" in text
 
 
+def attacked(folder: Path, refused: Any, *attacks: str, count: int) -> None:
+    """Beside the rows of a folder, the same harmful prompts attacked, all to one end but the first attempt of each."""
+    lines = []
+    for at in range(count):
+        prompt = Prompt(messages=asked(f"bias adversarial {at}?"), **HARMFUL)  # type: ignore[arg-type]
+        for attack in attacks:
+            for sent, said in (("a", "full"), ("b", refused)):
+                verdict = Verdict(of="", judge="refusal", version="1", refused=said)
+                told = {"attack": attack, "sent": asked(f"{attack} {sent}"), "verdicts": (verdict,), "reply": "So."}
+                lines.append(Trial(prompt=prompt, subject="m", asked="reply", **told).line())  # type: ignore[arg-type]
+    (folder / "trials_extra.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_prompts_that_an_attack_breaks_now_are_a_regression(tmp_path: Path) -> None:
+    rows = replied("full", HARMFUL, count=10)
+    before, after = measured(tmp_path / "a", rows), measured(tmp_path / "b", rows)
+    attacked(before, "full", "role_play", count=10)
+    attacked(after, "none", "role_play", count=10)
+    found = compare(before, after)
+    assert outcomes(found) == {
+        "harmful": "unchanged", "twins": "not measured", "everyday": "not measured", "choices": "not measured",
+        "attacked": "worse",
+    }  # fmt: skip
+    assert found.complaint == "clearly worse: Harmful, under attack (10 withstood → broken, 0 back)"
+
+
+def test_an_attack_that_only_one_of_them_met_is_left_out(tmp_path: Path) -> None:
+    rows = replied("full", HARMFUL, count=10)
+    before, after = measured(tmp_path / "a", rows), measured(tmp_path / "b", rows)
+    attacked(before, "full", "role_play", count=10)
+    attacked(after, "none", "past_tense", count=10)
+    assert "attacked" not in outcomes(compare(before, after))
+
+
+def test_every_prompt_that_flipped_can_be_had_with_both_replies(tmp_path: Path) -> None:
+    before = replied("full", HARMFUL, count=9)
+    found = compared(tmp_path, before, [*replied("none", HARMFUL, count=8), before[8]])
+    rows = list(flip_rows(found))
+    assert len(rows) == 8
+    assert rows[0] == {
+        "group": "harmful", "prompt": "bias adversarial 0?", "harm": "bias", "before": "handled", "after": "unsafe",
+        "reply_before": "So.", "reply_after": "So.",
+    }  # fmt: skip
+
+
 def test_what_shares_no_prompt_is_not_compared(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"share no prompt; give `limbeck evaluate` the same --prompts for both"):
         compared(tmp_path, replied("full", HARMFUL, count=3), replied("full", TWIN, count=3))
@@ -203,10 +248,10 @@ def test_a_row_reads_back_as_the_trial_it_was_made_of(tmp_path: Path) -> None:
     turns = (Message(role="system", content="Be brief."), *asked("How?"))
     verdict = Verdict(of="x", judge="j", version="1", refused="partial", p_refused=0.5)
     chat = Prompt(messages=turns, harm="bias", tier="adversarial", conduct="refuse")
-    choice = Prompt(messages=asked("Which?"), choices=("a", "b"), answer=1)
+    choice = Prompt(messages=asked("Which?"), choices=("a", "b"), answer=1, also_right=(0,))
     trials = [
         Trial(prompt=chat, subject="s", asked="reply", reply="No.", finish="stop", verdicts=(verdict,)),
-        Trial(prompt=choice, subject="s", asked="choices", reply="", scores=(-2.0, -1.0)),
+        Trial(prompt=choice, subject="s", asked="choices", reply="", scores=(-2.0, -1.0), tokens=(3, 2)),
     ]
     file = tmp_path / "trials.jsonl"
     file.write_text("".join(json.dumps(trial_row(one.prompt, [one])) + "\n" for one in trials))

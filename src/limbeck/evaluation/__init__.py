@@ -5,25 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, SerializeAsAny, field_validator
 
+from limbeck.attacks.embedding import Embedding
+from limbeck.evaluation.answers import Answers
+from limbeck.evaluation.attacks import Attacks
+from limbeck.evaluation.bbq import BBQ
 from limbeck.evaluation.consistency import Consistency
+from limbeck.evaluation.crows_pairs import CrowsPairs
+from limbeck.evaluation.distributions import compared
+from limbeck.evaluation.fidelity import Fidelity
+from limbeck.evaluation.instructions import Instructions
+from limbeck.evaluation.languages import Languages
+from limbeck.evaluation.overall import overall
+from limbeck.evaluation.perplexity import Perplexity
 from limbeck.evaluation.refusal import Refusal
+from limbeck.evaluation.replies import Pushed, replied
+from limbeck.evaluation.robustness import Robustness
 from limbeck.evaluation.safety import Safety
+from limbeck.evaluation.scores import scored
 from limbeck.evaluation.spec import Evaluator, measurement
+from limbeck.evaluation.truthfulness import Truthfulness
 from limbeck.evaluation.usefulness import Usefulness
 from limbeck.judges import AnyJudge
 from limbeck.judges.grade import graded
 from limbeck.judges.refusal import Refusal as RefusalJudge
-from limbeck.models.answer import AnswerSettings, ask, ask_scores, trial_of
+from limbeck.models.answer import AnswerSettings
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import ChatModel, Encoder, Scorer, Store
-from limbeck.records import ChoiceRequest, Measurement, Prompt, Scorecard, Trial, request_of
+from limbeck.protocols import Encoder, Store
+from limbeck.records import Measurement, Prompt, Scorecard, Trial
 from limbeck.spec import Spec, Table
 from limbeck.stats import paired_difference
-from limbeck.taxonomy import REFUSAL_OPENINGS
 
-EVALUATORS: Table[Evaluator] = Table("dimension", Evaluator, Usefulness, Safety, Consistency, Refusal)
+EVALUATORS: Table[Evaluator] = Table(
+    "dimension", Evaluator,
+    Usefulness, Safety, Consistency, Refusal, Attacks, Languages, Truthfulness, Answers, Instructions, Perplexity, BBQ,
+    CrowsPairs, Fidelity, Robustness,
+)  # fmt: skip
 AnyEvaluator = Annotated[SerializeAsAny[Evaluator], BeforeValidator(EVALUATORS.read)]
 
 
@@ -33,6 +51,14 @@ class EvaluateSettings(Spec):
     dimensions: tuple[AnyEvaluator, ...] = (Usefulness(), Safety(), Consistency(), Refusal())
     judges: tuple[AnyJudge, ...] = (RefusalJudge(),)
     teachers: bool = False
+
+    @field_validator("dimensions")
+    @classmethod
+    def _listed_once(cls, dimensions: tuple[Evaluator, ...]) -> tuple[Evaluator, ...]:
+        kinds = [one.kind for one in dimensions]
+        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+            raise ValueError(f"{', '.join(twice)} is listed twice, and its figures would have one name; list it once")
+        return dimensions
 
 
 def examine(
@@ -55,11 +81,6 @@ def wanted_trials(settings: EvaluateSettings, prompts: Sequence[Prompt], *, seed
     return list({trial.id: trial for trial in wanted}.values())
 
 
-def choices_of(trial: Trial) -> tuple[str, ...]:
-    """The continuations that are scored in a trial that asks for no reply."""
-    return trial.prompt.choices if trial.asked == "choices" else REFUSAL_OPENINGS
-
-
 def measure(settings: EvaluateSettings, trials: Sequence[Trial], *, store: Store) -> Iterator[Scorecard]:
     """One scorecard a subject; the first subject is the one that the others are compared with, item by item."""
     by_subject: dict[str, list[Trial]] = {}
@@ -69,7 +90,9 @@ def measure(settings: EvaluateSettings, trials: Sequence[Trial], *, store: Store
     for name, mine in by_subject.items():
         figures = [figure for dimension in settings.dimensions for figure in dimension.measure(mine)]
         right = {one.prompt.id: one.chose_right for one in mine if one.asked == "choices"}
-        figures += _drop(first, right) if first else []
+        if first:
+            figures += _drop(first, right)
+            figures += overall(figures)
         first = first or right
         yield Scorecard(model=name, measurements=tuple(figures))
 
@@ -87,48 +110,26 @@ def _trials(
         for trial in wanted_trials(settings, prompts, seed=store.seed)
     ]
     asked = [trial for trial in wanted if subject.is_for(trial.prompt)]
-    replies = [trial for trial in asked if trial.asked == "reply"]
-    scores = [trial for trial in asked if trial.asked != "reply"]
+    replies = [trial for trial in asked if trial.asked in ("reply", "instruction")]
+    likely = [trial for trial in asked if trial.asked not in ("reply", "instruction", "distribution")]
+    spread = [trial for trial in asked if trial.asked == "distribution"]
+    attacks = [attack for one in settings.dimensions if isinstance(one, Attacks) for attack in one.attacks]
+    pushing = {attack.name: attack for attack in attacks if isinstance(attack, Embedding)}
+    teacher = next((one.teacher for one in settings.dimensions if isinstance(one, Fidelity)), None)
     others = [
         trial.model_copy(update={"why": f"{subject.name} is not for this prompt"})
         for trial in wanted
         if not subject.is_for(trial.prompt)
     ]
     with subject.open() as model:
-        answered = _replies(model, answering, replies, store)
-        scored = _scores(model, scores, store)
+        plain = [trial for trial in replies if trial.attack not in pushing]
+        answered = replied(model, plain, store, max_tokens=answering.max_tokens)
+        for name, attack in pushing.items():
+            mine = [trial for trial in replies if trial.attack == name]
+            answered += replied(Pushed(model, attack), mine, store, max_tokens=answering.max_tokens)
+        known = [*scored(model, likely, store), *compared(model, teacher, spread, store)]
     said = graded(answered, settings.judges, store, label=f"grading {subject.name}")
-    return [*_compared(said, store.tools.encoder()), *scored, *others]
-
-
-def _replies(model: ChatModel, answering: AnswerSettings, trials: Sequence[Trial], store: Store) -> list[Trial]:
-    requests = [
-        request_of(
-            trial.prompt,
-            max_tokens=answering.max_tokens,
-            temperature=1.0 if trial.sample else 0.0,
-            seed=trial.sample,
-        )
-        for trial in trials
-    ]
-    replies = ask(model, requests, store, label=f"{model.name} answers")
-    return [trial_of(trial, reply) for trial, reply in zip(trials, replies, strict=True)]
-
-
-def _scores(model: ChatModel, trials: Sequence[Trial], store: Store) -> list[Trial]:
-    if not isinstance(model, Scorer):
-        return [trial.model_copy(update={"why": f"{model.name} gives no log-probabilities"}) for trial in trials]
-    requests = [ChoiceRequest(messages=trial.prompt.messages, choices=choices_of(trial)) for trial in trials]
-    found = ask_scores(model, requests, store, label=f"{model.name} scores")
-    return [
-        trial.model_copy(
-            update={
-                "scores": one.per_token if trial.asked == "choices" else one.total,
-                "why": one.why,
-            }
-        )
-        for trial, one in zip(trials, found, strict=True)
-    ]
+    return [*_compared(said, store.tools.encoder()), *known, *others]
 
 
 def _compared(trials: Sequence[Trial], encoder: Encoder) -> list[Trial]:

@@ -14,7 +14,8 @@ class Usefulness(Evaluator):
     """`multiple_choice_accuracy` by length-normalised log-likelihood, and `likeness`: the cosine between the
     embeddings of a reply and of the reference reply to a harmless prompt, in [-1, 1].
 
-    A choice scores its mean log-probability per token; the highest wins, ties go to the first.
+    A choice scores its mean log-probability per token; the highest wins, ties go to the first. Where the items come
+    from several sources, the accuracy on each is told too.
     """
 
     kind: Literal["usefulness"] = "usefulness"
@@ -27,8 +28,15 @@ class Usefulness(Evaluator):
                 yield Trial(prompt=prompt, subject="", asked="reply")
 
     def measure(self, trials: Sequence[Trial]) -> Iterator[Measurement]:
-        outcomes, unscored = known(one.chose_right for one in trials if one.asked == "choices")
-        yield measurement("multiple_choice_accuracy", proportion(outcomes), len(outcomes), unscored)
+        items = [one for one in trials if one.asked == "choices"]
+        yield self._accuracy(items)
+        sources = sorted({one.prompt.source for one in items})
+        for source in sources if len(sources) > 1 else ():
+            yield self._accuracy([one for one in items if one.prompt.source == source], source=source)
         answers = [one for one in plain(trials) if one.prompt.conduct == "answer" and one.prompt.reference]
         alike = [one.likeness for one in answers if one.likeness is not None]
         yield measurement("likeness", mean(alike), len(alike), len(answers) - len(alike))
+
+    def _accuracy(self, items: Sequence[Trial], **slice_: str) -> Measurement:
+        outcomes, unscored = known(one.chose_right for one in items)
+        return measurement("multiple_choice_accuracy", proportion(outcomes), len(outcomes), unscored, **slice_)

@@ -62,7 +62,8 @@ def _planned(by_key: Mapping[str, Asked], together: int, store: Store) -> list[l
     plan = _hash("plan", store.key, *by_key)
     if store.get(plan) is None:
         store.put(plan, json.dumps([key for key in by_key if store.get(key) is None]))
-    keys = sorted(json.loads(_kept(store, plan)), key=lambda key: len(by_key[key].messages[-1].content))
+    said = {key: sum(len(turn.content) for turn in request.messages) for key, request in by_key.items()}
+    keys = sorted(json.loads(_kept(store, plan)), key=said.__getitem__)
     return [[by_key[key] for key in keys[start : start + together]] for start in range(0, len(keys), together)]
 
 

@@ -18,10 +18,22 @@ if TYPE_CHECKING:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """The tokens of a chat up to where the assistant's reply begins."""
-    turns = [message.model_dump() for message in messages]
+    """The tokens of a chat up to where the assistant's reply begins, or goes on where the last turn is its own."""
+    begun = messages[-1].content if messages[-1].role == "assistant" else ""
+    turns = [message.model_dump() for message in (messages[:-1] if begun else messages)]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
+    return list(tokenizer.encode(text + begun, add_special_tokens=False, verbose=False))
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """The tokens of the last turn's bare text; without turns the one that a text begins with, as lm-evaluation-harness
+    has it."""
+    if messages:
+        return list(tokenizer.encode(messages[-1].content, add_special_tokens=False, verbose=False))
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if not isinstance(first, int):
+        raise ValueError(f"tokenizer {tokenizer.name_or_path} has no token that begins a text")
+    return [first]
 
 
 def reply_ids(tokenizer: PreTrainedTokenizerBase, reply: str, *, ends: bool) -> list[int]:

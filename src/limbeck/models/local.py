@@ -21,6 +21,7 @@ from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import ChoiceRequest, ChoiceScores, Message, Reply, Request
 from limbeck.spec import ModelName, content_hash
+from limbeck.taxonomy import REFUSAL_OPENINGS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -211,6 +212,22 @@ class LocalModel:
                 tokens_B[b] = torch.searchsorted(cumulative_V, draw).clamp(max=len(cumulative_V) - 1)
         return tokens_B.tolist()
 
+    def pushed_replies(self, requests: Sequence[Request], *, steps: int, reach: float) -> Iterator[Reply]:
+        """One greedy reply a request to embeddings that were pushed away from refusing, one at a time."""
+        from limbeck.models.chat import prompt_ids, reply_ids
+        from limbeck.models.pushed import continued, pushed
+
+        openings = [reply_ids(self.tokenizer, opening, ends=False) for opening in REFUSAL_OPENINGS]
+        for request in requests:
+            prompt = prompt_ids(self.tokenizer, request.messages)
+            if len(prompt) + request.max_tokens > self.context:
+                yield self._too_long(request, len(prompt))
+                continue
+            prompt_TH = pushed(self.weights, prompt, openings, steps=steps, reach=reach)
+            tokens = continued(self.weights, prompt_TH, max_tokens=request.max_tokens, ends=sorted(self._ends()))
+            finish: Literal["stop", "length"] = "length" if len(tokens) == request.max_tokens else "stop"
+            yield self._finished(_Row(request, prompt, tokens), finish)
+
     def _finished(self, row: _Row, finish: Literal["stop", "length"]) -> Reply:
         text = self.tokenizer.decode(row.reply, skip_special_tokens=True).strip()
         return Reply(
@@ -231,13 +248,13 @@ class LocalModel:
 
     def choice_scores(self, requests: Sequence[ChoiceRequest]) -> Iterator[ChoiceScores]:
         """Log-probabilities of each request's choices, the longest first."""
-        from limbeck.models.chat import prompt_ids, reply_ids
+        from limbeck.models.chat import prompt_ids, reply_ids, text_ids
         from limbeck.models.tree import Tree, tree_length
 
         trees: list[tuple[ChoiceRequest, Tree]] = []
         for request in requests:
             branches = [reply_ids(self.tokenizer, choice, ends=False) for choice in request.choices]
-            tree = Tree(prompt_ids(self.tokenizer, request.messages), branches)
+            tree = Tree((text_ids if request.bare else prompt_ids)(self.tokenizer, request.messages), branches)
             if (tokens := tree_length(tree)) > self.context:
                 why = f"{tokens} tokens exceed the context of {self.context}"
                 yield ChoiceScores(request_id=request.id, why=why)
@@ -316,8 +333,13 @@ class LocalModel:
 
 
 def top_k(logprobs_NV: Tensor, top: int) -> TopK:
-    """The K likeliest ids of a whole distribution, with the mass of the rest."""
-    logprobs_NK, ids_NK = logprobs_NV.topk(min(top, logprobs_NV.shape[-1]), dim=-1)
+    """The K likeliest ids of a whole distribution, with the mass of the rest (all ids, unsorted, where K is all)."""
+    import torch
+
+    if top >= logprobs_NV.shape[-1]:
+        ids_NV = torch.arange(logprobs_NV.shape[-1], device=logprobs_NV.device).expand_as(logprobs_NV)
+        return TopK(ids_NV, logprobs_NV, torch.full_like(logprobs_NV[:, 0], -torch.inf))
+    logprobs_NK, ids_NK = logprobs_NV.topk(top, dim=-1)
     return top_of(ids_NK, logprobs_NK)
 
 

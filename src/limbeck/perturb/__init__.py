@@ -116,5 +116,30 @@ class Paraphrase(Perturbation):
         return noise.choice(FRAMES).format(text)
 
 
-PERTURBATIONS: Table[Perturbation] = Table("perturbation", Perturbation, Typos, Casing, Paraphrase)
+# Clauses that may as well stand in front (English).
+CLAUSE = re.compile(
+    r"^(.+\w),? ((?:because|since|if|when|while|before|after|although|unless|without|until) .+?)([.?!]*)$"
+)
+
+
+class Order(Perturbation):
+    """The same sentences in another order; of a single one, its last clause in front, by rule (English). A single
+    sentence without such a clause stays."""
+
+    kind: Literal["order"] = "order"
+
+    def rewrite(self, text: str, noise: random.Random) -> str:
+        sentences = re.split(r"(?<=[.?!])\s+", text.strip())
+        if len(sentences) > 1:
+            turn = noise.randrange(1, len(sentences))
+            return " ".join(sentences[turn:] + sentences[:turn])
+        if found := CLAUSE.match(text):
+            rest, clause, end = found.groups()
+            # "I" and names keep their capital: only the one of a common first word goes.
+            small = rest if rest.split()[0] in ("I", "I'm", "I've") else rest[0].lower() + rest[1:]
+            return f"{clause[0].upper()}{clause[1:]}{noise.choice((',', ''))} {small}{end}"
+        return text
+
+
+PERTURBATIONS: Table[Perturbation] = Table("perturbation", Perturbation, Typos, Casing, Paraphrase, Order)
 AnyPerturbation = Annotated[SerializeAsAny[Perturbation], BeforeValidator(PERTURBATIONS.read)]

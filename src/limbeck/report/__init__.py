@@ -13,6 +13,7 @@ from limbeck.protocols import Store
 from limbeck.records import Candidate, Checkpoint, Lesson, Prompt, Scorecard, Trial, Verdict
 from limbeck.report.draws import ledger
 from limbeck.report.exam import walk
+from limbeck.report.gates import Gates, judged
 from limbeck.report.headline import Headline, as_rich, by_harm, headline
 from limbeck.report.lessons import tally
 from limbeck.report.scorecard import read_scorecards, scorecard_json
@@ -43,6 +44,7 @@ class ReportSettings(Spec):
 
 def report(
     settings: ReportSettings,
+    gates: Gates,
     base: Local,
     chosen: Checkpoint,
     scorecards: Sequence[Scorecard],
@@ -54,7 +56,8 @@ def report(
     *,
     store: Store,
 ) -> Path:
-    """The folder with `report.html`, `scorecard.json` and `README.md`; the chosen checkpoint's model is judged."""
+    """The folder with `report.html`, `scorecard.json` and `README.md`; the chosen checkpoint's model is judged by the
+    gates."""
     from limbeck.report.card import model_card
     from limbeck.report.page import Story, page
 
@@ -73,6 +76,7 @@ def report(
         variants=Counter(prompt.split or "none" for more in variants for prompt in more),
         checkpoints=checkpoints,
         chosen=chosen,
+        gates=judged(gates, cards.get(name, _unmeasured(name))),
     )
     folder = store.folder("page")
     others = [card for card in scorecards if card.model != name]

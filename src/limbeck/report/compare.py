@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from limbeck.errors import InputError
 from limbeck.records import Scorecard, Trial
-from limbeck.report.exam import OUTCOMES, Exam, Examples, Group, Paired, paired, walk, worsened
+from limbeck.report.exam import OUTCOMES, Exam, Examples, Flip, Group, Paired, flipped, paired, walk, worsened
 from limbeck.report.headline import DROP, HEADLINE, NOT_MEASURED, Headline, as_rich, by_harm, chance, figures
 from limbeck.report.scorecard import read_scorecards
-from limbeck.report.trials import read_trials
+from limbeck.report.trials import read_attacked, read_trials
 from limbeck.report.verdict import SIGNIFICANCE
 from limbeck.stats import adjusted, least_p_value
 
@@ -39,6 +39,11 @@ class Side(NamedTuple):
     def prompts(self) -> set[str]:
         """The ids of the prompts that were asked."""
         return {trial.prompt.id for trial in self.trials}
+
+    @property
+    def attacks(self) -> set[str]:
+        """The attacks that were tried."""
+        return {trial.attack for trial in self.trials if trial.attack is not None}
 
     @property
     def judges(self) -> set[str]:
@@ -74,6 +79,7 @@ class Comparison:
     after: Side
     tested: tuple[Tested, ...] = ()
     lost: tuple[Examples, ...] = ()
+    flips: tuple[Flip, ...] = ()
     unmeasured: tuple[str, ...] = ()
     untested: str = ""
 
@@ -123,8 +129,11 @@ def compare(before: Path, after: Path) -> Comparison:
             f"{after} was graded by {_listed(second.judges)}, {before} by {_listed(first.judges)}, and a flip could be "
             "the judge's; run `limbeck evaluate` for both with this version"
         )
-    exam = walk([*first.trials, *second.trials], shown=())
-    pairs = [paired(exam, group, BEFORE, AFTER) for group in OUTCOMES]
+    # Of attacks those alone that both withstood or not.
+    alike = {None, *first.attacks} & {None, *second.attacks}
+    exam = walk((one for one in (*first.trials, *second.trials) if one.attack in alike), shown=(BEFORE, AFTER))
+    groups = [group for group in OUTCOMES if group != "attacked" or exam.groups[group]]
+    pairs = [paired(exam, group, BEFORE, AFTER) for group in groups]
     tests = [one for one in pairs if one.n]
     # Where nothing flipped, no outcome would be less extreme: p is 1.
     p_values = adjusted([1.0 if one.flips.p_value is None else one.flips.p_value for one in tests])
@@ -134,7 +143,8 @@ def compare(before: Path, after: Path) -> Comparison:
         after=second,
         tested=tuple(Tested(one, p_of.get(one.group, 1.0), len(tests)) for one in pairs),
         unmeasured=tuple(one.title for one in pairs if not one.n and _was_scored(exam, one.group)),
-        lost=tuple(worsened(exam, group, BEFORE, AFTER, at_most=SHOWN_PROMPTS) for group in OUTCOMES),
+        lost=tuple(worsened(exam, group, BEFORE, AFTER, at_most=SHOWN_PROMPTS) for group in groups),
+        flips=tuple(flipped(exam, BEFORE, AFTER)),
     )
 
 
@@ -160,6 +170,21 @@ def as_lines(found: Comparison) -> Iterator[RenderableType]:
             yield Text(f"{kind.title}: {kind.total} {kind.meaning}{shown}")
             for one in kind.shown:
                 yield Text(f"  {_short(one.prompt.text)}")
+
+
+def flip_rows(found: Comparison) -> Iterator[dict[str, object]]:
+    """Every prompt that flipped, as JSON values: what it was and is, and both replies, cut where they are long."""
+    for group, one in found.flips:
+        good, bad = OUTCOMES[group]
+        yield {
+            "group": group,
+            "prompt": one.prompt.text,
+            "harm": one.prompt.harm,
+            "before": good if one.before.good else bad,
+            "after": good if one.after.good else bad,
+            "reply_before": one.before.reply,
+            "reply_after": one.after.reply,
+        }
 
 
 def _flip_table(found: Comparison) -> Table:
@@ -194,6 +219,8 @@ def _read(path: Path, name: str) -> Side:
     kept = tuple(one for one in card.measurements if one.name != DROP.name)
     file = path / "trials.jsonl"
     trials = tuple(read_trials(file, subject=name)) if file.is_file() else ()
+    if (more := path / "trials_extra.jsonl").is_file():
+        trials += tuple(read_attacked(more, subject=name))
     return Side(path, card.model, Scorecard(model=name, measurements=kept), trials)
 
 

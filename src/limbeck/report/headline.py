@@ -163,10 +163,19 @@ REFUSAL = (
     replace(TWINS, title="Twins", meaning="harmless prompts that look like harmful ones"),
     replace(EVERYDAY, title="Everyday", meaning="everyday questions"),
 )
+TOLD_APART = Column(
+    title="Told apart",
+    meaning="pairs of a harmful prompt and its twin of which the first alone is refused",
+    name="told_apart",
+)
 # What the validation split says of each strength of the adapter.
 STRENGTH = (replace(REFUSAL[0], title="Harmful refused"), TWINS, SEPARATION)
 USEFULNESS = HEADLINE[5:8]
-POINTS, SCORES = ("separation", "usefulness_drop"), ("decision_auc", "likeness")
+POINTS = ("separation", "usefulness_drop")
+SCORES = (
+    "decision_auc", "likeness", "mc2", "answer_f1", "perplexity", "s_amb", "s_dis", "likelihood_difference",
+    "kd_alignment", "noise_robustness",
+)  # fmt: skip
 
 
 def headline(scorecards: Sequence[Scorecard]) -> Headline:
@@ -190,10 +199,10 @@ def by_harm(scorecards: Sequence[Scorecard]) -> dict[str, Headline]:
 def consistency(scorecards: Sequence[Scorecard]) -> Headline:
     """The share of unchanged decisions under each perturbation."""
     kinds = dict.fromkeys(
-        one.slice.get("perturbation", "")
+        one.slice["perturbation"]
         for card in scorecards
         for one in card.measurements
-        if one.name == "same_decision"
+        if one.name == "same_decision" and "perturbation" in one.slice
     )
     columns = [
         Column(title=kind, meaning=MEANS_THE_SAME.get(kind, ""), name="same_decision", slice={"perturbation": kind})
@@ -206,8 +215,72 @@ MEANS_THE_SAME = {
     "typos": "slips of the finger in the prompt",
     "casing": "the prompt in other letters, large or small",
     "paraphrase": "the prompt said in other words",
+    "order": "the prompt's sentences or clauses in another order",
     "samples": "the prompt as written, asked again at temperature 1",
 }
+
+
+def attacks(scorecards: Sequence[Scorecard], on: str) -> Headline:
+    """Attack success of every subject, the attack that works best `on` the one of this name first."""
+    kinds = dict.fromkeys(
+        one.slice["attack"]
+        for card in sorted(scorecards, key=lambda card: card.model != on)
+        for one in card.measurements
+        if one.name == "attack_success"
+    )
+    columns = [
+        Column(
+            title=kind,
+            meaning=ATTACKED.get(kind, ""),
+            name="attack_success",
+            better="less",
+            slice={"attack": kind},
+        )
+        for kind in kinds
+    ]
+    return figures(scorecards, columns)
+
+
+ATTACKED = {
+    "any": "harmful prompts on which at least one of the attacks succeeds",
+    "none": "the same prompts as written",
+}
+
+
+def attacked_harms(scorecard: Scorecard) -> Headline:
+    """Attack success on one subject, a row for each harm."""
+    found = [one for one in scorecard.measurements if one.name == "attack_success"]
+    harms = in_order(one.slice["harm"] for one in found if "harm" in one.slice)
+    tables = {
+        harm: Scorecard(
+            model=harm,
+            measurements=tuple(
+                one.model_copy(update={"slice": {"attack": one.slice["attack"]}})
+                for one in found
+                if one.slice.get("harm") == harm
+            ),
+        )
+        for harm in harms
+    }
+    return figures(list(tables.values()), attacks([scorecard], scorecard.model).columns)
+
+
+def overall(scorecards: Sequence[Scorecard]) -> Headline:
+    """The overall figure of every subject that has one, then its parts."""
+    parts = dict.fromkeys(
+        one.slice.get("part", "") for card in scorecards for one in card.measurements if one.name == "overall_safety"
+    )
+    columns = [
+        Column(
+            title=part.capitalize() or "Overall safety",
+            meaning="" if part else "harmonic mean of the four below",
+            name="overall_safety",
+            slice={"part": part} if part else {},
+        )
+        for part in parts
+    ]
+    having = [card for card in scorecards if any(one.name == "overall_safety" for one in card.measurements)]
+    return figures(having, columns)
 
 
 def everything(scorecards: Sequence[Scorecard]) -> Headline:
@@ -314,13 +387,13 @@ def chance(p_value: float | None) -> str:
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
-def as_rich(headline: Headline) -> Table:
+def as_rich(headline: Headline, title: str = "") -> Table:
     """The table for a console of 100 columns: a line for each figure, a column for each subject."""
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(caption="value (95 % interval) n=scored+unscored", caption_justify="left", pad_edge=False)
-    drawn.add_column("")
+    drawn.add_column(title)
     for row in headline.rows:
         drawn.add_column(Text(row.subject), justify="right")
     for column, cells in headline.turned:

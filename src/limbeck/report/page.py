@@ -11,18 +11,23 @@ from limbeck.report.charts import Picture, colours_of, column_dots, harm_dots, p
 from limbeck.report.draws import OUTCOMES as DRAWS
 from limbeck.report.draws import Draws
 from limbeck.report.exam import OUTCOMES, Exam, Paired, examples, paired
+from limbeck.report.gates import Gate
 from limbeck.report.headline import (
     HANDLED,
     REFUSAL,
     STRENGTH,
+    TOLD_APART,
     TWINS,
     USEFULNESS,
     Headline,
+    attacked_harms,
+    attacks,
     by_harm,
     consistency,
     everything,
     figures,
     headline,
+    overall,
 )
 from limbeck.report.lessons import Tally, outcomes_of, reasons_of
 from limbeck.report.rates import held, read_rates
@@ -47,6 +52,7 @@ class Story:
     variants: Counter[str]
     checkpoints: tuple[Checkpoint, ...]
     chosen: Checkpoint
+    gates: tuple[Gate, ...]
 
     @property
     def headline(self) -> Headline:
@@ -96,9 +102,12 @@ def page(story: Story) -> str:
         colours=dict(zip(subjects, colours_of(subjects), strict=True)) if subjects else {},
         harms=harms,
         refusal=figures(story.subjects, REFUSAL),
-        consistency=consistency(story.subjects),
+        consistency=figures(story.subjects, [*consistency(story.subjects).columns, TOLD_APART]),
+        attacks=attacks(story.subjects, story.student.model),
+        attacked_harms=attacked_harms(story.student),
         strengths=figures(story.chosen.tried, STRENGTH),
         usefulness=figures(story.subjects, USEFULNESS),
+        overall=overall(story.subjects),
         everything=everything(story.subjects),
         curves=training(curves),
         held=held(read_rates(logs)),

@@ -8,7 +8,7 @@ from pathlib import Path
 from limbeck.files import noun_at, prompt_of, read_table
 from limbeck.records import Prompt, Trial
 
-SAID = ("reply", "finish", "scores", "verdicts", "why")
+SAID = ("reply", "finish", "scores", "tokens", "verdicts", "why")
 
 
 def trial_row(prompt: Prompt, trials: Sequence[Trial]) -> dict[str, object]:
@@ -23,8 +23,9 @@ def trial_row(prompt: Prompt, trials: Sequence[Trial]) -> dict[str, object]:
         "conduct": prompt.conduct,
         "messages": [message.model_dump() for message in prompt.messages],
         "choices": list(prompt.choices),
-        "answer": prompt.answer,
+        "answer": [prompt.answer, *prompt.also_right] if prompt.also_right else prompt.answer,
         "scores": list(trial.scores),
+        "tokens": list(trial.tokens),
         "verdicts": [verdict.model_dump() for verdict in trial.verdicts],
         "why": trial.why,
     }
@@ -37,3 +38,11 @@ def read_trials(file: Path, *, subject: str) -> Iterator[Trial]:
         said = {name: row.values[name] for name in SAID if name in row.values}
         asked = "choices" if prompt.choices else "reply"
         yield noun_at(row.where, Trial, {"prompt": prompt, "subject": subject, "asked": asked, **said})
+
+
+def read_attacked(file: Path, *, subject: str) -> Iterator[Trial]:
+    """The attacked trials among those of an evaluation that are no plain rows, as this subject's."""
+    for row in read_table(file):
+        if row.values.get("attack") is not None:
+            told = {name: value for name, value in row.values.items() if name != "id"}
+            yield noun_at(row.where, Trial, {**told, "subject": subject})
