@@ -4,9 +4,10 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from limbeck.judges.harm import Harmful
 from limbeck.judges.refusal import Refusal
 from limbeck.judges.spec import JudgeSpec
 from limbeck.spec import Table
 
-JUDGES: Table[JudgeSpec] = Table("judge", JudgeSpec, Refusal)
+JUDGES: Table[JudgeSpec] = Table("judge", JudgeSpec, Refusal, Harmful)
 AnyJudge = Annotated[SerializeAsAny[JudgeSpec], BeforeValidator(JUDGES.read)]
