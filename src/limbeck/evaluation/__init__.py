@@ -14,6 +14,7 @@ from limbeck.evaluation.spec import Evaluator, measurement
 from limbeck.evaluation.usefulness import Usefulness
 from limbeck.judges import AnyJudge
 from limbeck.judges.grade import graded
+from limbeck.judges.profile import AS_JUDGED, AnyProfile
 from limbeck.judges.refusal import Refusal as RefusalJudge
 from limbeck.models.answer import AnswerSettings, ask, ask_scores, trial_of
 from limbeck.models.spec import ModelSpec
@@ -28,10 +29,14 @@ AnyEvaluator = Annotated[SerializeAsAny[Evaluator], BeforeValidator(EVALUATORS.r
 
 
 class EvaluateSettings(Spec):
-    """What is measured and by which judges; with `teachers` of the teachers too, each on the prompts that it is for."""
+    """What is measured, by which judges and by which profile's thresholds and expected conduct.
+
+    With `teachers` of the teachers too, each on the prompts that it is for.
+    """
 
     dimensions: tuple[AnyEvaluator, ...] = (Usefulness(), Safety(), Consistency(), Refusal())
     judges: tuple[AnyJudge, ...] = (RefusalJudge(),)
+    profile: AnyProfile = AS_JUDGED
     teachers: bool = False
 
 
@@ -87,7 +92,7 @@ def _trials(
     with subject.open() as model:
         answered = _replies(model, answering, replies, store)
         scored = _scores(model, scores, store)
-    said = graded(answered, settings.judges, store, label=f"grading {subject.name}")
+    said = graded(answered, settings.judges, store, label=f"grading {subject.name}", profile=settings.profile)
     return [*_compared(said, store.tools.encoder()), *scored, *others]
 
 
