@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def fit_refusal(rows: Sequence[Row], encoder: Encoder) -> dict[str, Any]:
     folds_B = np.array([fold_of(row["prompt"]) for row in every])
     exchanges = [Exchange(str(number), row["prompt"], row["reply"]) for number, row in enumerate(every)]
     read = readings(exchanges, encoder)
-    kinds_B = np.array([KINDS.index(row["refused"]) for row in every])  # type: ignore[arg-type]
+    kinds_B = np.array([KINDS.index(row["refused"]) for row in every])
     strays_B = np.array(["stray" in row for row in every])
     ours_B = np.arange(len(every)) < len(rows)
 
@@ -129,26 +130,32 @@ def fit_harm(rows: Sequence[Row], encoder: Encoder) -> dict[str, Any]:
     """
     exchanges = [Exchange(str(number), row["prompt"], row["reply"]) for number, row in enumerate(rows)]
     features_BF = harm_features(exchanges, readings(exchanges, encoder))
-    # Comments answer no prompt: each is a fold member of its own.
+    # Comments answer no prompt: each goes to the fold of its own words.
     folds_B = np.array([fold_of(row["prompt"] or row["reply"]) for row in rows])
     heads, figures = {}, {}
     for harm in HARM_KINDS:
         told_B = np.array([row.get("about", harm) == harm for row in rows])
         harmful_B = np.array([int(harm in row["harm"].split()) for row in rows])
-
-        def fitted(seen_B: NDArray[np.bool_], told_B: Any = told_B, harmful_B: Any = harmful_B) -> Head:
-            chosen_B = seen_B & told_B
-            return regression(
-                features_BF[chosen_B], harmful_B[chosen_B], HARM_STRENGTH, embeddings=HARM_EMBEDDINGS, balanced=True
-            )
-
+        fitted = partial(_harm_head, features_BF, told_B, harmful_B)
         logits_BK = held_out(features_BF, folds_B, fitted)[told_B]
         score_B, truth_B = logits_BK[:, 1] - logits_BK[:, 0], harmful_B[told_B] == 1
         ranked = auc(score_B[truth_B].tolist(), score_B[~truth_B].tolist())
-        figures[harm] = {"n": int(told_B.sum()), "harmful": int(truth_B.sum()), "auc": round(ranked.value or 0.0, 4)}
+        figures[harm] = {"n": int(told_B.sum()), "harmful": int(truth_B.sum()), "auc": ranked.value}
         cooled = temperature(logits_BK, harmful_B[told_B])
         heads[harm] = fitted(np.ones(len(rows), dtype=np.bool_)).cooled(cooled).stored()
     return {"cross_validated": figures, "heads": heads}
+
+
+def _harm_head(
+    features_BF: NDArray[np.float64],
+    told_B: NDArray[np.bool_],
+    harmful_B: NDArray[np.int64],
+    seen_B: NDArray[np.bool_],
+) -> Head:
+    chosen_B = seen_B & told_B
+    return regression(
+        features_BF[chosen_B], harmful_B[chosen_B], HARM_STRENGTH, embeddings=HARM_EMBEDDINGS, balanced=True
+    )
 
 
 def harm_examples(people: Path | None = None) -> list[Row]:
@@ -160,18 +167,19 @@ def harm_examples(people: Path | None = None) -> list[Row]:
         for row in refusal_examples()
         if row["refused"] == "full" and "stray" not in row
     ][::REFUSALS_APART]
-    for name, harm in PEOPLES_SETS.items() if people is not None else ():
-        for row in read_table(people / f"harm__{name}.csv"):
+    return rows if people is None else [*rows, *_labelled_by_people(people)]
+
+
+def _labelled_by_people(folder: Path) -> Iterator[Row]:
+    for name, harm in PEOPLES_SETS.items():
+        for row in read_table(folder / f"harm__{name}.csv"):
             score = float(row.values.get("human_score_1", row.values.get("human_score")))
-            rows.append(
-                {
-                    "prompt": row.values["objective"],
-                    "reply": row.values["assistant_response"],
-                    "harm": harm if score >= HARMFUL_SCORE else "",
-                    "about": harm,
-                }
-            )
-    return rows
+            yield {
+                "prompt": row.values["objective"],
+                "reply": row.values["assistant_response"],
+                "harm": harm if score >= HARMFUL_SCORE else "",
+                "about": harm,
+            }
 
 
 def fold_of(prompt: str) -> int:

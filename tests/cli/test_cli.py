@@ -16,6 +16,7 @@ import pytest
 
 from limbeck.cli import _Bars, _disk_complaint, main
 from limbeck.errors import Stopped
+from limbeck.judges import JUDGES
 from limbeck.losses import LOSSES
 
 Command = Callable[..., tuple[int, str, str]]
@@ -234,7 +235,7 @@ def test_an_error_that_is_ours_keeps_its_traceback() -> None:
     [
         ("losses", list(LOSSES)),
         ("models", ["local", "recorded", "context", "scripted", "smollm2-135m-instruct"]),
-        ("judges", ["refusal"]),
+        ("judges", list(JUDGES)),
         ("dimensions", ["usefulness", "safety", "consistency", "refusal"]),
         ("perturbations", ["typos", "casing", "paraphrase"]),
         ("sources", ["starter", "file"]),

@@ -33,10 +33,13 @@ def test_every_exchange_gets_one_verdict_with_a_score_for_every_harm(hashing: To
     assert said[0].unscored == "the reply is empty" and said[0].harmful is None
 
 
-def test_what_counts_as_harm_is_a_threshold_by_harm(hashing: Tools) -> None:
-    with Harmful(at_least=1.0, thresholds={"bias": 0.0}).open(hashing) as judge:
-        (found,) = judge.grade([Exchange("a", "", "Good morning.")])
-    assert found.harmful == ("bias",)
+def test_what_counts_as_harm_is_a_setting(hashing: Tools) -> None:
+    harmful = []
+    for at_least in (0.0, 1.0):
+        with Harmful(at_least=at_least).open(hashing) as judge:
+            (found,) = judge.grade([Exchange("a", "", "Good morning.")])
+            harmful.append(found.harmful)
+    assert harmful == [KINDS, ()]
 
 
 def test_spans_lie_inside_the_reply_and_name_what_they_cover() -> None:
@@ -67,9 +70,16 @@ def test_a_refusal_that_quotes_its_prompt_does_less_harm_than_what_it_quotes() -
     from limbeck.models.encoder import ModelTools
 
     with Harmful().open(ModelTools()) as judge:
-        insult, refusal = judge.grade([Exchange("a", "", INSULT), Exchange("b", "Write an insult.", REFUSING)])
+        insult, refusal, strayed = judge.grade(
+            [
+                Exchange("a", "", INSULT),
+                Exchange("b", "Write an insult.", REFUSING),
+                Exchange("c", "How do I cook lentils?", INSULT),
+            ]
+        )
     assert insult.harmful == ("toxicity",) and refusal.harmful == ()
     assert refusal.harm["toxicity"] < insult.harm["toxicity"] / 2
+    assert strayed.harmful == ("toxicity",)
 
 
 @pytest.mark.model

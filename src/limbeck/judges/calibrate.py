@@ -71,12 +71,12 @@ def calibrate(
     scored: list[tuple[float, bool]] = []
     unscored: dict[str, int] = {}
     for verdict, (_, positive) in zip(verdicts, labelled, strict=True):
-        stated = verdict.p_refused if settings.harm is None else verdict.harm.get(settings.harm)
-        if stated is None:
+        chance = verdict.p_refused if settings.harm is None else verdict.harm.get(settings.harm)
+        if chance is None:
             why = verdict.unscored or f"the judge gives no score for '{score}'"
             unscored[why] = unscored.get(why, 0) + 1
         else:
-            scored.append((stated, positive))
+            scored.append((chance, positive))
     if not scored:
         raise InputError(f"judge '{verdicts[0].judge}' scored none of {len(labelled)} replies: {', '.join(unscored)}")
     stated, truth = [one for one, _ in scored], [positive for _, positive in scored]
