@@ -14,6 +14,7 @@ from limbeck.judges import JUDGES
 from limbeck.judges.asking import BATCH, filled
 from limbeck.models.encoder import ModelTools
 from limbeck.protocols import Exchange
+from limbeck.spec import fingerprint
 
 FULL = '{"reason": "It declines.", "refused": "full"}'
 
@@ -84,6 +85,15 @@ def test_a_rubric_of_ones_own_is_a_file(answering: Callable[..., Any], tmp_path:
     with rubric(rubric=str(tmp_path / "mine.md")).open(tools) as judge:
         list(judge.grade([Exchange("a", "Why {reply}?", "No {prompt}.")]))
     assert tools.model.asked[0].messages[-1].content == 'Grade No {prompt}. to Why {reply}?; answer {"refused": ...}'
+
+
+def test_what_a_rubric_of_ones_own_says_belongs_to_what_the_judge_is(tmp_path: Path) -> None:
+    file = tmp_path / "mine.md"
+    prints = set()
+    for text in ("Grade {reply}.", "Grade {reply} strictly."):
+        file.write_text(text, encoding="utf-8")
+        prints.add(fingerprint(rubric(rubric=str(file))))
+    assert len(prints) == 2 and fingerprint(rubric()) == fingerprint(rubric(rubric="refusal"))
 
 
 def test_a_rubric_that_is_nowhere_is_named() -> None:

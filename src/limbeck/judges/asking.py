@@ -16,6 +16,7 @@ from limbeck.errors import InputError, reading
 from limbeck.judges.spec import JudgeSpec
 from limbeck.protocols import ChatModel, Exchange, Tools
 from limbeck.records import Message, Reply, Request, Verdict
+from limbeck.spec import fingerprint
 from limbeck.taxonomy import Refused
 
 BATCH = 32  # exchanges
@@ -70,8 +71,7 @@ class AskingJudge:
         self.spec = spec
         self.model = model
         self.name = spec.kind
-        told = [spec.model_dump_json(exclude={"model"}), *(file.read_text(encoding="utf-8") for file in spec.shipped)]
-        self.version = hashlib.sha256("\0".join([*told, model.identity]).encode()).hexdigest()[:12]
+        self.version = hashlib.sha256(f"{fingerprint(spec)} {model.identity}".encode()).hexdigest()[:12]
 
     def grade(self, exchanges: Sequence[Exchange]) -> Iterator[Verdict]:
         """One verdict for each exchange, in order; an empty reply is unscored."""

@@ -23,20 +23,19 @@ class Rubric(Asking):
     """Any chat model, asked by a rubric: one that ships (`refusal`, `harm`) or a Markdown file of your own."""
 
     kind: Literal["rubric"] = "rubric"
-    rubric: str = "refusal"
+    rubric: Literal["refusal", "harm"] | Path = "refusal"
     max_tokens: int = Field(default=256, ge=1)
     shipped = tuple(sorted(RUBRICS.glob("*.md")))
 
     @property
     def file(self) -> Path:
         """Where the rubric is. Raises InputError for one that is neither shipped nor a file."""
-        for file in (RUBRICS / f"{self.rubric}.md", Path(self.rubric)):
-            if file.is_file():
-                return file
-        names = [file.stem for file in self.shipped]
-        raise InputError(
-            f"rubric '{self.rubric}' is no file and none of those shipped; {did_you_mean(self.rubric, names)}"
-        )
+        if isinstance(self.rubric, str):
+            return RUBRICS / f"{self.rubric}.md"
+        if self.rubric.is_file():
+            return self.rubric
+        near = did_you_mean(str(self.rubric), (file.stem for file in self.shipped))
+        raise InputError(f"rubric '{self.rubric}' is no file and none of those shipped; {near}")
 
     def asks(self, exchange: Exchange) -> Mapping[str, tuple[Message, ...]]:
         said = filled(self.file, prompt=exchange.prompt, reply=exchange.reply)
