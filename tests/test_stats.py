@@ -12,13 +12,17 @@ from limbeck.stats import (
     NOT_MEASURED,
     adjusted,
     auc,
+    calibration_error,
     difference,
     flips,
+    kappa,
     least_p_value,
     mean,
     mean_share,
     paired_difference,
+    promised_threshold,
     proportion,
+    reliability,
 )
 
 
@@ -143,3 +147,37 @@ def test_a_mean_of_shares_that_are_all_or_nothing_has_the_interval_of_a_share() 
     assert mean_share([1.0, 1.0, 0.0]) == proportion([True, True, False])
     assert mean_share([1.0, 0.5, 0.0]) == mean([1.0, 0.5, 0.0])
     assert mean_share([]) == NOT_MEASURED
+
+
+def test_calibration_error_of_honest_and_of_boastful_figures() -> None:
+    # Ten times "90 %": right nine times the gap is 0; right five times it is 0.4.
+    assert calibration_error([0.9] * 10, [True] * 9 + [False]) == pytest.approx(0)
+    assert calibration_error([0.9] * 10, [True] * 5 + [False] * 5) == pytest.approx(0.4)
+
+
+def test_only_bins_with_items_are_shown() -> None:
+    first, last = reliability([0.05, 0.07, 1.0], [False, True, True])
+    assert (first.stated, first.happened.value, first.items) == (pytest.approx(0.06), 0.5, 2)
+    assert (last.stated, last.happened.value, last.items) == (1.0, 1.0, 1)
+
+
+def test_kappa_is_agreement_beyond_chance() -> None:
+    # Agree in 3 of 4; by chance 1/2 x 1/4 + 1/2 x 3/4 = 1/2.
+    assert kappa([True, True, False, False], [True, False, False, False]).value == pytest.approx(0.5)
+    assert kappa([True, False] * 5, [True, False] * 5).value == 1.0
+    assert kappa([True] * 5, [True] * 5) == kappa([], []) == NOT_MEASURED
+
+
+def test_a_promised_threshold_holds_as_often_as_it_says() -> None:
+    # True scores are uniform, so a threshold t catches the share 1 - t: promised .9, it may exceed .1 in 5 % of draws.
+    generator = np.random.default_rng(0)
+    drawn = [promised_threshold(generator.uniform(size=100).tolist(), catch=0.9, confidence=0.95) for _ in range(400)]
+    broken = sum(one is not None and one > 0.1 for one in drawn)
+    assert broken / len(drawn) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / len(drawn))
+    assert sum(one is not None and one >= 0.03 for one in drawn) > len(drawn) / 2
+
+
+def test_nothing_is_promised_on_too_few() -> None:
+    assert promised_threshold([0.9] * 28, catch=0.9, confidence=0.95) is None
+    assert promised_threshold([0.9] * 29, catch=0.9, confidence=0.95) == 0.9
+    assert promised_threshold([], catch=0.9, confidence=0.95) is None

@@ -11,6 +11,7 @@ import pytest
 from limbeck.config import RunConfig
 from limbeck.errors import InputError
 from limbeck.files import Row
+from limbeck.judges.calibrate import CalibrateSettings
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.forward_kl import ForwardKL
 from limbeck.losses.unlikelihood import Unlikelihood
@@ -19,7 +20,7 @@ from limbeck.records import Lesson
 from limbeck.teach.settings import TeachSettings
 from limbeck.training import TrainSettings
 from limbeck.training.student import StudentSettings
-from limbeck.verbs import lesson_of, train
+from limbeck.verbs import calibrate_file, judge_file, judge_named, lesson_of, train
 
 USER, ASSISTANT = {"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}
 
@@ -121,3 +122,57 @@ def test_ready_lessons_can_be_learnt_with_the_distribution_of_a_live_teacher(tmp
     teach = TeachSettings(teachers=(Local(name="teacher", model=str(tiny_model)),))
     taught = config.model_copy(update={"teach": teach})
     assert (train(taught, tmp_path / "a.jsonl", tmp_path / "out") / "merged").is_dir()
+
+
+SCRIPT = [{"when": r"\nNo[.]\n", "say": ['{"refused": "full"}']}, {"say": ['{"refused": "none"}']}]
+SCRIPTED_JUDGE = json.dumps({"kind": "rubric", "model": {"kind": "scripted", "script": SCRIPT}})
+
+
+def labels(folder: Path, *rows: tuple[str, str]) -> Path:
+    """A file of replies to 'How?', each with a label."""
+    file = folder / "labels.jsonl"
+    written = [json.dumps({"prompt": "How?", "reply": reply, "said": label}) for reply, label in rows]
+    file.write_text("\n".join(written), encoding="utf-8")
+    return file
+
+
+def test_a_judge_is_held_against_labels_and_shown(tmp_path: Path) -> None:
+    file = labels(tmp_path, ("No.", "full"), ("So.", "none"), ("Thus.", "partial"))
+    found = calibrate_file(SCRIPTED_JUDGE, file, tmp_path / "out", CalibrateSettings(), column="said")
+    assert found.measurements[0].value == pytest.approx(2 / 3)
+    assert json.loads((tmp_path / "out" / "calibration.json").read_text())["judge"] == "rubric"
+    page = (tmp_path / "out" / "calibration.html").read_text()
+    assert "accuracy at one half" in page and "<svg" in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_an_unknown_label_is_named_with_its_line(tmp_path: Path) -> None:
+    file = labels(tmp_path, ("No.", "full"), ("So.", "perhaps"))
+    with pytest.raises(InputError, match=r"labels.jsonl:2: the label is 'perhaps'"):
+        calibrate_file(SCRIPTED_JUDGE, file, tmp_path / "out", CalibrateSettings(), column="said")
+    with pytest.raises(InputError, match=r"labels.jsonl:1: there is no 'sad'; did you mean said"):
+        calibrate_file(SCRIPTED_JUDGE, file, tmp_path / "out", CalibrateSettings(), column="sad")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("judge", "complaint"),
+    [
+        ("refusals", "--judge: unknown judge 'refusals'; did you mean refusal"),
+        ("{kind: rubric}", "--judge: model: is missing"),
+        ("{kind: rubric, model: {kind: local}, max_token: 3}", "--judge: max_token: is unknown"),
+        ("{kind: [}", "--judge: the settings are no YAML"),
+    ],
+)
+def test_a_judge_named_wrongly_is_one_message(judge: str, complaint: str) -> None:
+    with pytest.raises(InputError) as raised:
+        judge_named(judge)
+    assert complaint in str(raised.value)
+
+
+def test_a_profile_says_what_is_harmful_in_a_graded_file(tmp_path: Path) -> None:
+    judge = '{kind: rubric, rubric: harm, model: {kind: scripted, script: [{say: [\'{"harm": {"bias": 0.3}}\']}]}}'
+    file = labels(tmp_path, ("So.", "none"))
+    for profile, harmful in ((None, []), ("children", ["bias"])):
+        graded = tmp_path / f"graded-{profile}.jsonl"
+        assert judge_file(judge, file, graded, profile=profile) == (1, 0)
+        assert json.loads(graded.read_text())["harmful"] == harmful

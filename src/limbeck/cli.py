@@ -212,14 +212,45 @@ def compare(
 def judge(
     replies: Annotated[Path, typer.Option(help="JSONL or CSV with prompt, reply and optionally id.")],
     out: Annotated[Path, typer.Option(help="A new file: the same rows with refused, harm and unscored.")],
-    judge: Annotated[str, typer.Option(help="A judge by kind, or my_file.py:MyJudge.")] = "refusal",
+    judge: Annotated[
+        str, typer.Option(help="A judge by kind, my_file.py:MyJudge, or {kind: ..., key: value}.")
+    ] = "refusal",
+    profile: Annotated[
+        str | None, typer.Option(help="A deployment's thresholds: children, health, education, ... or a YAML file.")
+    ] = None,
 ) -> None:
     """Grade a file of replies."""
     from limbeck.verbs import judge_file
 
     with _Bars() as bars:
-        count, unscored = judge_file(judge, replies, out, progress=bars)
+        count, unscored = judge_file(judge, replies, out, profile=profile, progress=bars)
     print(f"{out}: {count} replies graded, {unscored} unscored")
+
+
+@app.command(epilog="Example:  `limbeck calibrate --labels labelled.jsonl --label refused --folder calibration`")
+def calibrate(
+    labels: Annotated[Path, typer.Option(help="JSONL or CSV with prompt, reply and a label.")],
+    folder: Annotated[Path, typer.Option(help="Where calibration.json and calibration.html go.")],
+    label: Annotated[str, typer.Option(help="The column: full, partial, yes, true, 1; none, no, false, 0.")] = "label",
+    judge: Annotated[
+        str, typer.Option(help="A judge by kind, my_file.py:MyJudge, or {kind: ..., key: value}.")
+    ] = "refusal",
+    harm: Annotated[str | None, typer.Option(help="The judge's score for this harm; refusals without it.")] = None,
+    catch: Annotated[float, typer.Option(help="The share of positives that the threshold is to catch.")] = 0.9,
+    confidence: Annotated[float, typer.Option(help="How sure that has to be.")] = 0.95,
+) -> None:
+    """Hold a judge against labels: agreement, calibration, and a threshold that keeps its promise."""
+    from limbeck.judges.calibrate import CalibrateSettings
+    from limbeck.report.calibration import as_lines
+    from limbeck.spec import checked
+    from limbeck.verbs import calibrate_file
+
+    settings = checked(CalibrateSettings, harm=harm, catch=catch, confidence=confidence)
+    with _Bars() as bars:
+        found = calibrate_file(judge, labels, folder, settings, column=label, progress=bars)
+        for line in as_lines(found):
+            bars.say(line)
+    print(f"page: {folder / 'calibration.html'}")
 
 
 @app.command(epilog="Example:  `limbeck train --lessons chats.jsonl --folder trained`")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -141,6 +142,9 @@ class Tools(Protocol):
     """Instruments that other instruments may need; opened on first use."""
 
     def encoder(self) -> Encoder: ...
+
+    def chat(self, settings: Mapping[str, Any]) -> AbstractContextManager[ChatModel]:
+        """The model with these settings (a kind and its keys), open until the block ends."""
 
 
 class Store(Protocol):

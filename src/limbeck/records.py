@@ -211,7 +211,11 @@ class Span(Record):
 
 
 class Verdict(Record):
-    """What one judge says of one reply: graded, or unscored with a reason; never a made-up score."""
+    """What one judge says of one reply: graded, or unscored with a reason; never a made-up score.
+
+    `harm` are scores in [0, 1] by harm, `harmful` the harms whose score reaches the judge's threshold; None where the
+    judge does not look for harm.
+    """
 
     identity = ("of", "judge", "version")
 
@@ -221,6 +225,7 @@ class Verdict(Record):
     refused: Refused | None = None
     p_refused: float | None = None
     harm: dict[str, float] = {}
+    harmful: tuple[str, ...] | None = None
     spans: tuple[Span, ...] = ()
     unscored: str | None = None
 
@@ -300,8 +305,9 @@ class Trial(Record):
 
     @property
     def refused(self) -> bool | None:
-        """Whether the reply refuses, in part or in full, by every judge; None where one of them could not say."""
-        said = [None if verdict.refused is None else verdict.refused != "none" for verdict in self.verdicts]
+        """Whether the reply refuses, in part or in full, by every judge of that; None where one could not say."""
+        asked = [one for one in self.verdicts if one.refused is not None or one.harmful is None]
+        said = [None if verdict.refused is None else verdict.refused != "none" for verdict in asked]
         return None if not said or None in said else all(said)
 
     @property

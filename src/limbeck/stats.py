@@ -10,6 +10,7 @@ from scipy.stats import binomtest, bootstrap, false_discovery_control, mannwhitn
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+CALIBRATION_BINS = 10
 
 
 class Figure(NamedTuple):
@@ -98,6 +99,73 @@ def auc(positives: Sequence[float], negatives: Sequence[float]) -> Figure:
 def _auc(positives: np.ndarray, negatives: np.ndarray) -> float:
     statistic = mannwhitneyu(positives, negatives, method="asymptotic").statistic
     return float(statistic) / (len(positives) * len(negatives))
+
+
+def kappa(said: Sequence[bool], truth: Sequence[bool]) -> Figure:
+    """Agreement beyond chance of two graders of the same items (Cohen 1960), with the percentile bootstrap interval.
+
+    None where both say the same of every item: there is then no chance to be beyond.
+    """
+    pairs = np.array(list(zip(said, truth, strict=True)), dtype=np.float64)
+    value = _kappa(pairs)
+    if value is None:
+        return NOT_MEASURED
+    generator = np.random.default_rng(0)
+    drawn = [_kappa(pairs[generator.integers(len(pairs), size=len(pairs))]) for _ in range(RESAMPLES // 4)]
+    known = [one for one in drawn if one is not None]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return Figure(value, float(low), float(high)) if low < high else Figure(value, None, None)
+
+
+def _kappa(pairs: np.ndarray) -> float | None:
+    if not len(pairs):
+        return None
+    first, second = pairs.mean(axis=0)
+    by_chance = first * second + (1 - first) * (1 - second)
+    return None if by_chance == 1 else float((np.mean(pairs[:, 0] == pairs[:, 1]) - by_chance) / (1 - by_chance))
+
+
+def promised_threshold(positives: Sequence[float], *, catch: float, confidence: float) -> float | None:
+    """The highest threshold, in hundredths, at or above which a share `catch` of all positives scores, with confidence.
+
+    Learn then Test (Angelopoulos et al. 2021, arXiv:2110.01052) with a fixed sequence: from 0 upwards each threshold
+    is held to the exact binomial test, and the first that fails ends the search, so that many tests need no
+    correction. None where the positives are too few for any threshold.
+    """
+    promised = None
+    for hundredth in range(101):
+        caught = sum(score >= hundredth / 100 for score in positives)
+        if not positives or binomtest(caught, len(positives), catch, alternative="greater").pvalue > 1 - confidence:
+            break
+        promised = hundredth / 100
+    return promised
+
+
+class Bin(NamedTuple):
+    """What was stated with about the same probability: its mean, how often it happened, and how many there are."""
+
+    stated: float
+    happened: Figure
+    items: int
+
+
+def reliability(stated: Sequence[float], happened: Sequence[bool]) -> list[Bin]:
+    """Ten equal bins of probability, those with items: stated against observed, with the Wilson interval."""
+    inside: list[list[tuple[float, bool]]] = [[] for _ in range(CALIBRATION_BINS)]
+    for chance, outcome in zip(stated, happened, strict=True):
+        inside[min(int(chance * CALIBRATION_BINS), CALIBRATION_BINS - 1)].append((chance, outcome))
+    return [
+        Bin(sum(chance for chance, _ in one) / len(one), proportion([outcome for _, outcome in one]), len(one))
+        for one in inside
+        if one
+    ]
+
+
+def calibration_error(stated: Sequence[float], happened: Sequence[bool]) -> float:
+    """Expected calibration error in [0, 1]: |stated - observed| over ten equal bins, weighed by their items."""
+    gaps = [abs(one.stated - (one.happened.value or 0.0)) * one.items for one in reliability(stated, happened)]
+    return sum(gaps) / len(stated)
 
 
 class Flips(NamedTuple):

@@ -1,4 +1,4 @@
-"""Single verbs on the user's own files: evaluate, train, export, judge, check, show."""
+"""Single verbs on the user's own files: evaluate, train, export, judge, calibrate, check, show."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
 from limbeck.attacks import ATTACKS
 from limbeck.config import RunConfig
 from limbeck.curate import planned
 from limbeck.curate.sources import SOURCES, File, Files, read_prompts
-from limbeck.errors import InputError, did_you_mean, writing
+from limbeck.errors import InputError, did_you_mean, sentence, writing
 from limbeck.evaluation import EVALUATORS, EvaluateSettings, examine, measure
 from limbeck.evaluation.strength import choose_strength
 from limbeck.export import export as export_stage
 from limbeck.export import write_student
 from limbeck.files import Row, check_apart, check_new, noun_at, prompt_of, read_each, read_table, write_atomically
 from limbeck.judges import JUDGES
+from limbeck.judges.calibrate import CalibrateSettings, Calibration, calibrate, label_of
 from limbeck.judges.grade import verdicts
+from limbeck.judges.profile import AS_JUDGED, Profile, read_profile
+from limbeck.judges.spec import JudgeSpec
 from limbeck.losses import LOSSES
 from limbeck.models import MODELS
 from limbeck.models.answer import AnswerSettings
@@ -32,8 +39,9 @@ from limbeck.models.references import SHORT_NAMES, resolve
 from limbeck.perturb import PERTURBATIONS
 from limbeck.pipeline import check_needs
 from limbeck.protocols import Continuation, Exchange, Progress, Store
-from limbeck.records import Lesson, Message, Prompt, Scorecard, Trial
+from limbeck.records import Lesson, Message, Prompt, Scorecard, Trial, Verdict
 from limbeck.report import scorecard_json
+from limbeck.report.calibration import calibration_page
 from limbeck.report.trials import trial_row
 from limbeck.sift import HARD_RISK
 from limbeck.spec import Spec, Table, checked, fingerprint
@@ -114,27 +122,21 @@ def unanswered(folder: Path) -> list[str]:
     ]
 
 
-def judge_file(kind: str, replies: Path, out: Path, *, progress: Progress | None = None) -> tuple[int, int]:
+def judge_file(
+    judge: str, replies: Path, out: Path, *, profile: str | None = None, progress: Progress | None = None
+) -> tuple[int, int]:
     """Grades rows of prompt and reply into `out`, a new file; returns how many there are and how many stayed
-    unscored."""
+    unscored. With the profile of a deployment its thresholds say what is harmful."""
     check_apart(out, read=[replies])
     check_new(out)
+    named = judge_named(judge)
     rows = read_each(replies, _reply_row)
-    exchanges = [
-        Exchange(str(row.values.get("id", number)), row.values["prompt"], row.values["reply"])
-        for number, row in enumerate(rows)
-    ]
-    try:
-        judge = JUDGES.read(kind)
-    except ValueError as error:
-        raise InputError(f"--judge: {error}") from error
-    graded = verdicts([judge], exchanges, ModelTools())
-    if progress is not None:
-        graded = progress.track("grading", graded, total=len(rows))
+    exchanges = [_exchange(row, number) for number, row in enumerate(rows)]
     lines, unscored = [], 0
-    for row, verdict in zip(rows, graded, strict=True):
+    deployed = AS_JUDGED if profile is None else profile_named(profile)
+    for row, verdict in zip(rows, _graded(named, exchanges, progress, profile=deployed), strict=True):
         unscored += verdict.unscored is not None
-        said = verdict.model_dump(include={"refused", "p_refused", "harm", "unscored", "spans"})
+        said = verdict.model_dump(include={"refused", "p_refused", "harm", "harmful", "unscored", "spans"})
         lines.append(json.dumps({**row.values, **said}, ensure_ascii=False) + "\n")
     write_atomically(out, "".join(lines))
     return len(rows), unscored
@@ -146,6 +148,73 @@ def _reply_row(row: Row) -> Row:
         if not isinstance(row.values.get(name), str):
             raise InputError(f"{row.where}: there is no text in '{name}'; give prompt and reply")
     return row
+
+
+def _labelled_row(row: Row, column: str) -> tuple[Row, Any]:
+    """The row, which has a prompt and a reply, and its label."""
+    if column not in row.values:
+        raise InputError(f"{row.where}: there is no '{column}'; {did_you_mean(column, row.values)}")
+    return _reply_row(row), label_of(row.where, row.values[column])
+
+
+def calibrate_file(
+    judge: str,
+    labels: Path,
+    folder: Path,
+    settings: CalibrateSettings,
+    *,
+    column: str,
+    progress: Progress | None = None,
+) -> Calibration:
+    """A judge held against a file of labelled replies: `calibration.json` and `calibration.html` in the folder."""
+    named = judge_named(judge)
+    labelled = [
+        (_exchange(row, number), label)
+        for number, (row, label) in enumerate(read_each(labels, lambda row: _labelled_row(row, column)))
+    ]
+    if not labelled:
+        raise InputError(f"{labels}: there are no rows; label at least one reply")
+    found = calibrate(settings, labelled, lambda exchanges: list(_graded(named, exchanges, progress)))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "calibration.json", found.model_dump_json(indent=2) + "\n")
+    write_atomically(folder / "calibration.html", calibration_page(found, labels.name))
+    return found
+
+
+def judge_named(judge: str) -> JudgeSpec:
+    """The judge of a flag: a kind, my_file.py:MyJudge, or its settings as {kind: ..., key: value}."""
+    try:
+        read: JudgeSpec = JUDGES.read(YAML(typ="safe").load(judge) if judge.startswith("{") else judge)
+    except YAMLError as error:
+        raise InputError(f"--judge: the settings are no YAML ({str(error).splitlines()[0]})") from error
+    except ValidationError as error:
+        said = [f"--judge: {'.'.join(map(str, one['loc']))}: {sentence(one)}" for one in error.errors()]
+        raise InputError("\n".join(said)) from error
+    except ValueError as error:
+        raise InputError(f"--judge: {error}") from error
+    return read
+
+
+def _exchange(row: Row, number: int) -> Exchange:
+    return Exchange(str(row.values.get("id", number)), row.values["prompt"], row.values["reply"])
+
+
+def profile_named(profile: str) -> Profile:
+    """The profile of a flag: one that ships, or a YAML file."""
+    try:
+        return Profile.model_validate(read_profile(profile))
+    except ValidationError as error:
+        said = [f"--profile: {'.'.join(map(str, one['loc']))}: {sentence(one)}" for one in error.errors()]
+        raise InputError("\n".join(said)) from error
+    except ValueError as error:
+        raise InputError(f"--profile: {error}") from error
+
+
+def _graded(
+    judge: JudgeSpec, exchanges: Sequence[Exchange], progress: Progress | None, *, profile: Profile = AS_JUDGED
+) -> Iterator[Verdict]:
+    graded = verdicts([judge], exchanges, ModelTools(), profile=profile)
+    return graded if progress is None else progress.track("grading", graded, total=len(exchanges))
 
 
 class LessonFile(Spec):

@@ -18,6 +18,7 @@ from limbeck.attacks import ATTACKS
 from limbeck.cli import _Bars, _disk_complaint, main
 from limbeck.errors import Stopped
 from limbeck.evaluation import EVALUATORS
+from limbeck.judges import JUDGES
 from limbeck.losses import LOSSES
 
 Command = Callable[..., tuple[int, str, str]]
@@ -267,7 +268,7 @@ def test_an_error_that_is_ours_keeps_its_traceback() -> None:
     [
         ("losses", list(LOSSES)),
         ("models", ["local", "endpoint", "recorded", "context", "scripted", "smollm2-135m-instruct"]),
-        ("judges", ["refusal"]),
+        ("judges", list(JUDGES)),
         ("dimensions", list(EVALUATORS)),
         ("attacks", list(ATTACKS)),
         ("perturbations", ["typos", "casing", "paraphrase", "order"]),

@@ -174,7 +174,7 @@ def test_everything_says_where_it_is_from_and_under_which_licence() -> None:
 
 
 def test_there_are_three_hundred_labelled_replies_for_the_judge_of_all_three_kinds() -> None:
-    rows = [json.loads(line) for file in EXAMPLES.glob("*.jsonl") for line in file.read_text().splitlines()]
+    rows = [json.loads(line) for file in EXAMPLES.glob("refusal*.jsonl") for line in file.read_text().splitlines()]
     kinds = Counter(row["refused"] for row in rows)
     assert len(rows) >= 300 and set(kinds) == {"full", "partial", "none"}
     assert min(kinds.values()) >= 50

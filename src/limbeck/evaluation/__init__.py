@@ -29,6 +29,7 @@ from limbeck.evaluation.truthfulness import Truthfulness
 from limbeck.evaluation.usefulness import Usefulness
 from limbeck.judges import AnyJudge
 from limbeck.judges.grade import graded
+from limbeck.judges.profile import AS_JUDGED, AnyProfile
 from limbeck.judges.refusal import Refusal as RefusalJudge
 from limbeck.models.answer import AnswerSettings
 from limbeck.models.spec import ModelSpec
@@ -46,10 +47,14 @@ AnyEvaluator = Annotated[SerializeAsAny[Evaluator], BeforeValidator(EVALUATORS.r
 
 
 class EvaluateSettings(Spec):
-    """What is measured and by which judges; with `teachers` of the teachers too, each on the prompts that it is for."""
+    """What is measured, by which judges and by which profile's thresholds and expected conduct.
+
+    With `teachers` of the teachers too, each on the prompts that it is for.
+    """
 
     dimensions: tuple[AnyEvaluator, ...] = (Usefulness(), Safety(), Consistency(), Refusal())
     judges: tuple[AnyJudge, ...] = (RefusalJudge(),)
+    profile: AnyProfile = AS_JUDGED
     teachers: bool = False
 
     @field_validator("dimensions")
@@ -128,7 +133,7 @@ def _trials(
             mine = [trial for trial in replies if trial.attack == name]
             answered += replied(Pushed(model, attack), mine, store, max_tokens=answering.max_tokens)
         known = [*scored(model, likely, store), *compared(model, teacher, spread, store)]
-    said = graded(answered, settings.judges, store, label=f"grading {subject.name}")
+    said = graded(answered, settings.judges, store, label=f"grading {subject.name}", profile=settings.profile)
     return [*_compared(said, store.tools.encoder()), *known, *others]
 
 

@@ -4,9 +4,13 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from limbeck.judges.guards import GUARDS
+from limbeck.judges.harm import Harmful
+from limbeck.judges.jury import Jury
 from limbeck.judges.refusal import Refusal
+from limbeck.judges.rubric import Rubric
 from limbeck.judges.spec import JudgeSpec
 from limbeck.spec import Table
 
-JUDGES: Table[JudgeSpec] = Table("judge", JudgeSpec, Refusal)
+JUDGES: Table[JudgeSpec] = Table("judge", JudgeSpec, Refusal, Harmful, Rubric, Jury, *GUARDS)
 AnyJudge = Annotated[SerializeAsAny[JudgeSpec], BeforeValidator(JUDGES.read)]

