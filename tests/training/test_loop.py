@@ -176,6 +176,28 @@ def test_lessons_from_which_no_loss_learns_are_one_message(store: StageStore, ti
         train(settings(losses=(CrossEntropy(), ForwardKL())), student(tiny_model), silent, None, None, store=store)
 
 
+def test_a_lesson_longer_than_the_context_says_which_and_how_long(store: StageStore, tiny_model: Path) -> None:
+    # The tiny model's tokens are bytes, and its context is 1,024 of them.
+    long = lesson(1, reply="No. " * 300)
+    with pytest.raises(
+        InputError, match=rf"lesson {long.id}: .* has \d+ tokens; with 1201 for the reply .* the 1024 of"
+    ):
+        train(settings(), student(tiny_model), [*LESSONS, long], None, None, store=store)
+
+
+def test_a_step_that_breaks_is_not_taken_and_its_lessons_are_named(store: StageStore, tiny_model: Path) -> None:
+    wild = settings(learning_rate=1e30, warmup=0.0, batch_lessons=2)
+    with pytest.raises(InputError, match=r"step 2: the loss '\w+' is nan .* lower train.learning_rate") as stopped:
+        train(wild, student(tiny_model), LESSONS, None, None, store=store)
+    file = store.root / "stopped" / "lessons.jsonl"
+    assert str(file) in str(stopped.value)
+    ids = [json.loads(line)["id"] for line in file.read_text().splitlines()]
+    assert len(ids) == 2 and set(ids) <= {one.id for one in LESSONS}
+    assert len(rows(store)) == 1
+    kept = load_file(store.root / "stopped" / "adapter" / "adapter_model.safetensors")
+    assert all(bool(weight.isfinite().all()) for weight in kept.values())
+
+
 @pytest.mark.parametrize("loss", [PromptContrast(layers=(2,)), NoiseConsistency(noise=Noise(on="hidden", layer=7))])
 def test_a_loss_that_looks_past_the_last_layer_is_one_message(store: StageStore, tiny_model: Path, loss: Loss) -> None:
     with pytest.raises(InputError, match=r"looks at layer \d; .* has 0 to 1"):

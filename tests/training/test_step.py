@@ -64,7 +64,9 @@ def step(
     targets: dict[str, TopK] | None = None,
 ) -> tuple[StepFigures, torch.Tensor]:
     """The figures of one step and its whole gradient, one after the other; nothing is clipped."""
-    encoder = LessonEncoder(learner.tokenizer, targets or {}, wants=wanted(losses), among=lessons)
+    encoder = LessonEncoder(
+        learner.tokenizer, targets or {}, wants=wanted(losses), context=learner.context, among=lessons
+    )
     batches = list(encoder.micro_batches([encoder.example(one) for one in lessons], budget=budget))
     parameters = learner.trainable()
     for parameter in parameters:
@@ -159,7 +161,8 @@ def test_drift_leaves_out_harmful_prompts_and_is_nothing_where_the_adapter_is_of
 
 
 def test_states_are_compared_where_a_prompt_ends_and_pooled_over_a_reply(learner: Student) -> None:
-    encoder = LessonEncoder(learner.tokenizer, {}, wants=wanted([Contrastive(), PromptContrast()]), among=PROMPTS)
+    wants = wanted([Contrastive(), PromptContrast()])
+    encoder = LessonEncoder(learner.tokenizer, {}, wants=wants, context=learner.context, among=PROMPTS)
     (micro,) = encoder.micro_batches([encoder.example(PROMPTS[0])], budget=WHOLE)
 
     def plainly(question: str, reply: str = "", *, ends: bool = False) -> torch.Tensor:
@@ -208,7 +211,7 @@ def test_misspelt_prompts_are_noise_too(learner: Student) -> None:
 
 
 def test_a_multiplier_pulls_on_its_own_lessons_alone_and_leaves_the_figures(learner: Student) -> None:
-    encoder = LessonEncoder(learner.tokenizer, {}, wants=wanted([CrossEntropy()]))
+    encoder = LessonEncoder(learner.tokenizer, {}, wants=wanted([CrossEntropy()]), context=learner.context)
     shares = []
     for multipliers in ({}, {"toxicity": 2.0}, {"over_refusal": 0.5}):
         examples = [encoder.example(one) for one in PROMPTS]
@@ -314,7 +317,8 @@ def test_a_loss_that_found_nothing_in_the_step_is_not_reported_as_zero(learner: 
 
 
 def test_the_prompt_is_read_once_for_openings_reply_and_rejected_reply(learner: Student) -> None:
-    encoder = LessonEncoder(learner.tokenizer, {}, wants=frozenset({"reply", "risk", "rejected"}))
+    wants = frozenset({"reply", "risk", "rejected"})
+    encoder = LessonEncoder(learner.tokenizer, {}, wants=wants, context=learner.context)
     example = encoder.example(FOUR[0])
     (batch,) = encoder.micro_batches([example], budget=WHOLE)
     branches = example.tree().branches
@@ -329,3 +333,13 @@ def test_each_epoch_has_an_order_of_its_own_that_hangs_on_the_seed_alone() -> No
     assert first == in_order(lessons[::-1], seed=1, epoch=0)
     assert sorted(one.id for one in first) == sorted(one.id for one in lessons)
     assert first != in_order(lessons, seed=1, epoch=1) and first != in_order(lessons, seed=2, epoch=0)
+
+
+def test_a_reply_to_compare_with_is_cut_where_the_context_ends(learner: Student) -> None:
+    long = lesson("Why?", "Because " * 100, family="long")
+    asked_long = lesson("Who? " * 100, "Me.", family="other")
+    encoder = LessonEncoder(
+        learner.tokenizer, {}, wants=wanted([Contrastive()]), context=learner.context, among=[long, asked_long]
+    )
+    example = encoder.example(asked_long)
+    assert len(example.foreign) == learner.context - len(example.prompt) < 800

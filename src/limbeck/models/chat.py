@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from limbeck.errors import InputError
 from limbeck.records import Message
 
 if TYPE_CHECKING:
@@ -28,6 +29,15 @@ def reply_ids(tokenizer: PreTrainedTokenizerBase, reply: str, *, ends: bool) -> 
     """
     tokens = list(tokenizer.encode(reply, add_special_tokens=False, verbose=False))
     return [*tokens, end_of_turn(tokenizer)] if ends else tokens
+
+
+def check_room(where: str, messages: Sequence[Message], *, prompt: int, reply: int, context: int, of: str) -> None:
+    """Raises InputError where a chat of so many tokens and its reply exceed the context `of` a model."""
+    if prompt + reply > context:
+        raise InputError(
+            f"{where}: '{messages[-1].content[:40]}…' has {prompt} tokens; with {reply} for the reply that "
+            f"exceeds the {context} of {of}; shorten it or leave it out"
+        )
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -70,7 +70,7 @@ def check_lengths(model: Local, told: Iterable[Continuation], *, reply_tokens: i
     """
     from transformers import AutoConfig
 
-    from limbeck.models.chat import prompt_ids, reply_ids
+    from limbeck.models.chat import check_room, prompt_ids, reply_ids
     from limbeck.models.references import files_of, load_tokenizer, resolve
 
     reference = resolve(model.model)
@@ -80,11 +80,7 @@ def check_lengths(model: Local, told: Iterable[Continuation], *, reply_tokens: i
     for one in told:
         prompt = len(prompt_ids(tokenizer, one.messages))
         reply = max(reply_tokens, len(reply_ids(tokenizer, one.reply, ends=one.ends)))
-        if prompt + reply > context:
-            raise InputError(
-                f"{one.id}: '{one.messages[-1].content[:40]}…' has {prompt} tokens; with {reply} for the reply that "
-                f"exceeds the {context} of {model.model}; shorten it or leave it out"
-            )
+        check_room(one.id, one.messages, prompt=prompt, reply=reply, context=context, of=model.model)
 
 
 class _Row(NamedTuple):

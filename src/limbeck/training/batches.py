@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Labels, Loss, Share
-from limbeck.models.chat import end_of_turn, prompt_ids, reply_ids
+from limbeck.models.chat import check_room, end_of_turn, prompt_ids, reply_ids
 from limbeck.models.tree import Tree, TreeBatch, collate, packed, tree_length
 from limbeck.perturb import Typos
 from limbeck.protocols import TopK
@@ -49,6 +49,20 @@ class Example(NamedTuple):
     def teaches(self) -> bool:
         """Whether any loss learns from it."""
         return bool(self.tree().branches or self.beside)
+
+    def check_room(self, context: int) -> None:
+        """Raises InputError where one of its sequences exceeds the student's context."""
+        said = (*self.openings, self.reply, *self.rejected)
+        prompts = [(len(self.prompt), max(map(len, said))), (len(self.rewritten), len(self.reply))]
+        for prompt, reply in [*prompts, *((len(other), 0) for other in self.beside)]:
+            check_room(
+                f"lesson {self.lesson.id}",
+                self.lesson.prompt.messages,
+                prompt=prompt,
+                reply=reply,
+                context=context,
+                of="the student",
+            )
 
 
 class Compared(NamedTuple):
@@ -196,33 +210,40 @@ class LessonEncoder:
         targets: Mapping[str, TopK],
         *,
         wants: frozenset[str],
+        context: int,
         among: Sequence[Lesson] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.targets = targets
         self.wants = wants
+        self.context = context
         self.openings = [reply_ids(tokenizer, opening, ends=False) for opening in REFUSAL_OPENINGS]
         self.pad = end_of_turn(tokenizer)
         self.neighbours = Neighbours(among if wants & {"contrasts", "reply_contrasts"} else ())
 
     def example(self, lesson: Lesson) -> Example:
-        """The lesson's tokens, as far as a loss wants them."""
+        """The lesson's tokens, as far as a loss wants them. Raises InputError where the context does not hold them."""
         learns = lesson.reply is not None and self.wants & {"reply", "distribution"}
         reply = reply_ids(self.tokenizer, lesson.reply or "", ends=lesson.ends) if learns else []
         avoided = [reply_ids(self.tokenizer, text, ends=False) for text in lesson.rejected]
         foreign = self.neighbours.foreign(lesson) if reply and "reply_contrasts" in self.wants else None
         beside = self.neighbours.beside(lesson) if "contrasts" in self.wants else []
         rewritten = Typos()(lesson.prompt, seed=0).messages if reply and "text_noise" in self.wants else None
-        return Example(
+        prompt = self._prompt(lesson)
+        # Any beginning of it will do to compare with.
+        room = max(0, self.context - len(prompt))
+        example = Example(
             lesson,
-            prompt=self._prompt(lesson),
+            prompt=prompt,
             openings=self.openings if "risk" in self.wants and lesson.risk is not None else [],
             reply=reply,
             rejected=[tokens for tokens in avoided if tokens] if "rejected" in self.wants else [],
-            foreign=reply_ids(self.tokenizer, foreign.reply or "", ends=False) if foreign is not None else [],
+            foreign=reply_ids(self.tokenizer, foreign.reply or "", ends=False)[:room] if foreign is not None else [],
             beside=[self._prompt(one) for one in beside],
             rewritten=prompt_ids(self.tokenizer, rewritten) if rewritten is not None else [],
         )
+        example.check_room(self.context)
+        return example
 
     def _prompt(self, lesson: Lesson) -> list[int]:
         return prompt_ids(self.tokenizer, lesson.prompt.messages)

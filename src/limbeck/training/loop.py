@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError
+from limbeck.files import write_atomically
 from limbeck.protocols import Store
 from limbeck.records import Checkpoint, Lesson, TargetSet
 from limbeck.training import TrainSettings
@@ -52,7 +53,9 @@ def train(
         seed=store.seed,
     )
     known = Targets(targets.folders) if targets is not None else {}
-    encoder = LessonEncoder(learner.tokenizer, known, wants=wanted(settings.losses), among=chosen)
+    encoder = LessonEncoder(
+        learner.tokenizer, known, wants=wanted(settings.losses), context=learner.context, among=chosen
+    )
     learner.check_layers(settings.losses)
     usable = [lesson for lesson in chosen if encoder.example(lesson).teaches()]
     if not usable:
@@ -150,6 +153,8 @@ def run(
                 for batch in encoder.micro_batches(examples, budget=settings.micro_batch_tokens)
             ]
             figures = run_step(objective, settings.losses, batches, parameters, accelerator, clip=settings.clip)
+            if broken := figures.broken():
+                raise _stopped(f"{label}, step {number + 1}: {' and '.join(broken)}", plan[number], learner, store)
             row = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0], **figures._asdict()}
             optimizer.step()
             schedule.step()
@@ -184,6 +189,18 @@ def _plan(settings: TrainSettings, lessons: Sequence[Lesson], steps: int, *, see
 
     stream = endless()
     return [[next(stream) for _ in range(settings.batch_lessons)] for _ in range(steps)]
+
+
+def _stopped(what: str, lessons: Sequence[Lesson], learner: Any, store: Store) -> InputError:
+    """The complaint about a step that cannot be taken. Its lessons are written out, and the student before it."""
+    folder = store.folder("stopped")
+    learner.save(folder / "adapter")
+    file = folder / "lessons.jsonl"
+    write_atomically(file, "".join(lesson.line() + "\n" for lesson in lessons))
+    return InputError(
+        f"{what}; the lessons of this step are in {file}, the adapter before it in {folder / 'adapter'}: "
+        "mend or leave out a lesson that is odd, or lower train.learning_rate"
+    )
 
 
 def _truncate(metrics: Path, *, rows: int) -> None:

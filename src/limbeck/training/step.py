@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,12 @@ class StepFigures(NamedTuple):
     units: dict[str, float]
     gradient_norm: float
     supervised_tokens: int
+
+    def broken(self) -> list[str]:
+        """What is NaN or infinite, by name; nothing may be learnt from a step with any."""
+        figures = {f"loss '{name}'": value for name, value in self.losses.items()}
+        figures["gradient norm"] = self.gradient_norm
+        return [f"the {name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
 
 
 def run_step(

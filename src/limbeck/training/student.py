@@ -66,6 +66,7 @@ class Student:
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(reference)
         # PEFT keeps the adapter in float32 whatever the backbone is in.
         backbone = load_weights(reference, precision)
+        self.context = int(backbone.config.get_text_config().max_position_embeddings)
         torch.manual_seed(seed)
         if start_from is not None:
             self.model: Any = PeftModel.from_pretrained(backbone, start_from, is_trainable=True)
