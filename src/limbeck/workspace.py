@@ -169,6 +169,9 @@ class StageStore:
     kept: Kept
     shown: Progress
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _helping_store, (self.key, self.seed, self.tools, self.root, self.kept.file)
+
     def get(self, key: str) -> str | None:
         return self.kept.get(key)
 
@@ -182,6 +185,12 @@ class StageStore:
 
     def progress(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]:
         return self.shown.track(label, items, total=total)
+
+
+def _helping_store(key: str, seed: int, tools: Tools, root: Path, kept: Path) -> StageStore:
+    """What another process sees of the stage: no progress is shown, and what it keeps goes to a file of its own."""
+    mine = Kept(kept.with_suffix(f".{os.environ['RANK']}.jsonl"))
+    return StageStore(key=key, seed=seed, tools=tools, root=root, kept=mine, shown=Silent())
 
 
 class Reached(Exception):

@@ -117,6 +117,13 @@ def test_a_step_cut_into_micro_batches_gives_the_same_gradient(learner: Student,
     assert float(gradient.norm()) > 1e-4
 
 
+@pytest.mark.parametrize("loss", CUT, ids=lambda loss: loss.kind)
+def test_a_process_without_a_lesson_still_brings_a_gradient_of_zeros(learner: Student, loss: Loss) -> None:
+    figures, gradient = step(learner, [loss], [])
+    assert (figures.losses, figures.units) == ({}, {loss.kind: 0.0})
+    assert len(gradient) == sum(parameter.numel() for parameter in learner.trainable()) and not gradient.any()
+
+
 def test_preference_compares_whole_replies_with_what_the_untrained_model_gave_them(learner: Student) -> None:
     figures, _ = step(learner, [Preference(beta=0.3)], PROMPTS)
 

@@ -251,11 +251,14 @@ class LessonEncoder:
     def micro_batches(
         self, examples: Sequence[Example], *, budget: int, multipliers: Mapping[str, float] = MappingProxyType({})
     ) -> Iterator[MicroBatch]:
-        """The examples of one step in batches of at most `budget` tokens, padding included."""
+        """The examples of one step in batches of at most `budget` tokens, padding included; at least one, for processes
+        that train together wait for one another. It has no unit where no example teaches."""
         useful = [example for example in examples if example.teaches()]
         lengths = [sum(map(tree_length, self._trees(example))) for example in useful]
         for rows in packed(lengths, budget=budget):
             yield self._batch([[useful[item] for item in row] for row in rows], multipliers)
+        if not useful:
+            yield self._batch([], multipliers)
 
     def _trees(self, example: Example) -> list[Tree]:
         """The lesson's own tree and one for each prompt beside it. A branch of one token asks for the state before it
@@ -267,7 +270,9 @@ class LessonEncoder:
         return [Tree(own.prompt, own.branches or ask), *(Tree(prompt, ask) for prompt in example.beside)]
 
     def _batch(self, rows: Sequence[Sequence[Example]], multipliers: Mapping[str, float]) -> MicroBatch:
-        trees = collate([[tree for example in row for tree in self._trees(example)] for row in rows], pad=self.pad)
+        nothing = [[Tree([self.pad], [])]]
+        forest = [[tree for example in row for tree in self._trees(example)] for row in rows]
+        trees = collate(forest or nothing, pad=self.pad)
         taught: list[int] = []
         rejected: list[int] = []
         openings: list[list[int]] = []

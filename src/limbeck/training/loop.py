@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError
 from limbeck.files import write_atomically
+from limbeck.processes import check_together, is_first, together
 from limbeck.protocols import Store
 from limbeck.records import Checkpoint, Lesson, TargetSet
 from limbeck.training import TrainSettings
@@ -36,8 +37,21 @@ def train(
     """The adapter after all steps, from the adapter of `start_from` or a new one; the checkpoint has the `name`.
 
     The frozen backbone is checked to be bit for bit what it was. A killed training goes on from its last state
-    with the same losses. Raises InputError when there is nothing to learn.
+    with the same losses. Processes started together share every step. Raises InputError when there is nothing to learn.
     """
+    return together(_train, settings, student, lessons, targets, start_from, store, name)
+
+
+def _train(
+    settings: TrainSettings,
+    student: StudentSettings,
+    lessons: Sequence[Lesson],
+    targets: TargetSet | None,
+    start_from: Checkpoint | None,
+    store: Store,
+    name: str,
+) -> Checkpoint:
+    """`train` in one of the processes; the first one writes."""
     from limbeck.targets.cache import Targets
     from limbeck.training.batches import LessonEncoder, wanted
     from limbeck.training.student import Student
@@ -67,7 +81,8 @@ def train(
     if learner.frozen_hash() != before:
         raise AssertionError("the frozen backbone has changed")
     folder = store.folder("adapter")
-    learner.save(folder)
+    if is_first():
+        learner.save(folder)
     done_before = start_from.steps if start_from is not None else 0
     return Checkpoint(
         name=name,
@@ -121,6 +136,7 @@ def run(
     from limbeck.training.step import run_step
 
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    check_together(accelerator.num_processes)
     parameters = learner.trainable()
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     steps = step_count(settings, len(lessons))
@@ -131,7 +147,7 @@ def run(
     objective.train()
 
     state_file = store.folder("state") / "state.pt"
-    metrics = store.folder("metrics") / "metrics.jsonl"
+    metrics = store.folder("metrics") / "metrics.jsonl" if is_first() else Path(os.devnull)
     done = 0
     if (state := load_state(state_file)) is not None:
         done = state["step"]
@@ -146,11 +162,12 @@ def run(
     plan = _plan(settings, lessons, steps, seed=store.seed)
     with metrics.open("a", encoding="utf-8") as log:
         for number in store.progress(label, range(done, steps), total=steps - done):
-            with accelerator.split_between_processes(plan[number]) as mine:
-                examples = [encoder.example(lesson) for lesson in mine]
+            # Every process encodes the whole step: what is wrong with a lesson stops them all.
+            examples = [encoder.example(lesson) for lesson in plan[number]]
+            mine = examples[accelerator.process_index :: accelerator.num_processes]
             batches = [
                 send_to_device(batch, accelerator.device)
-                for batch in encoder.micro_batches(examples, budget=settings.micro_batch_tokens)
+                for batch in encoder.micro_batches(mine, budget=settings.micro_batch_tokens)
             ]
             figures = run_step(objective, settings.losses, batches, parameters, accelerator, clip=settings.clip)
             if broken := figures.broken():
@@ -161,7 +178,7 @@ def run(
             optimizer.zero_grad()
             log.write(json.dumps(row) + "\n")
             log.flush()
-            if time.monotonic() - saved_at > settings.save_every_s:
+            if is_first() and time.monotonic() - saved_at > settings.save_every_s:
                 os.fsync(log.fileno())
                 save_state(
                     state_file,
@@ -194,9 +211,10 @@ def _plan(settings: TrainSettings, lessons: Sequence[Lesson], steps: int, *, see
 def _stopped(what: str, lessons: Sequence[Lesson], learner: Any, store: Store) -> InputError:
     """The complaint about a step that cannot be taken. Its lessons are written out, and the student before it."""
     folder = store.folder("stopped")
-    learner.save(folder / "adapter")
     file = folder / "lessons.jsonl"
-    write_atomically(file, "".join(lesson.line() + "\n" for lesson in lessons))
+    if is_first():
+        learner.save(folder / "adapter")
+        write_atomically(file, "".join(lesson.line() + "\n" for lesson in lessons))
     return InputError(
         f"{what}; the lessons of this step are in {file}, the adapter before it in {folder / 'adapter'}: "
         "mend or leave out a lesson that is odd, or lower train.learning_rate"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from limbeck.losses.spec import Loss
 from limbeck.training.batches import MicroBatch
@@ -57,12 +58,15 @@ def run_step(
             # Processes average their gradients; the division is already by the weight of all of them.
             accelerator.backward(value.sum() * accelerator.num_processes)
     norm = torch.nn.utils.clip_grad_norm_(list(parameters), clip)
-    sums = accelerator.reduce(sums, reduction="sum")
+    # Of sharded gradients each process knows its own part alone.
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    supervised = torch.tensor(sum(len(micro.taught_N) for micro in batches), device=device)
+    sums, supervised = accelerator.reduce((sums, supervised), reduction="sum")
     return StepFigures(
         losses={name: float(sums[k]) for k, name in enumerate(names(losses)) if totals[k] > 0},
         units={name: float(totals[k]) for k, name in enumerate(names(losses))},
         gradient_norm=float(norm),
-        supervised_tokens=sum(len(micro.taught_N) for micro in batches),
+        supervised_tokens=int(supervised),
     )
 
 
