@@ -212,6 +212,14 @@ def test_noise_that_climbs_disturbs_more_than_noise_at_random(learner: Student, 
     assert noisy(learner, on=on, epsilon=1e-5)[0] < 1e-5
 
 
+def test_noise_goes_with_replies_to_avoid_which_are_read_without_it(learner: Student) -> None:
+    torch.manual_seed(3)
+    figures, _ = step(learner, [NoiseConsistency(), Unlikelihood()], PROMPTS)
+    avoided, _ = step(learner, [Unlikelihood()], PROMPTS)
+    assert figures.losses["noise_consistency"] > 0
+    assert figures.losses["unlikelihood"] == pytest.approx(avoided.losses["unlikelihood"], rel=1e-5)
+
+
 def test_misspelt_prompts_are_noise_too(learner: Student) -> None:
     value, slope = noisy(learner, on="text")
     assert value > 1e-4 and slope > 0

@@ -152,7 +152,8 @@ class _Fused(torch.autograd.Function):
         gradients: list[list[Any]] = []
         for item, places, kept_NK in works:
             read = [one[rows] for one, rows in zip(hidden, places, strict=True)]
-            blocks = [Block(head.logits(one), kept_NK) for one in read]
+            # A hidden input that has no place in this block is asked for no id either.
+            blocks = [Block(head.logits(one), None if kept_NK is None else kept_NK[: len(one)]) for one in read]
             with torch.enable_grad():
                 values = objective(item, blocks).unbind()
             if not totals:
