@@ -56,6 +56,12 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest_one(recipe: Path)
     ]
 
 
+def test_an_unknown_key_of_an_adapter_is_named_with_the_nearest_one(recipe: Path) -> None:
+    assert complaint(recipe, RECIPE.replace("some-model", "m, adapter: {kind: dora, rnk: 8}")) == [
+        "recipe.yaml:2: student.adapter.rnk: unknown; did you mean rank?"
+    ]
+
+
 def test_an_unknown_key_inside_a_member_of_a_list_is_named_with_its_line(recipe: Path) -> None:
     assert complaint(recipe, RECIPE.replace("temperature: 2.0", "temprature: 2.0")) == [
         "recipe.yaml:9: train.losses.1.temprature: unknown; did you mean temperature?"

@@ -88,10 +88,12 @@ def _owner(tree: Any, loc: tuple[str | int, ...]) -> type[Spec]:
     owner: Any = RunConfig
     for part in loc:
         node = node[part]
-        if isinstance(node, dict) and "kind" in node:
-            owner = next((kind for kind in _kinds(Kind) if kind.model_fields["kind"].default == node["kind"]), Kind)
-        elif isinstance(part, str):
+        if isinstance(part, str):
             owner = owner.model_fields[part].annotation
+        if isinstance(node, dict) and "kind" in node:
+            # An adapter's kind stands in no table, nor does one from outside.
+            other = owner if isinstance(part, str) else Kind
+            owner = next((kind for kind in _kinds(Kind) if kind.model_fields["kind"].default == node["kind"]), other)
     return owner if isinstance(owner, type) and issubclass(owner, Spec) else Spec
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,11 @@ from safetensors.torch import load_file
 from limbeck.errors import InputError
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
+from limbeck.losses.drift import Drift
 from limbeck.losses.forward_kl import ForwardKL
 from limbeck.losses.noise import Noise
 from limbeck.losses.noise_consistency import NoiseConsistency
+from limbeck.losses.preference import Preference
 from limbeck.losses.prompt_contrast import PromptContrast
 from limbeck.losses.spec import Loss
 from limbeck.losses.unlikelihood import Unlikelihood
@@ -252,3 +255,55 @@ def test_one_process_can_train_in_float32_and_then_in_bfloat16(store: StageStore
     losses = [[row["losses"]["cross_entropy"] for row in rows(one)] for one in (store, halved)]
     # Eight bits of mantissa: alike to a few per cent, and not the same.
     assert losses[0] == pytest.approx(losses[1], rel=0.05) and losses[0] != losses[1]
+
+
+def test_float16_learns_as_float32_does_and_leaves_out_steps_that_overflow(store: StageStore, tiny_model: Path) -> None:
+    for precision in ("float32", "float16"):
+        one = settings(max_steps=9, batch_lessons=6, precision=precision)
+        train(one, student(tiny_model), LESSONS, None, None, store=at(store, precision))
+    exact, half = rows(at(store, "float32")), rows(at(store, "float16"))
+    taken = [row for row in half if row["gradient_norm"] is not None]
+    # The scale begins too high for this model and is halved until it fits.
+    assert 0 < len(half) - len(taken) < 5 and half[0] not in taken
+    for one_step, other in zip(exact, taken, strict=False):
+        # Ten bits of mantissa.
+        assert other["losses"] == pytest.approx(one_step["losses"], rel=0.03)
+    assert taken[0]["gradient_norm"] == pytest.approx(exact[0]["gradient_norm"], rel=0.02)
+
+
+def test_layers_that_are_computed_anew_change_nothing(store: StageStore, tiny_model: Path) -> None:
+    losses = (*ALL_LOSSES, Drift(), PromptContrast(layers=(1,)), NoiseConsistency(noise=Noise(on="embedding")))
+    for folder, anew in (("kept", False), ("anew", True)):
+        one = settings(losses=losses, gradient_checkpointing=anew)
+        train(one, student(tiny_model), LESSONS, None, None, store=at(store, folder))
+    for one, other in zip(rows(at(store, "kept")), rows(at(store, "anew")), strict=True):
+        assert other["losses"] == pytest.approx(one["losses"], abs=1e-5)
+
+
+def test_noise_inside_of_a_layer_that_is_computed_anew_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not go with noise_consistency on hidden states"):
+        settings(losses=(NoiseConsistency(noise=Noise(on="hidden")),), gradient_checkpointing=True)
+
+
+def test_a_model_that_is_trained_whole_is_compared_with_what_it_was(store: StageStore, tiny_model: Path) -> None:
+    whole = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(kind="none"))
+    losses = (CrossEntropy(), Drift(), Preference())
+    few = settings(losses=losses, learning_rate=1e-3)
+    first = train(few, whole, LESSONS, None, None, store=at(store, "first"))
+    drift = [row["losses"]["drift"] for row in rows(at(store, "first"))]
+    assert drift[0] == pytest.approx(0.0, abs=1e-6) and drift[-1] > 1e-3
+    assert rows(at(store, "first"))[0]["losses"]["preference"] == pytest.approx(math.log(2), abs=1e-5)
+    train(few, whole, LESSONS, None, first, store=at(store, "second"))
+    # The round after compares with the model before any training, not with the one it starts from.
+    assert rows(at(store, "second"))[0]["losses"]["drift"] > 1e-3
+    before, after = load_file(tiny_model / "model.safetensors"), load_file(first.folder / "model.safetensors")
+    assert before.keys() == after.keys() and all(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_whole_model_that_computes_in_half_precision_is_kept_and_trained_in_float32(
+    store: StageStore, tiny_model: Path
+) -> None:
+    whole = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(kind="none"))
+    made = train(settings(precision="bfloat16", max_steps=1), whole, LESSONS, None, None, store=store)
+    assert {weight.dtype for weight in load_file(made.folder / "model.safetensors").values()} == {torch.float32}
+    assert Student(whole, start_from=made.folder, precision="bfloat16", seed=0).model.computes_in == torch.bfloat16

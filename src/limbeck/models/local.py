@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import Field
 
 from limbeck.errors import InputError
+from limbeck.models.adapter import is_whole_model
 from limbeck.models.precision import Precision, torch_type
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
@@ -42,6 +43,11 @@ class Local(ModelSpec):
     dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
     offers = frozenset({"replies", "scores", "distribution"})
+
+    def trained(self, name: str, folder: Path) -> Local:
+        """This model as a training left it in the folder: with the adapter, or the whole model that is there."""
+        made = {"model": str(folder)} if is_whole_model(folder) else {"adapter": folder}
+        return self.model_copy(update={"name": name, **made})
 
     @contextmanager
     def open(self) -> Iterator[LocalModel]:

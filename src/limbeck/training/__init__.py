@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from limbeck.losses import AnyLoss
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
 from limbeck.losses.forward_kl import ForwardKL
+from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Needs
 from limbeck.losses.unlikelihood import Unlikelihood
-from limbeck.models.precision import TrainingPrecision
+from limbeck.models.precision import Precision
 from limbeck.spec import Spec
 
 
@@ -20,8 +23,10 @@ class TrainSettings(Spec):
     `batch_lessons` make one optimizer step; it is cut into micro-batches of at most `micro_batch_tokens`.
     `later_round_lessons` is how many lessons a round after the first trains on: the new ones first, then a
     sample of the old; `later_round_rate` is its share of the learning rate, since few lessons at the full rate undo
-    what many have taught. `precision` is what the frozen backbone computes in
-    (`auto`: bfloat16 where the machine multiplies in it, else float32); the adapter stays in float32.
+    what many have taught. `precision` is what the backbone computes in
+    (`auto`: bfloat16 where the machine multiplies in it, else float32); what is trained stays in float32. In float16
+    gradients are scaled up so that small ones do not vanish, and a step in which they overflow is left out.
+    With `gradient_checkpointing` the backward pass computes each layer anew: less memory, more time.
     """
 
     losses: tuple[AnyLoss, ...] = (
@@ -40,8 +45,20 @@ class TrainSettings(Spec):
     clip: float = Field(default=1.0, gt=0)
     batch_lessons: int = Field(default=16, ge=1)
     micro_batch_tokens: int = Field(default=1024, ge=1)
-    precision: TrainingPrecision = "float32"
+    precision: Precision = "float32"
+    gradient_checkpointing: bool = False
     save_every_s: float = Field(default=30.0, gt=0)
+
+    @model_validator(mode="after")
+    def _noise_is_there_twice(self) -> Self:
+        for loss in self.losses if self.gradient_checkpointing else ():
+            if isinstance(loss, NoiseConsistency) and loss.noise.on == "hidden":
+                # A layer that is computed anew would be computed without it.
+                raise ValueError(
+                    "'gradient_checkpointing' does not go with noise_consistency on hidden states; "
+                    "turn it off, or use noise.on: embedding"
+                )
+        return self
 
     def who_needs(self, what: Needs) -> str | None:
         """The first loss that needs this, None where none does."""

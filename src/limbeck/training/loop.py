@@ -75,6 +75,10 @@ def _train(
     if not usable:
         kinds = ", ".join(loss.kind for loss in settings.losses)
         raise InputError(f"none of the {len(chosen)} lessons has what the losses ({kinds}) learn from")
+    if settings.gradient_checkpointing:
+        learner.checkpoint_activations()
+    if settings.who_needs("base"):
+        learner.keep_untrained()
     before = learner.frozen_hash()
     number = start_from.round + 1 if start_from is not None else 0
     steps = run(settings, learner, encoder, usable, store=store, label=f"training {name}, round {number}")
@@ -133,7 +137,7 @@ def run(
 
     from limbeck.training.objective import Objective
     from limbeck.training.state import load_state, save_state
-    from limbeck.training.step import run_step
+    from limbeck.training.step import Scaled, run_step
 
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
     check_together(accelerator.num_processes)
@@ -145,6 +149,7 @@ def run(
     )
     objective, optimizer = accelerator.prepare(Objective(learner.model, settings.losses), optimizer)
     objective.train()
+    scaled = Scaled(torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "float16"), optimizer)
 
     state_file = store.folder("state") / "state.pt"
     metrics = store.folder("metrics") / "metrics.jsonl" if is_first() else Path(os.devnull)
@@ -156,6 +161,7 @@ def run(
                 parameter.copy_(saved)
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
+        scaled.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])
     _truncate(metrics, rows=done)
     saved_at = time.monotonic()
@@ -169,12 +175,16 @@ def run(
                 send_to_device(batch, accelerator.device)
                 for batch in encoder.micro_batches(mine, budget=settings.micro_batch_tokens)
             ]
-            figures = run_step(objective, settings.losses, batches, parameters, accelerator, clip=settings.clip)
-            if broken := figures.broken():
+            figures = run_step(
+                objective, settings.losses, batches, parameters, accelerator, clip=settings.clip, scaled=scaled
+            )
+            if broken := figures.broken(scaled=scaled.factor(accelerator.device) > 1):
                 raise _stopped(f"{label}, step {number + 1}: {' and '.join(broken)}", plan[number], learner, store)
-            row = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0], **figures._asdict()}
-            optimizer.step()
-            schedule.step()
+            row = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0], **figures.row()}
+            scaled.scaler.step(optimizer)
+            scaled.scaler.update()
+            if math.isfinite(figures.gradient_norm):
+                schedule.step()
             optimizer.zero_grad()
             log.write(json.dumps(row) + "\n")
             log.flush()
@@ -187,6 +197,7 @@ def run(
                         "parameters": [parameter.detach().cpu() for parameter in parameters],
                         "optimizer": optimizer.state_dict(),
                         "schedule": schedule.state_dict(),
+                        "scaler": scaled.scaler.state_dict(),
                         "random": torch.get_rng_state(),
                     },
                 )

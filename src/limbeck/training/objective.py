@@ -61,7 +61,8 @@ class Objective(nn.Module):
                     student=places, teacher=part.teacher, noisy=dict(zip(self.noises, disturbed, strict=True))
                 )
                 if base_UH is not None:
-                    passes = passes._replace(base=Plain(reader.head.logits(base_UH[part.rows]).log_softmax(-1)))
+                    said_NV = reader.untrained_head.logits(base_UH[part.rows]).log_softmax(-1)
+                    passes = passes._replace(base=Plain(said_NV))
             elif part.kind == "rejected":
                 passes = silent._replace(rejected=places)
             else:
@@ -161,8 +162,8 @@ def _pulls(
                 continue
             sums, owner = (chosen, micro.chosen_N) if part.kind == "taught" else (rejected, micro.avoided_R)
             tokens = part.labels.tokens_N if part.kind == "taught" else part.labels.rejected_R
-            for kind, read_UH in (("own", hidden_UH), ("base", base_UH)):
-                said_P = Plain(reader.head.logits(read_UH[part.rows]).log_softmax(-1)).said(tokens)
+            for kind, head, read_UH in (("own", reader.head, hidden_UH), ("base", reader.untrained_head, base_UH)):
+                said_P = Plain(head.logits(read_UH[part.rows]).log_softmax(-1)).said(tokens)
                 sums[kind].index_add_(0, owner[part.some], said_P)
     of_chosen_L, of_rejected_L = micro.pair_L2.unbind(1)
     leaves = [chosen["own"].requires_grad_(), rejected["own"].requires_grad_()]

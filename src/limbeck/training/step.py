@@ -18,18 +18,37 @@ if TYPE_CHECKING:
 
 
 class StepFigures(NamedTuple):
-    """Each loss (nats per unit), its units in the step, the gradient norm before clipping, and tokens learnt from."""
+    """Each loss (nats per unit), its units in the step, the gradient norm before clipping, and tokens learnt from.
+
+    With float16 the norm of a step that is left out, for its scaled gradients overflowed, is infinite or NaN.
+    """
 
     losses: dict[str, float]
     units: dict[str, float]
     gradient_norm: float
     supervised_tokens: int
 
-    def broken(self) -> list[str]:
-        """What is NaN or infinite, by name; nothing may be learnt from a step with any."""
+    def broken(self, *, scaled: bool) -> list[str]:
+        """What is NaN or infinite, by name; nothing may be learnt from a step with any. `scaled` gradients may be."""
         figures = {f"loss '{name}'": value for name, value in self.losses.items()}
-        figures["gradient norm"] = self.gradient_norm
+        if not scaled:
+            figures["gradient norm"] = self.gradient_norm
         return [f"the {name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+
+    def row(self) -> dict[str, Any]:
+        """The figures by name; a norm that is not finite is none."""
+        return self._asdict() | {"gradient_norm": self.gradient_norm if math.isfinite(self.gradient_norm) else None}
+
+
+class Scaled(NamedTuple):
+    """What scales the gradients inside of the model up, and whose gradients these are."""
+
+    scaler: torch.amp.GradScaler
+    optimizer: torch.optim.Optimizer
+
+    def factor(self, device: torch.device) -> float:
+        """How many times as large they are; 1 where the scaler is off."""
+        return float(self.scaler.scale(torch.ones((), device=device)))
 
 
 def run_step(
@@ -40,6 +59,7 @@ def run_step(
     accelerator: Accelerator,
     *,
     clip: float,
+    scaled: Scaled | None = None,
 ) -> StepFigures:
     """Gradients of the whole step, left on the parameters and clipped.
 
@@ -47,16 +67,20 @@ def run_step(
     processes, so that how the step is cut changes nothing.
     """
     device = accelerator.device
+    scale = scaled.factor(device) if scaled is not None else 1.0
     totals = torch.stack([_total(loss, batches) for loss in losses]).to(device)
     totals = accelerator.reduce(totals, reduction="sum")
     sums = torch.zeros_like(totals)
     for number, micro in enumerate(batches):
         last = number + 1 == len(batches)
         with _synchronised_at_the_end(accelerator, objective, last=last):
-            value, shares = objective(micro, totals)
-            sums += shares
+            # Scaled before the head computes its gradient: what it has rounded to zero stays zero.
+            value, shares = objective(micro, totals / scale)
+            sums += shares / scale
             # Processes average their gradients; the division is already by the weight of all of them.
             accelerator.backward(value.sum() * accelerator.num_processes)
+    if scaled is not None:
+        scaled.scaler.unscale_(scaled.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(list(parameters), clip)
     # Of sharded gradients each process knows its own part alone.
     norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
