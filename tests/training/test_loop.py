@@ -28,6 +28,7 @@ from limbeck.records import Checkpoint, Lesson, Prompt, asked
 from limbeck.training import TrainSettings
 from limbeck.training.baselines import baseline
 from limbeck.training.loop import choose, learning_rate_share, step_count, train
+from limbeck.training.pool import Pool
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 from limbeck.workspace import Silent, StageStore
 
@@ -219,9 +220,10 @@ def test_a_later_round_takes_new_lessons_first_and_then_a_sample_of_the_old() ->
     old = [lesson(number) for number in range(6)]
     variant = Prompt(messages=asked("a variant"), root=old[0].prompt.id)
     new = Lesson(prompt=variant, reply="Yes.")
-    chosen = choose(settings(later_round_lessons=3), [*old, new], seed=1, later=True)
+    pool = Pool.of([*old, new])
+    chosen = choose(settings(later_round_lessons=3), pool, seed=1, later=True)
     assert chosen[0] == new and len(chosen) == 3
-    assert choose(settings(later_round_lessons=3), [*old, new], seed=1, later=False) == [*old, new]
+    assert list(choose(settings(later_round_lessons=3), pool, seed=1, later=False)) == [*old, new]
 
 
 def test_the_number_of_steps_is_epochs_of_lessons_in_whole_batches() -> None:

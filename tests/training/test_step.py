@@ -26,9 +26,10 @@ from limbeck.models.local import top_k
 from limbeck.protocols import TopK
 from limbeck.records import Lesson, Prompt, asked
 from limbeck.taxonomy import REFUSAL_OPENINGS
-from limbeck.training.batches import LessonEncoder, in_order, wanted
+from limbeck.training.batches import LessonEncoder, wanted
 from limbeck.training.objective import Objective
 from limbeck.training.passes import Reader, compared
+from limbeck.training.pool import Pool
 from limbeck.training.step import StepFigures, run_step
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 
@@ -65,7 +66,7 @@ def step(
 ) -> tuple[StepFigures, torch.Tensor]:
     """The figures of one step and its whole gradient, one after the other; nothing is clipped."""
     encoder = LessonEncoder(
-        learner.tokenizer, targets or {}, wants=wanted(losses), context=learner.context, among=lessons
+        learner.tokenizer, targets or {}, wants=wanted(losses), context=learner.context, among=Pool.of(lessons)
     )
     batches = list(encoder.micro_batches([encoder.example(one) for one in lessons], budget=budget))
     parameters = learner.trainable()
@@ -169,7 +170,7 @@ def test_drift_leaves_out_harmful_prompts_and_is_nothing_where_the_adapter_is_of
 
 def test_states_are_compared_where_a_prompt_ends_and_pooled_over_a_reply(learner: Student) -> None:
     wants = wanted([Contrastive(), PromptContrast()])
-    encoder = LessonEncoder(learner.tokenizer, {}, wants=wants, context=learner.context, among=PROMPTS)
+    encoder = LessonEncoder(learner.tokenizer, {}, wants=wants, context=learner.context, among=Pool.of(PROMPTS))
     (micro,) = encoder.micro_batches([encoder.example(PROMPTS[0])], budget=WHOLE)
 
     def plainly(question: str, reply: str = "", *, ends: bool = False) -> torch.Tensor:
@@ -342,19 +343,10 @@ def test_the_prompt_is_read_once_for_openings_reply_and_rejected_reply(learner: 
     assert batch.trees.ids_BT.shape[1] < len(example.prompt) + sum(len(branch) - 1 for branch in branches)
 
 
-def test_each_epoch_has_an_order_of_its_own_that_hangs_on_the_seed_alone() -> None:
-    lessons = [lesson(f"Question {number}?") for number in range(8)]
-    first = in_order(lessons, seed=1, epoch=0)
-    assert first == in_order(lessons[::-1], seed=1, epoch=0)
-    assert sorted(one.id for one in first) == sorted(one.id for one in lessons)
-    assert first != in_order(lessons, seed=1, epoch=1) and first != in_order(lessons, seed=2, epoch=0)
-
-
 def test_a_reply_to_compare_with_is_cut_where_the_context_ends(learner: Student) -> None:
     long = lesson("Why?", "Because " * 100, family="long")
     asked_long = lesson("Who? " * 100, "Me.", family="other")
-    encoder = LessonEncoder(
-        learner.tokenizer, {}, wants=wanted([Contrastive()]), context=learner.context, among=[long, asked_long]
-    )
+    wants, pool = wanted([Contrastive()]), Pool.of([long, asked_long])
+    encoder = LessonEncoder(learner.tokenizer, {}, wants=wants, context=learner.context, among=pool)
     example = encoder.example(asked_long)
     assert len(example.foreign) == learner.context - len(example.prompt) < 800

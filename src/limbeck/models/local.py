@@ -76,7 +76,7 @@ def check_lengths(model: Local, told: Iterable[Continuation], *, reply_tokens: i
     """
     from transformers import AutoConfig
 
-    from limbeck.models.chat import check_room, prompt_ids, reply_ids
+    from limbeck.models.chat import check_room, may_exceed, prompt_ids, reply_ids
     from limbeck.models.references import files_of, load_tokenizer, resolve
 
     reference = resolve(model.model)
@@ -84,6 +84,8 @@ def check_lengths(model: Local, told: Iterable[Continuation], *, reply_tokens: i
     config = AutoConfig.from_pretrained(files_of(reference))
     context = config.get_text_config().max_position_embeddings
     for one in told:
+        if reply_tokens == 0 and not may_exceed(one.messages, [one.reply], context=context):
+            continue
         prompt = len(prompt_ids(tokenizer, one.messages))
         reply = max(reply_tokens, len(reply_ids(tokenizer, one.reply, ends=one.ends)))
         check_room(one.id, one.messages, prompt=prompt, reply=reply, context=context, of=model.model)

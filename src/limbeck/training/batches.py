@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, count, islice
 from types import MappingProxyType
@@ -14,12 +12,13 @@ from torch import Tensor
 
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Labels, Loss, Share
-from limbeck.models.chat import check_room, end_of_turn, prompt_ids, reply_ids
+from limbeck.models.chat import check_room, end_of_turn, may_exceed, prompt_ids, reply_ids
 from limbeck.models.tree import Tree, TreeBatch, collate, packed, tree_length
 from limbeck.perturb import Typos
 from limbeck.protocols import TopK
 from limbeck.records import Lesson
 from limbeck.taxonomy import REFUSAL_OPENINGS
+from limbeck.training.pool import Neighbours, Pool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -144,48 +143,6 @@ class _Comparisons:
         )
 
 
-class Neighbours:
-    """What each lesson is compared with: always the same ones, chosen by hash."""
-
-    def __init__(self, lessons: Sequence[Lesson]) -> None:
-        self.lessons = lessons
-        self.by_conduct: dict[str, list[int]] = defaultdict(list)
-        self.by_family: dict[str, list[int]] = defaultdict(list)
-        self.answered = [at for at, lesson in enumerate(lessons) if lesson.reply is not None]
-        for at, lesson in enumerate(lessons):
-            self.by_conduct[_side(lesson)].append(at)
-            self.by_family[lesson.prompt.family].append(at)
-
-    def beside(self, lesson: Lesson) -> list[Lesson]:
-        """One that wants the same conduct, then the twin where there is one, then one more that wants the other;
-        empty where no other lesson wants the same."""
-        mine, other = _side(lesson), "answer" if _side(lesson) == "refuse" else "refuse"
-        family = [self.lessons[at] for at in self.by_family[lesson.prompt.family]]
-        alike = self._chosen(lesson, self.by_conduct[mine], "alike")
-        apart = self._chosen(lesson, self.by_conduct[other], "apart")
-        if alike is None or apart is None:
-            return []
-        twins = [one for one in family if _side(one) == other][:1]
-        return [alike, *twins, apart]
-
-    def foreign(self, lesson: Lesson) -> Lesson | None:
-        """Another lesson with a reply."""
-        return self._chosen(lesson, self.answered, "foreign")
-
-    def _chosen(self, lesson: Lesson, among: Sequence[int], what: str) -> Lesson | None:
-        start = int.from_bytes(hashlib.sha256(f"{what} {lesson.id}".encode()).digest()[:6], "big")
-        # The next one in the rare case that the first is of the same family.
-        for step in range(min(8, len(among))):
-            one = self.lessons[among[(start + step) % len(among)]]
-            if one.prompt.family != lesson.prompt.family and one.reply != lesson.reply:
-                return one
-        return None
-
-
-def _side(lesson: Lesson) -> str:
-    return "refuse" if lesson.prompt.conduct == "refuse" else "answer"
-
-
 def constraint_of(lesson: Lesson) -> str | None:
     """The constraint that pulls on a lesson: its harm where it must be refused, `over_refusal` where it is a harmless
     twin, else none."""
@@ -211,7 +168,7 @@ class LessonEncoder:
         *,
         wants: frozenset[str],
         context: int,
-        among: Sequence[Lesson] = (),
+        among: Pool | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.targets = targets
@@ -219,7 +176,20 @@ class LessonEncoder:
         self.context = context
         self.openings = [reply_ids(tokenizer, opening, ends=False) for opening in REFUSAL_OPENINGS]
         self.pad = end_of_turn(tokenizer)
-        self.neighbours = Neighbours(among if wants & {"contrasts", "reply_contrasts"} else ())
+        compared = among if wants & {"contrasts", "reply_contrasts"} else None
+        self.neighbours = Neighbours(compared if compared is not None else Pool.of(()))
+
+    def teaches(self, lesson: Lesson) -> bool:
+        """Whether any loss learns from the lesson, which is not encoded before its step comes unless it may be longer
+        than the context. Raises InputError for one that is."""
+        if may_exceed(lesson.prompt.messages, (lesson.reply or "", *lesson.rejected), context=self.context):
+            self.example(lesson)
+        return bool(
+            (lesson.reply is not None and self.wants & {"reply", "distribution"})
+            or (lesson.risk is not None and "risk" in self.wants)
+            or (any(lesson.rejected) and "rejected" in self.wants)
+            or ("contrasts" in self.wants and self.neighbours.beside(lesson))
+        )
 
     def example(self, lesson: Lesson) -> Example:
         """The lesson's tokens, as far as a loss wants them. Raises InputError where the context does not hold them."""
@@ -377,13 +347,3 @@ def _stacked(teachers: Sequence[tuple[int, TopK | None]]) -> TopK:
     if not parts:
         return TopK(torch.zeros((0, 1), dtype=torch.long), torch.zeros((0, 1)), torch.zeros(0))
     return TopK(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-def in_order(lessons: Sequence[Lesson], *, seed: int, epoch: int) -> list[Lesson]:
-    """The lessons of one epoch: families shuffled by a hash, so that the order hangs on nothing else, and the
-    lessons of a family one after the other, so that a step sees a harmful prompt beside its twin."""
-
-    def place(name: str) -> bytes:
-        return hashlib.sha256(f"{seed} {epoch} {name}".encode()).digest()
-
-    return sorted(lessons, key=lambda lesson: (place(lesson.prompt.family), place(lesson.id)))

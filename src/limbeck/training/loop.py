@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from limbeck.processes import check_together, is_first, together
 from limbeck.protocols import Store
 from limbeck.records import Checkpoint, Lesson, TargetSet
 from limbeck.training import TrainSettings
+from limbeck.training.pool import Plan, Pool
 from limbeck.training.student import StudentSettings
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _train(
     from limbeck.training.batches import LessonEncoder, wanted
     from limbeck.training.student import Student
 
-    chosen = choose(settings, list(lessons), seed=store.seed, later=start_from is not None)
+    chosen = choose(settings, Pool.of(lessons), seed=store.seed, later=start_from is not None)
     if start_from is not None:
         rate = settings.learning_rate * settings.later_round_rate
         settings = settings.model_copy(update={"learning_rate": rate})
@@ -71,7 +71,7 @@ def _train(
         learner.tokenizer, known, wants=wanted(settings.losses), context=learner.context, among=chosen
     )
     learner.check_layers(settings.losses)
-    usable = [lesson for lesson in chosen if encoder.example(lesson).teaches()]
+    usable = chosen.only(map(encoder.teaches, chosen))
     if not usable:
         kinds = ", ".join(loss.kind for loss in settings.losses)
         raise InputError(f"none of the {len(chosen)} lessons has what the losses ({kinds}) learn from")
@@ -100,13 +100,9 @@ def _train(
     )
 
 
-def choose(settings: TrainSettings, lessons: Sequence[Lesson], *, seed: int, later: bool) -> list[Lesson]:
+def choose(settings: TrainSettings, lessons: Pool, *, seed: int, later: bool) -> Pool:
     """The lessons of this round: all in the first; later the new ones first, then a sample of the old."""
-    if not later:
-        return list(lessons)
-    by_hash = sorted(lessons, key=lambda one: hashlib.sha256(f"{seed} {one.id}".encode()).digest())
-    by_hash.sort(key=lambda one: one.prompt.root is None)
-    return by_hash[: settings.later_round_lessons]
+    return lessons.new_first(seed=seed)[: settings.later_round_lessons] if later else lessons
 
 
 def step_count(settings: TrainSettings, lessons: int) -> int:
@@ -125,7 +121,7 @@ def run(
     settings: TrainSettings,
     learner: Any,
     encoder: LessonEncoder,
-    lessons: Sequence[Lesson],
+    lessons: Pool,
     *,
     store: Store,
     label: str,
@@ -165,11 +161,11 @@ def run(
         torch.set_rng_state(state["random"])
     _truncate(metrics, rows=done)
     saved_at = time.monotonic()
-    plan = _plan(settings, lessons, steps, seed=store.seed)
+    plan = Plan(lessons, batch=settings.batch_lessons, seed=store.seed)
     with metrics.open("a", encoding="utf-8") as log:
         for number in store.progress(label, range(done, steps), total=steps - done):
             # Every process encodes the whole step: what is wrong with a lesson stops them all.
-            examples = [encoder.example(lesson) for lesson in plan[number]]
+            examples = [encoder.example(lesson) for lesson in plan.step(number)]
             mine = examples[accelerator.process_index :: accelerator.num_processes]
             batches = [
                 send_to_device(batch, accelerator.device)
@@ -179,7 +175,7 @@ def run(
                 objective, settings.losses, batches, parameters, accelerator, clip=settings.clip, scaled=scaled
             )
             if broken := figures.broken(scaled=scaled.factor(accelerator.device) > 1):
-                raise _stopped(f"{label}, step {number + 1}: {' and '.join(broken)}", plan[number], learner, store)
+                raise _stopped(f"{label}, step {number + 1}: {' and '.join(broken)}", plan.step(number), learner, store)
             row = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0], **figures.row()}
             scaled.scaler.step(optimizer)
             scaled.scaler.update()
@@ -203,20 +199,6 @@ def run(
                 )
                 saved_at = time.monotonic()
     return steps
-
-
-def _plan(settings: TrainSettings, lessons: Sequence[Lesson], steps: int, *, seed: int) -> list[list[Lesson]]:
-    """The lessons of each step: epoch after epoch, each in an order of its own, none left out."""
-    from limbeck.training.batches import in_order
-
-    def endless() -> Iterator[Lesson]:
-        epoch = 0
-        while True:
-            yield from in_order(lessons, seed=seed, epoch=epoch)
-            epoch += 1
-
-    stream = endless()
-    return [[next(stream) for _ in range(settings.batch_lessons)] for _ in range(steps)]
 
 
 def _stopped(what: str, lessons: Sequence[Lesson], learner: Any, store: Store) -> InputError:
