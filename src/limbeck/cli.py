@@ -254,8 +254,8 @@ def main() -> None:
     """The command line. What the user can mend is one message without a traceback."""
     from limbeck.processes import leading
 
-    # PEFT's to mend, not the user's.
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    # PEFT's to mend, and ours once no release that we run with has the old names alone; not the user's.
+    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
     try:
         with leading() as leads:
             if leads:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from limbeck.config import RunConfig, save_config
 from limbeck.curate import curate, split_counts
-from limbeck.errors import InputError
+from limbeck.errors import InputError, check_installed
 from limbeck.evaluation import examine, measure
 from limbeck.evaluation.strength import choose_strength
 from limbeck.export import export
@@ -25,6 +25,7 @@ from limbeck.sift import sift
 from limbeck.teach import teach
 from limbeck.teach.score import score
 from limbeck.training.baselines import baseline
+from limbeck.training.lessons import LessonFiles, read_lessons
 from limbeck.training.loop import train
 from limbeck.workspace import Reached, Rows, Workspace
 
@@ -38,7 +39,8 @@ class Run(NamedTuple):
 
 
 def check_needs(config: RunConfig) -> None:
-    """Raises InputError where a loss needs what no teacher offers."""
+    """Raises InputError where a loss needs what no teacher offers, and where a package is missing."""
+    check_packages(config)
     silent = [teacher for teacher in config.teach.teachers if "distribution" not in teacher.offers]
     if (loss := config.train.who_needs("distribution")) and silent and config.teach.soft_labels is None:
         raise InputError(
@@ -47,6 +49,14 @@ def check_needs(config: RunConfig) -> None:
         )
     if (loss := config.train.who_needs("rejected")) and not config.teach.learn_to_avoid:
         raise InputError(f"loss '{loss}' needs rejected replies; set teach.learn_to_avoid to true or remove the loss")
+
+
+def check_packages(config: RunConfig) -> None:
+    """Raises InputError where the recipe names what needs a package that is not installed."""
+    for tracker in config.train.track:
+        check_installed(tracker, wanted_by=f"train.track {tracker}")
+    if config.student.adapter.kind == "qlora":
+        check_installed("bitsandbytes", wanted_by="student.adapter.kind qlora")
 
 
 def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Run:
@@ -65,6 +75,10 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
             work.progress.say(line)
         to_teach, validation = prompts.where(split="train"), prompts.where(split="validation")
         exam = prompts.where(split="exam")
+        own: list[Rows[Lesson]] = []
+        if config.train.extra:
+            files = LessonFiles(files=config.train.extra, supervise=config.train.supervise)
+            own.append(work.keep("extra", read_lessons, files, validation + exam))
         rounds: list[Rows[Lesson]] = []
         variants: list[Rows[Prompt]] = []
         checkpoints: list[Checkpoint] = []
@@ -77,7 +91,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
             if config.train.who_needs("distribution"):
                 targets = at.keep("targets", score, config.teach, base, lessons, targets)
             before = checkpoints[-1] if checkpoints else None
-            checkpoint = at.keep("checkpoint", train, config.train, config.student, lessons, targets, before)
+            checkpoint = at.keep("checkpoint", train, config.train, config.student, sum(own, lessons), targets, before)
             rounds.append(lessons)
             checkpoints.append(checkpoint)
             if number + 1 < config.rounds:
@@ -93,7 +107,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         work.progress.say(f"student: {choice(chosen)}")
         subjects: list[ModelSpec] = [base]
         for name in config.baselines:
-            plain = work.keep(name, baseline, config.train, config.student, tuple(rounds))
+            plain = work.keep(name, baseline, config.train, config.student, (*rounds, *own))
             subjects.append(config.student.trained(name, plain.folder))
         subjects.append(config.student.trained("student", chosen.folder))
         if config.evaluate.teachers:

@@ -33,20 +33,24 @@ def leading() -> Iterator[bool]:
     if started() == 1:
         yield True
         return
+    from torch.distributed import destroy_process_group
+
     _join()
-    if not is_first():
-        _help()
-        yield False
-        return
     try:
-        yield True
+        if is_first():
+            yield True
+            _order(None)
+        else:
+            _help()
+            yield False
     except SystemExit as end:
         # After a failure the others may be in the middle of a step and hear nothing; torchrun ends them.
-        if not end.code:
-            _dismiss()
+        if is_first() and not end.code:
+            _order(None)
         raise
-    else:
-        _dismiss()
+    finally:
+        # Left to itself, the group aborts a process that ends before the others.
+        destroy_process_group()
 
 
 def together(work: Callable[..., Result], *given: Any) -> Result:
@@ -101,10 +105,3 @@ def _help() -> None:
         except LimbeckError:
             # All do the same, so the first one says it.
             return
-
-
-def _dismiss() -> None:
-    from torch.distributed import destroy_process_group
-
-    _order(None)
-    destroy_process_group()

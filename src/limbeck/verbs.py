@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +17,7 @@ from limbeck.evaluation import EVALUATORS, EvaluateSettings, examine, measure
 from limbeck.evaluation.strength import choose_strength
 from limbeck.export import export as export_stage
 from limbeck.export import write_student
-from limbeck.files import Row, check_apart, check_writable, noun_at, prompt_of, read_table, write_atomically
+from limbeck.files import asked_last, check_apart, check_writable, prompt_of, read_table, write_atomically
 from limbeck.judges import JUDGES
 from limbeck.judges.grade import verdicts
 from limbeck.losses import LOSSES
@@ -27,14 +27,15 @@ from limbeck.models.encoder import ModelTools
 from limbeck.models.local import Local, check_lengths
 from limbeck.models.references import SHORT_NAMES, resolve
 from limbeck.perturb import PERTURBATIONS
-from limbeck.pipeline import check_needs
-from limbeck.protocols import Continuation, Exchange, Progress, Store
-from limbeck.records import Lesson, Message, Prompt, Scorecard, Trial
+from limbeck.pipeline import check_needs, check_packages
+from limbeck.protocols import Continuation, Exchange, Progress
+from limbeck.records import Prompt, Scorecard, Trial
 from limbeck.report import scorecard_json
 from limbeck.report.trials import trial_row
-from limbeck.sift import HARD_RISK
-from limbeck.spec import Spec, Table, checked, fingerprint
+from limbeck.spec import Table, checked, fingerprint
 from limbeck.teach import routed
+from limbeck.training import TrainSettings
+from limbeck.training.lessons import LessonFile, LessonFiles, lessons_in, read_lessons
 from limbeck.training.loop import train as train_stage
 from limbeck.workspace import Workspace
 
@@ -120,58 +121,6 @@ def judge_file(kind: str, replies: Path, out: Path, *, progress: Progress | None
     return len(rows), unscored
 
 
-class LessonFile(Spec):
-    """Ready lessons in a JSONL or CSV file."""
-
-    path: Path
-
-
-def read_lessons(settings: LessonFile, *, store: Store) -> Iterator[Lesson]:
-    """The lessons of the file."""
-    count = 0
-    for row in read_table(settings.path):
-        count += 1
-        yield lesson_of(row)
-    if count == 0:
-        raise InputError(f"{settings.path}: there are no rows; write at least one lesson")
-
-
-def lesson_of(row: Row) -> Lesson:
-    """The lesson of a row: prompt with completion, reply or chosen (and rejected), or a chat that ends in a reply."""
-    values = row.values
-    reply = next((values[name] for name in ("completion", "reply", "chosen") if values.get(name)), None)
-    chat = values.get("messages")
-    if (
-        reply is None
-        and isinstance(chat, list)
-        and chat
-        and isinstance(chat[-1], dict)
-        and chat[-1].get("role") == "assistant"
-    ):
-        reply = chat[-1].get("content")
-    if reply is None:
-        raise InputError(f"{row.where}: there is no reply; give completion, chosen, or messages that end in one")
-    prompt = prompt_of(row)
-    says_risk = values.get("harm") is not None or values.get("conduct") is not None
-    return noun_at(
-        row.where,
-        Lesson,
-        {
-            "prompt": prompt,
-            "reply": _text(reply),
-            "rejected": (_text(values["rejected"]),) if values.get("rejected") else (),
-            "weight": values.get("weight", 1.0),
-            "risk": HARD_RISK[prompt.conduct] if says_risk else None,
-            "teacher": "file",
-        },
-    )
-
-
-def _text(said: Any) -> Any:
-    """The text of a reply, which TRL's rows may give as a chat of its own."""
-    return said[-1].get("content") if isinstance(said, list) and said and isinstance(said[-1], dict) else said
-
-
 def train(
     config: RunConfig,
     lessons: Path,
@@ -190,20 +139,15 @@ def train(
             f"loss '{lacking}' needs a teacher's distribution, a lessons file has replies; "
             "name losses without it: --set train.losses=[cross_entropy,decision]"
         )
-    told: list[Continuation] = []
-    for row in read_table(lessons):
-        lesson = lesson_of(row)
-        chat = lesson.prompt.messages
-        told.append(Continuation(row.where, chat, lesson.reply or "", lesson.ends))
-        if config.train.who_needs("rejected"):
-            told += [Continuation(f"{row.where} (rejected)", chat, text, ends=False) for text in lesson.rejected]
+    check_packages(config)
+    files = LessonFiles(files=(LessonFile(path=lessons), *config.train.extra), supervise=config.train.supervise)
     base = config.student.untrained()
-    check_lengths(base, told)
+    check_lengths(base, _told(files, config.train))
     if validation is not None:
-        _check_tells_apart(validation, {_asked(one.messages): one.id for one in told})
+        _check_tells_apart(validation, _told(files, config.train))
     work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress)
     with work.open():
-        given = work.keep("lessons", read_lessons, LessonFile(path=lessons))
+        given = work.keep("lessons", read_lessons, files)
         checkpoint = work.keep("checkpoint", train_stage, config.train, config.student, given, None, None)
         if validation is not None:
             prompts = work.keep("validation", read_prompts, Files(paths=(validation,)))
@@ -213,17 +157,22 @@ def train(
     return folder / "student"
 
 
-def _asked(messages: Sequence[Message]) -> str:
-    """What is asked last, however it is spaced and cased."""
-    return " ".join(messages[-1].content.casefold().split())
+def _told(files: LessonFiles, settings: TrainSettings) -> Iterator[Continuation]:
+    """What is read of each lesson, under the place where it stands."""
+    for row, lesson in lessons_in(files):
+        chat = lesson.prompt.messages
+        yield Continuation(row.where, chat, lesson.reply or "", lesson.ends)
+        for text in lesson.rejected if settings.who_needs("rejected") else ():
+            yield Continuation(f"{row.where} (rejected)", chat, text, ends=False)
 
 
-def _check_tells_apart(validation: Path, taught: Mapping[str, str]) -> None:
+def _check_tells_apart(validation: Path, told: Iterable[Continuation]) -> None:
     """Raises InputError for a file of prompts by which no strength can be chosen, before anything is trained: it lacks
-    harmful prompts or twins, or has one that is `taught` (where each taught prompt stands, by what it asks)."""
-    for row in read_table(validation):
-        if (place := taught.get(_asked(prompt_of(row).messages))) is not None:
-            raise InputError(f"{row.where}: this prompt is taught by {place}; validate on prompts that are not taught")
+    harmful prompts or twins, or has one that is taught."""
+    held = {asked_last(prompt_of(row).messages): row.where for row in read_table(validation)}
+    for one in told:
+        if (place := held.get(asked_last(one.messages))) is not None:
+            raise InputError(f"{place}: this prompt is taught by {one.id}; validate on prompts that are not taught")
     prompts = list(File(path=validation).prompts())
     for lacking, found in (
         ("harmful prompt (conduct refuse)", any(prompt.conduct == "refuse" for prompt in prompts)),

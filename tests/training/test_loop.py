@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ from limbeck.losses.preference import Preference
 from limbeck.losses.prompt_contrast import PromptContrast
 from limbeck.losses.spec import Loss
 from limbeck.losses.unlikelihood import Unlikelihood
+from limbeck.models.references import load_merged, resolve
 from limbeck.records import Checkpoint, Lesson, Prompt, asked
 from limbeck.training import TrainSettings
 from limbeck.training.baselines import baseline
@@ -271,6 +273,28 @@ def test_float16_learns_as_float32_does_and_leaves_out_steps_that_overflow(store
         # Ten bits of mantissa.
         assert other["losses"] == pytest.approx(one_step["losses"], rel=0.03)
     assert taken[0]["gradient_norm"] == pytest.approx(exact[0]["gradient_norm"], rel=0.02)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_an_adapter_trained_on_four_bits_learns_and_goes_on_the_model_itself(
+    store: StageStore, tiny_model: Path
+) -> None:
+    four_bits = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(kind="qlora", rank=4))
+    made = train(settings(max_steps=20, batch_lessons=6), four_bits, LESSONS, None, None, store=store)
+    assert rows(store)[-1]["losses"]["cross_entropy"] < 0.9 * rows(store)[0]["losses"]["cross_entropy"]
+    merged = load_merged(resolve(str(tiny_model)), made.folder)
+    assert {weight.dtype for weight in merged.parameters()} == {torch.float32}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
+def test_figures_are_handed_to_a_tracker_too(store: StageStore, tiny_model: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(settings(track=("tensorboard",)), student(tiny_model), LESSONS, None, None, store=store)
+    events = EventAccumulator(str(store.root / "track" / "limbeck"))
+    events.Reload()
+    seen = [(one.step, pytest.approx(one.value, rel=1e-6)) for one in events.Scalars("losses/cross_entropy")]
+    assert seen == [(row["step"], row["losses"]["cross_entropy"]) for row in rows(store)]
 
 
 def test_layers_that_are_computed_anew_change_nothing(store: StageStore, tiny_model: Path) -> None:

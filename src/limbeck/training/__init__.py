@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,10 @@ from limbeck.losses.spec import Needs
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.models.precision import Precision
 from limbeck.spec import Spec
+from limbeck.training.lessons import LessonFile, Supervised
+
+# What accelerate can hand figures to; each is a package of that name.
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 
 
 class TrainSettings(Spec):
@@ -26,6 +30,8 @@ class TrainSettings(Spec):
     what many have taught. `precision` is what the backbone computes in
     (`auto`: bfloat16 where the machine multiplies in it, else float32); what is trained stays in float32. In float16
     gradients are scaled up so that small ones do not vanish, and a step in which they overflow is left out.
+    `extra` are files of ready lessons that are mixed in, `supervise` says which turns of the assistant in their chats
+    are learnt; `track` hands the figures of each step to other programs too.
     With `gradient_checkpointing` the backward pass computes each layer anew: less memory, more time.
     """
 
@@ -47,6 +53,9 @@ class TrainSettings(Spec):
     micro_batch_tokens: int = Field(default=1024, ge=1)
     precision: Precision = "float32"
     gradient_checkpointing: bool = False
+    supervise: Supervised = "last"
+    extra: tuple[LessonFile, ...] = ()
+    track: tuple[Tracker, ...] = ()
     save_every_s: float = Field(default=30.0, gt=0)
 
     @model_validator(mode="after")

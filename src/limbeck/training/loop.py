@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,8 +135,14 @@ def run(
     from limbeck.training.state import load_state, save_state
     from limbeck.training.step import Scaled, run_step
 
-    accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(
+        mixed_precision="no",
+        cpu=not torch.cuda.is_available(),
+        log_with=list(settings.track) or None,
+        project_dir=store.folder("track") if settings.track else None,
+    )
     check_together(accelerator.num_processes)
+    accelerator.init_trackers("limbeck")
     parameters = learner.trainable()
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     steps = step_count(settings, len(lessons))
@@ -184,6 +190,7 @@ def run(
             optimizer.zero_grad()
             log.write(json.dumps(row) + "\n")
             log.flush()
+            accelerator.log(dict(_flat(row)), step=number + 1)
             if is_first() and time.monotonic() - saved_at > settings.save_every_s:
                 os.fsync(log.fileno())
                 save_state(
@@ -198,7 +205,19 @@ def run(
                     },
                 )
                 saved_at = time.monotonic()
+    # Accelerate's own end of a training leaves the other processes too.
+    for tracker in accelerator.trackers:
+        tracker.finish()
     return steps
+
+
+def _flat(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The figures of a step under names of their own; what was not measured is left out."""
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}/{part}", figure) for part, figure in value.items())
+        elif value is not None:
+            yield name, value
 
 
 def _stopped(what: str, lessons: Sequence[Lesson], learner: Any, store: Store) -> InputError:

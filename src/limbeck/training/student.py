@@ -94,8 +94,11 @@ class Student:
 
     def keep_untrained(self) -> None:
         """The model before any training can be read beside the one that is trained; below an adapter it always can."""
+        import torch
+
         if isinstance(self.model, Whole):
-            self.model.untrained = (load_weights(self.reference, "float32").requires_grad_(False),)
+            untrained = load_weights(self.reference, "float32").requires_grad_(False)
+            self.model.untrained = (untrained.to("cuda" if torch.cuda.is_available() else "cpu"),)
 
     def checkpoint_activations(self) -> None:
         """The backward pass computes each layer anew: less memory, more time."""
