@@ -101,7 +101,7 @@ class Rows(Sequence[Noun], Generic[Noun]):
                             file_N.append(len(files) - 1)
                             byte_N.append(at)
                         at += len(line)
-        return Index(tuple(files), np.array(file_N, np.int32), np.array(byte_N, np.int64))
+        return Index(tuple(files), np.asarray(file_N), np.asarray(byte_N))
 
     @overload
     def __getitem__(self, index: int) -> Noun: ...

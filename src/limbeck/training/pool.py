@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from limbeck.records import Lesson
 
-Places = NDArray[np.int64]
+Places = NDArray[np.int32]
+Drawn = NDArray[np.uint64]
 Flags = NDArray[np.bool_]
 
 
@@ -40,7 +41,7 @@ class Texts:
     def __iter__(self) -> Iterator[str]:
         return (self.joined[start:end].decode() for start, end in pairwise(self.ends))
 
-    def drawn(self, by: str) -> NDArray[np.uint64]:
+    def drawn(self, by: str) -> Drawn:
         """The number of each text."""
         return np.fromiter((drawn(by, text) for text in self), np.uint64, count=len(self.ends) - 1)
 
@@ -54,7 +55,7 @@ class Pool(Sequence[Lesson]):
     """
 
     lessons: Sequence[Lesson]
-    ids: Texts
+    ids_A: Drawn
     families: Texts
     refused_A: Flags
     answered_A: Flags
@@ -64,13 +65,14 @@ class Pool(Sequence[Lesson]):
     @classmethod
     def of(cls, lessons: Sequence[Lesson]) -> Pool:
         """All of the lessons in their own order, each read once."""
-        ids, families, known = Texts(), Texts(), bytearray()
+        ids, families, known = array("Q"), Texts(), bytearray()
         for lesson in lessons:
-            ids.add(lesson.id)
+            ids.append(int(lesson.id, 16))
             families.add(lesson.prompt.family)
             known += bytes((lesson.prompt.conduct == "refuse", lesson.reply is not None, lesson.prompt.root is None))
-        refused_A, answered_A, unvaried_A = np.array(known, np.bool_).reshape(-1, 3).T
-        return cls(lessons, ids, families, refused_A, answered_A, unvaried_A, np.arange(len(refused_A)))
+        refused_A, answered_A, unvaried_A = np.asarray(known).view(np.bool_).reshape(-1, 3).T
+        places_A = np.arange(len(ids), dtype=np.int32)
+        return cls(lessons, np.asarray(ids), families, refused_A, answered_A, unvaried_A, places_A)
 
     def __len__(self) -> int:
         return len(self.at_N)
@@ -90,17 +92,21 @@ class Pool(Sequence[Lesson]):
 
     def new_first(self, *, seed: int) -> Pool:
         """The variants of other prompts before the rest, both shuffled."""
-        return self._sorted(self.ids.drawn(f"{seed} "), self.unvaried_A)
+        return self._sorted(self._drawn(f"{seed} "), self.unvaried_A[self.at_N])
 
     def in_order(self, *, seed: int, epoch: int) -> Pool:
         """The lessons of one epoch: families shuffled by a hash, so that the order hangs on nothing else, and the
         lessons of a family one after the other, so that a step sees a harmful prompt beside its twin."""
         by = f"{seed} {epoch} "
-        return self._sorted(self.ids.drawn(by), self.families.drawn(by))
+        return self._sorted(self._drawn(by), self.families.drawn(by)[self.at_N])
 
-    def _sorted(self, *keys_A: NDArray[np.generic]) -> Pool:
+    def _drawn(self, by: str) -> Drawn:
+        """The number of each lesson's id."""
+        return np.fromiter((drawn(by, f"{self.ids_A[at]:016x}") for at in self.at_N), np.uint64, count=len(self))
+
+    def _sorted(self, *keys_N: NDArray[np.generic]) -> Pool:
         """Sorted by the last of the keys, equal ones by the one before it."""
-        return replace(self, at_N=self.at_N[np.lexsort([key_A[self.at_N] for key_A in keys_A])])
+        return replace(self, at_N=self.at_N[np.lexsort(keys_N)])
 
 
 class Plan:
@@ -129,8 +135,8 @@ class Neighbours:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         refused_N = pool.refused_A[pool.at_N]
-        self.by_side = {"refuse": np.flatnonzero(refused_N), "answer": np.flatnonzero(~refused_N)}
-        self.answered = np.flatnonzero(pool.answered_A[pool.at_N])
+        self.by_side = {"refuse": _where(refused_N), "answer": _where(~refused_N)}
+        self.answered = _where(pool.answered_A[pool.at_N])
         families_N = pool.families.drawn("")[pool.at_N]
         self.by_family = {side: at[np.argsort(families_N[at], kind="stable")] for side, at in self.by_side.items()}
         self.families = {side: families_N[at] for side, at in self.by_family.items()}
@@ -163,3 +169,7 @@ class Neighbours:
             if one.prompt.family != lesson.prompt.family and one.reply != lesson.reply:
                 return one
         return None
+
+
+def _where(flags_N: Flags) -> Places:
+    return np.flatnonzero(flags_N).astype(np.int32)
