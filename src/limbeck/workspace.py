@@ -96,8 +96,8 @@ class Rows(Sequence[Noun], Generic[Noun]):
                 files.append(file)
                 with file.open("rb") as lines:
                     at = 0
-                    for line in lines:
-                        if part.keep is _all or part.keep(_row(file, part.noun, line.decode(), place=f"byte {at}")):
+                    for number, line in enumerate(lines, 1):
+                        if part.keep is _all or part.keep(_row(file, part.noun, line.decode(), place=str(number))):
                             file_N.append(len(files) - 1)
                             byte_N.append(at)
                         at += len(line)
