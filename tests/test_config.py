@@ -85,7 +85,7 @@ def test_several_mistakes_are_all_reported_at_once(recipe: Path) -> None:
 
 def test_a_value_out_of_its_list_says_what_is_allowed(recipe: Path) -> None:
     assert complaint(recipe, RECIPE + "  precision: float8\n") == [
-        "recipe.yaml:11: train.precision: is 'float8'; use auto, float32 or bfloat16"
+        "recipe.yaml:11: train.precision: is 'float8'; use auto, float32, bfloat16 or float16"
     ]
 
 
