@@ -65,6 +65,12 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest_one(recipe: Path)
     ]
 
 
+def test_an_unknown_key_of_an_adapter_is_named_with_the_nearest_one(recipe: Path) -> None:
+    assert complaint(recipe, RECIPE.replace("some-model", "m, adapter: {kind: dora, rnk: 8}")) == [
+        "recipe.yaml:2: student.adapter.rnk: unknown; did you mean rank?"
+    ]
+
+
 def test_an_unknown_key_inside_a_member_of_a_list_is_named_with_its_line(recipe: Path) -> None:
     assert complaint(recipe, RECIPE.replace("temperature: 2.0", "temprature: 2.0")) == [
         "recipe.yaml:9: train.losses.1.temprature: unknown; did you mean temperature?"
@@ -94,7 +100,7 @@ def test_several_mistakes_are_all_reported_at_once(recipe: Path) -> None:
 
 def test_a_value_out_of_its_list_says_what_is_allowed(recipe: Path) -> None:
     assert complaint(recipe, RECIPE + "  precision: float8\n") == [
-        "recipe.yaml:11: train.precision: is 'float8'; use auto, float32 or bfloat16"
+        "recipe.yaml:11: train.precision: is 'float8'; use auto, float32, bfloat16 or float16"
     ]
 
 

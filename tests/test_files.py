@@ -252,7 +252,7 @@ def test_earlier_turns_of_a_chat_are_kept() -> None:
 def test_every_row_that_is_wrong_is_told_in_order_whatever_is_wrong_with_it(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('prompt,tier\nHow?,medium\nWhy?\nfine,safe\n"open\n')
     with pytest.raises(InputError) as raised:
-        read_each(tmp_path / "a.csv", prompt_of)
+        list(read_each(tmp_path / "a.csv", prompt_of))
     starts = [line.replace(f"{tmp_path}/", "")[:24] for line in str(raised.value).splitlines()]
     assert starts == ["a.csv:2: 'tier' is 'medi", "a.csv:3: the row does no", "a.csv:5: unexpected end "]
 

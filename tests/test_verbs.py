@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from limbeck.config import RunConfig
 from limbeck.errors import InputError
-from limbeck.files import Row
+from limbeck.files import Row, lesson_of
 from limbeck.judges.calibrate import CalibrateSettings
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.forward_kl import ForwardKL
@@ -20,7 +21,7 @@ from limbeck.records import Lesson
 from limbeck.teach.settings import TeachSettings
 from limbeck.training import TrainSettings
 from limbeck.training.student import StudentSettings
-from limbeck.verbs import calibrate_file, judge_file, judge_named, lesson_of, train
+from limbeck.verbs import calibrate_file, judge_file, judge_named, train
 
 USER, ASSISTANT = {"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}
 
@@ -75,9 +76,9 @@ def test_a_reply_that_is_to_be_learnt_and_avoided_is_named() -> None:
         lesson(prompt="How?", chosen="So.", rejected=[ASSISTANT])
 
 
-def test_every_lesson_that_is_wrong_is_told(tmp_path: Path) -> None:
+def test_every_lesson_that_is_wrong_is_told(tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": "How?"}\n{"prompt": "How?", "chosen": "So.", "rejected": "So."}\n')
-    config = RunConfig(student=StudentSettings(model="m"), train=TrainSettings(losses=(CrossEntropy(),)))
+    config = RunConfig(student=StudentSettings(model=str(tiny_model)), train=TrainSettings(losses=(CrossEntropy(),)))
     with pytest.raises(InputError, match=r"a.jsonl:1: there is no reply; .*\n.*a.jsonl:2: the reply to learn is also"):
         train(config, tmp_path / "a.jsonl", tmp_path / "out")
 
@@ -176,3 +177,33 @@ def test_a_profile_says_what_is_harmful_in_a_graded_file(tmp_path: Path) -> None
         graded = tmp_path / f"graded-{profile}.jsonl"
         assert judge_file(judge, file, graded, profile=profile) == (1, 0)
         assert json.loads(graded.read_text())["harmful"] == harmful
+
+
+def test_own_rows_are_mixed_in_by_weight_and_every_turn_of_a_chat_can_be_learnt(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "How?", "completion": "So."}) + "\n")
+    chat = [USER, ASSISTANT, {"role": "user", "content": "And then?"}, {"role": "assistant", "content": "Yes."}]
+    (tmp_path / "own.jsonl").write_text(json.dumps({"messages": chat}) + "\n")
+    units = []
+    for weight, supervise in ((1.0, "last"), (0.5, "last"), (0.5, "all")):
+        extra = {"path": tmp_path / "own.jsonl", "weight": weight}
+        values = {"losses": ["cross_entropy"], "max_steps": 1, "batch_lessons": 3 if supervise == "all" else 2}
+        learn = TrainSettings.model_validate({**values, "extra": [extra], "supervise": supervise})
+        config = RunConfig(student=StudentSettings(model=str(tiny_model)), train=learn)
+        train(config, tmp_path / "a.jsonl", tmp_path / f"{weight} {supervise}")
+        (file,) = (tmp_path / f"{weight} {supervise}").glob("checkpoint-*/metrics/metrics.jsonl")
+        units.append(json.loads(file.read_text())["units"]["cross_entropy"])
+    # Bytes and an end: 'So.' has 4 tokens, 'Yes.' 5; with every turn the chat's own 'So.' is a third lesson.
+    assert units == [4 + 5, 4 + 0.5 * 5, 4 + 0.5 * 4 + 0.5 * 5]
+
+
+def test_a_tracker_that_is_not_installed_is_one_message(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name))
+    learn = TrainSettings(losses=(CrossEntropy(),), track=("wandb",))
+    config = RunConfig(student=StudentSettings(model=str(tiny_model)), train=learn)
+    with pytest.raises(InputError, match=r"train.track wandb needs the package wandb; run: pip install wandb"):
+        train(config, tmp_path / "a.jsonl", tmp_path / "out")

@@ -267,6 +267,7 @@ def test_rows_of_a_field_are_chosen_without_reading_them_and_have_a_key_of_their
     assert [one.text for one in exam] == ["two", "three"]
     assert len({prompts.key, train_split.key, exam.key, (train_split + exam).key, (exam + train_split).key}) == 5
     assert [one.text for one in exam + train_split] == ["two", "three", "one"]
+    assert (len(exam + train_split), (exam + train_split)[2].text, exam[0].text) == (3, "one", "two")
     assert [one.text for one in (exam + train_split).where(language="en", split="train")] == ["one"]
 
 
@@ -285,7 +286,8 @@ def test_rows_past_a_shard_are_read_in_order(tmp_path: Path, tools: Any, monkeyp
         prompts: Rows[Prompt] = work.keep("prompts", make, Words(words=tuple("abcde")))
     assert len(list(tmp_path.glob("prompts-*/rows-*.jsonl"))) == 3
     assert [one.text for one in prompts] == list("abcde")
-    assert (len(prompts), prompts[1].text) == (5, "b")
+    assert (len(prompts), prompts[1].text, prompts[4].text, prompts[-2].text) == (5, "b", "e", "d")
+    assert [one.text for one in prompts[1:4]] == list("bcd")
 
 
 def test_the_manifest_lists_the_stages_of_the_last_run_alone(tmp_path: Path, tools: Any) -> None:

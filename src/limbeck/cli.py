@@ -336,10 +336,14 @@ def show(
 
 def main() -> None:
     """The command line. What the user can mend is one message without a traceback."""
-    # PEFT's to mend, not the user's.
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    from limbeck.processes import leading
+
+    # PEFT's to mend, and ours once no release that we run with has the old names alone; not the user's.
+    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
     try:
-        app()
+        with leading() as leads:
+            if leads:
+                app()
     except (KeyboardInterrupt, SystemExit) as end:
         # Typer makes of Ctrl-C, while nothing runs yet, an exit without a word.
         if isinstance(end, SystemExit) and end.code != Stopped.exit_code:

@@ -97,12 +97,14 @@ def _owner(tree: Any, loc: tuple[str | int, ...]) -> type[Spec]:
     owner: type[Spec] = RunConfig
     for part in loc:
         node = node[part]
-        if isinstance(node, dict) and "kind" in node:
-            owner = next((kind for kind in _kinds(Kind) if kind.model_fields["kind"].default == node["kind"]), Kind)
-        elif isinstance(part, str):
+        if isinstance(part, str):
             said = owner.model_fields[part].annotation
             inside = [one for one in (said, *get_args(said)) if isinstance(one, type) and issubclass(one, Spec)]
             owner = inside[0] if inside else Spec
+        if isinstance(node, dict) and "kind" in node:
+            # An adapter's kind stands in no table, nor does one from outside.
+            other = owner if isinstance(part, str) else Kind
+            owner = next((kind for kind in _kinds(Kind) if kind.model_fields["kind"].default == node["kind"]), other)
     return owner
 
 

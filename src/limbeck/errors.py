@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -64,6 +65,12 @@ def writing(place: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = str(place)
         raise
+
+
+def check_installed(package: str, *, wanted_by: str) -> None:
+    """Raises InputError where a package that not everybody needs is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise InputError(f"{wanted_by} needs the package {package}; run: pip install {package}")
 
 
 # What pydantic finds, by its type of error; {given} is what stands there, the rest its own figures.

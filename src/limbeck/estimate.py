@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,10 +30,11 @@ from limbeck.models.references import Reference, files_of, load_tokenizer, on_di
 from limbeck.models.spec import ModelSpec
 from limbeck.models.tree import Tree, collate, packed, tree_length
 from limbeck.records import Lesson, Message, Prompt
-from limbeck.sift import HARD_RISK
+from limbeck.taxonomy import HARD_RISK
 from limbeck.teach import who_is_asked
-from limbeck.training.batches import Example, LessonEncoder, in_order, wanted
+from limbeck.training.batches import Example, LessonEncoder, wanted
 from limbeck.training.loop import choose, step_count
+from limbeck.training.pool import Pool
 from limbeck.training.student import AdapterSettings
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ SHARE_REACHED = (0.25, 0.65)
 # Tokens that a training step or the reading of prompts multiplies at once; replies are written by so many as there are.
 READING_ROWS = 256
 PROBE_S = 0.5
+# Whether a lesson fits the context is said when it is trained on.
+LONGEST = sys.maxsize
 # So many items and steps are tokenised, evenly spread; the others count as they do.
 SAMPLED, SAMPLED_STEPS = 400, 24
 # MiniLM: six layers of 384, and four products of 384 x 1,536 or less.
@@ -171,11 +175,11 @@ class Engine(NamedTuple):
         layer = self.sizes.passed // self.sizes.layers * widest * 4
         return once.times(len(trees) / len(some))._replace(memory=self._loaded() + layer)
 
-    def training(self, config: RunConfig, encoder: LessonEncoder, lessons: Sequence[Lesson]) -> Cost:
+    def training(self, config: RunConfig, encoder: LessonEncoder, lessons: Pool) -> Cost:
         """All steps of a training on these lessons."""
         settings, sizes = config.train, self.sizes
         steps = step_count(settings, len(lessons))
-        ordered = in_order(lessons, seed=config.seed, epoch=0)
+        ordered = list(lessons.in_order(seed=config.seed, epoch=0))
         groups = [ordered[at : at + settings.batch_lessons] for at in range(0, len(ordered), settings.batch_lessons)]
         some = _spread(groups, SAMPLED_STEPS)
         batches = []
@@ -261,8 +265,8 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
             )
             for one in {one.id: one for one in train}.values()
         ]
-        chosen = choose(config.train, lessons, seed=config.seed, later=number > 0)
-        encoder = LessonEncoder(base.tokenizer, {}, wants=wanted(config.train.losses), among=chosen)
+        chosen = choose(config.train, Pool.of(lessons), seed=config.seed, later=number > 0)
+        encoder = LessonEncoder(base.tokenizer, {}, wants=wanted(config.train.losses), context=LONGEST, among=chosen)
         steps += step_count(config.train, len(chosen))
         yield Stage(name=f"{at}train", cost=base.training(config, encoder, chosen))
         if number + 1 < config.rounds:
@@ -271,10 +275,10 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
     tried = [one.messages for one in validation if one.conduct == "refuse" or one.is_twin]
     once = student.replies(tried, config.strength.answer.max_tokens)
     yield Stage(name="strength", cost=once.times(config.rounds * len(config.strength.tried)))
-    encoder = LessonEncoder(base.tokenizer, {}, wants=frozenset({"reply"}))
+    encoder = LessonEncoder(base.tokenizer, {}, wants=frozenset({"reply"}), context=LONGEST)
     for plain in config.baselines:
         recipe = config.model_copy(update={"train": plain.recipe(config.train, steps=steps)})
-        cost = base.training(recipe, encoder, [one for one in lessons if one.reply is not None])
+        cost = base.training(recipe, encoder, Pool.of([one for one in lessons if one.reply is not None]))
         yield Stage(name=plain.name, cost=cost)
     yield _exam(config, base, student, exam)
 

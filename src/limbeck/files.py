@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from limbeck.errors import InputError, reading, sentence, writing
-from limbeck.records import Message, Prompt, Record, asked
+from limbeck.records import Lesson, Message, Prompt, Record, asked
+from limbeck.taxonomy import HARD_RISK
 
 Noun = TypeVar("Noun", bound=Record)
 Read = TypeVar("Read")
@@ -94,22 +95,22 @@ def read_table(path: Path) -> Iterator[Row]:
         yield row
 
 
-def read_each(path: Path, read: Callable[[Row], Read]) -> list[Read]:
-    """What `read` makes of each row of the file. Raises InputError that tells of every row that is wrong: of the first
-    few what, of the others how many."""
-    found: list[Read] = []
+def read_each(path: Path, read: Callable[[Row], Read]) -> Iterator[Read]:
+    """What `read` makes of each row of the file. Raises InputError at its end that tells of every row that was wrong:
+    of the first few what, of the others how many."""
     wrong: list[InputError] = []
     for row in _rows(path):
         try:
             if isinstance(row, InputError):
                 raise row
-            found.append(read(row))
+            made = read(row)
         except InputError as error:
             wrong.append(error)
+        else:
+            yield made
     if wrong:
         more = [f"{path}: and {len(wrong) - SHOWN_WRONG} more"] if len(wrong) > SHOWN_WRONG else []
         raise InputError("\n".join([*map(str, wrong[:SHOWN_WRONG]), *more]))
-    return found
 
 
 def _rows(path: Path) -> Iterator[Row | InputError]:
@@ -190,6 +191,66 @@ def prompt_of(row: Row) -> Prompt:
         values["answer"], *values["also_right"] = _listed(row, "answer", answer) or [None]
     values["messages"] = _messages(row)
     return noun_at(row.where, Prompt, values)
+
+
+def lessons_of(row: Row, *, every_turn: bool) -> Iterator[Lesson]:
+    """The lesson of a row, or with `every_turn` one for each turn of the assistant where a chat brings the reply. They
+    are one family, so that a step sees them together and reads what they share once."""
+    chat = row.values.get("messages")
+    if not every_turn or _reply(row) is not None or not isinstance(chat, list):
+        yield lesson_of(row)
+        return
+    family = prompt_of(row).family or prompt_of(row).id
+    ends = [at for at, turn in enumerate(chat, 1) if at > 1 and _is_reply(turn)]
+    # Without any, the message is that of a chat without a reply.
+    for end in ends or [len(chat)]:
+        yield lesson_of(row._replace(values={**row.values, "messages": chat[:end], "family": family}))
+
+
+def lesson_of(row: Row) -> Lesson:
+    """The lesson of a row: prompt with completion, reply or chosen (and rejected), or a chat that ends in a reply."""
+    values = row.values
+    reply, chat = _reply(row), values.get("messages")
+    if reply is None and isinstance(chat, list) and chat and _is_reply(chat[-1]):
+        reply = chat[-1].get("content")
+    if reply is None:
+        raise InputError(f"{row.where}: there is no reply; give completion, chosen, or messages that end in one")
+    prompt = prompt_of(row)
+    says_risk = values.get("harm") is not None or values.get("conduct") is not None
+    learnt, rejected = _text(reply), _text(values.get("rejected"))
+    if learnt == rejected:
+        raise InputError(f"{row.where}: the reply to learn is also the rejected one; keep one of them")
+    return noun_at(
+        row.where,
+        Lesson,
+        {
+            "prompt": prompt,
+            "reply": learnt,
+            "rejected": (rejected,) if rejected else (),
+            "weight": values.get("weight", 1.0),
+            "risk": HARD_RISK[prompt.conduct] if says_risk else None,
+            "teacher": "file",
+        },
+    )
+
+
+def asked_last(messages: Sequence[Message]) -> str:
+    """What is asked last, however it is spaced and cased."""
+    return " ".join(messages[-1].content.casefold().split())
+
+
+def _reply(row: Row) -> Any:
+    """The reply that stands in a column of its own."""
+    return next((row.values[name] for name in ("completion", "reply", "chosen") if row.values.get(name)), None)
+
+
+def _is_reply(turn: Any) -> bool:
+    return isinstance(turn, dict) and turn.get("role") == "assistant"
+
+
+def _text(said: Any) -> Any:
+    """The text of a reply, which TRL's rows may give as a chat of its own."""
+    return said[-1].get("content") if isinstance(said, list) and said and isinstance(said[-1], dict) else said
 
 
 def _check_columns(row: Row) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from limbeck.config import RunConfig, save_config
 from limbeck.curate import curate, split_counts
-from limbeck.errors import InputError
+from limbeck.errors import InputError, check_installed
 from limbeck.evaluation import examine, measure
 from limbeck.evaluation.strength import choose_strength
 from limbeck.export import export
@@ -27,6 +27,7 @@ from limbeck.sift import sift
 from limbeck.teach import teach
 from limbeck.teach.score import score
 from limbeck.training.baselines import baseline
+from limbeck.training.lessons import LessonFiles, read_lessons
 from limbeck.training.loop import train
 from limbeck.workspace import Reached, Rows, Workspace
 
@@ -42,7 +43,9 @@ class Run(NamedTuple):
 
 
 def check_needs(config: RunConfig) -> None:
-    """Raises InputError where a loss needs what no teacher offers, and where a dimension's own items cannot be read."""
+    """Raises InputError where a loss needs what no teacher offers, a package is missing, or a dimension's own items
+    cannot be read."""
+    check_packages(config)
     silent = [teacher for teacher in config.teach.teachers if "distribution" not in teacher.offers]
     if silent and config.teach.soft_labels is not None:
         silent = [config.teach.soft_labels] if "distribution" not in config.teach.soft_labels.offers else []
@@ -58,6 +61,14 @@ def check_needs(config: RunConfig) -> None:
     for dimension in config.evaluate.dimensions:
         # Without prompts it wants its own items alone: they are read now, and not first when all is trained.
         deque(dimension.wants((), seed=config.seed), maxlen=0)
+
+
+def check_packages(config: RunConfig) -> None:
+    """Raises InputError where the recipe names what needs a package that is not installed."""
+    for tracker in config.train.track:
+        check_installed(tracker, wanted_by=f"train.track {tracker}")
+    if config.student.adapter.kind == "qlora":
+        check_installed("bitsandbytes", wanted_by="student.adapter.kind qlora")
 
 
 def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Run:
@@ -77,6 +88,10 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         to_teach, validation = prompts.where(split="train"), prompts.where(split="validation")
         exam = prompts.where(split="exam")
         draws: list[tuple[Rows[Candidate], Rows[Verdict]]] = []
+        own: list[Rows[Lesson]] = []
+        if config.train.extra:
+            files = LessonFiles(files=config.train.extra, supervise=config.train.supervise)
+            own.append(work.keep("extra", read_lessons, files, validation + exam))
         rounds: list[Rows[Lesson]] = []
         variants: list[Rows[Prompt]] = []
         checkpoints: list[Checkpoint] = []
@@ -95,7 +110,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
                 train,
                 config.train,
                 config.student,
-                lessons,
+                sum(own, lessons),
                 targets,
                 before,
                 validation,
@@ -118,7 +133,9 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         work.progress.say(f"student: {choice(chosen)}")
         subjects: list[ModelSpec] = [base]
         for plain in config.baselines:
-            made = work.keep(plain.name, baseline, config.train, config.student, plain, tuple(rounds), checkpoints[-1])
+            made = work.keep(
+                plain.name, baseline, config.train, config.student, plain, (*rounds, *own), checkpoints[-1]
+            )
             subjects.append(config.student.trained(plain.name, made.folder))
         subjects.append(config.student.trained("student", chosen.folder))
         if config.evaluate.teachers:

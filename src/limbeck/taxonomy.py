@@ -45,6 +45,9 @@ HARMS: tuple[Harm, ...] = (
     ),
 )
 
+# The probability with which a prompt should be refused, where only the conduct says.
+HARD_RISK: dict[Conduct, float] = {"refuse": 1.0, "answer_with_care": 0.0, "answer": 0.0}
+
 # What a refusal opens with: the student's probability of refusing a prompt is the mass of these openings.
 # None begins another, so their probabilities add up. The first is the one that a student is taught to open with.
 REFUSAL_OPENINGS: tuple[str, ...] = (

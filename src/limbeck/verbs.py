@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -24,7 +24,7 @@ from limbeck.evaluation import EVALUATORS, EvaluateSettings, examine, measure
 from limbeck.evaluation.strength import choose_strength
 from limbeck.export import export as export_stage
 from limbeck.export import write_student
-from limbeck.files import Row, check_apart, check_new, noun_at, prompt_of, read_each, read_table, write_atomically
+from limbeck.files import Row, asked_last, check_apart, check_new, prompt_of, read_each, read_table, write_atomically
 from limbeck.judges import JUDGES
 from limbeck.judges.calibrate import CalibrateSettings, Calibration, calibrate, label_of
 from limbeck.judges.grade import verdicts
@@ -37,16 +37,17 @@ from limbeck.models.encoder import ModelTools
 from limbeck.models.local import Local, check_lengths
 from limbeck.models.references import SHORT_NAMES, resolve
 from limbeck.perturb import PERTURBATIONS
-from limbeck.pipeline import check_needs
-from limbeck.protocols import Continuation, Exchange, Progress, Store
-from limbeck.records import Lesson, Message, Prompt, Scorecard, Trial, Verdict
+from limbeck.pipeline import check_needs, check_packages
+from limbeck.protocols import Continuation, Exchange, Progress
+from limbeck.records import Prompt, Scorecard, Trial, Verdict
 from limbeck.report import scorecard_json
 from limbeck.report.calibration import calibration_page
 from limbeck.report.trials import trial_row
-from limbeck.sift import HARD_RISK
-from limbeck.spec import Spec, Table, checked, fingerprint
+from limbeck.spec import Table, checked, fingerprint
 from limbeck.taxonomy import Split
 from limbeck.teach import routed
+from limbeck.training import TrainSettings
+from limbeck.training.lessons import LessonFile, LessonFiles, lessons_in, read_lessons
 from limbeck.training.loop import train as train_stage
 from limbeck.workspace import Workspace
 
@@ -130,7 +131,7 @@ def judge_file(
     check_apart(out, read=[replies])
     check_new(out)
     named = judge_named(judge)
-    rows = read_each(replies, _reply_row)
+    rows = list(read_each(replies, _reply_row))
     exchanges = [_exchange(row, number) for number, row in enumerate(rows)]
     lines, unscored = [], 0
     deployed = AS_JUDGED if profile is None else profile_named(profile)
@@ -217,61 +218,6 @@ def _graded(
     return graded if progress is None else progress.track("grading", graded, total=len(exchanges))
 
 
-class LessonFile(Spec):
-    """Ready lessons in a JSONL or CSV file."""
-
-    path: Path
-
-
-def read_lessons(settings: LessonFile, *, store: Store) -> Iterator[Lesson]:
-    """The lessons of the file."""
-    count = 0
-    for row in read_table(settings.path):
-        count += 1
-        yield lesson_of(row)
-    if count == 0:
-        raise InputError(f"{settings.path}: there are no rows; write at least one lesson")
-
-
-def lesson_of(row: Row) -> Lesson:
-    """The lesson of a row: prompt with completion, reply or chosen (and rejected), or a chat that ends in a reply."""
-    values = row.values
-    reply = next((values[name] for name in ("completion", "reply", "chosen") if values.get(name)), None)
-    chat = values.get("messages")
-    if (
-        reply is None
-        and isinstance(chat, list)
-        and chat
-        and isinstance(chat[-1], dict)
-        and chat[-1].get("role") == "assistant"
-    ):
-        reply = chat[-1].get("content")
-    if reply is None:
-        raise InputError(f"{row.where}: there is no reply; give completion, chosen, or messages that end in one")
-    prompt = prompt_of(row)
-    says_risk = values.get("harm") is not None or values.get("conduct") is not None
-    learnt, rejected = _text(reply), _text(values.get("rejected"))
-    if learnt == rejected:
-        raise InputError(f"{row.where}: the reply to learn is also the rejected one; keep one of them")
-    return noun_at(
-        row.where,
-        Lesson,
-        {
-            "prompt": prompt,
-            "reply": learnt,
-            "rejected": (rejected,) if rejected else (),
-            "weight": values.get("weight", 1.0),
-            "risk": HARD_RISK[prompt.conduct] if says_risk else None,
-            "teacher": "file",
-        },
-    )
-
-
-def _text(said: Any) -> Any:
-    """The text of a reply, which TRL's rows may give as a chat of its own."""
-    return said[-1].get("content") if isinstance(said, list) and said and isinstance(said[-1], dict) else said
-
-
 def train(
     config: RunConfig,
     lessons: Path,
@@ -293,19 +239,15 @@ def train(
             "(--set train.losses=[cross_entropy,decision]), or a teacher to be read beside the student "
             "(--set train.teacher=live --set 'teach.teachers=[{kind: local, name: teacher, model: …}]')"
         )
-    told: list[Continuation] = []
-    for where, lesson in read_each(lessons, lambda row: (row.where, lesson_of(row))):
-        chat = lesson.prompt.messages
-        told.append(Continuation(where, chat, lesson.reply or "", lesson.ends))
-        if config.train.who_needs("rejected"):
-            told += [Continuation(f"{where} (rejected)", chat, text, ends=False) for text in lesson.rejected]
+    check_packages(config)
+    files = LessonFiles(files=(LessonFile(path=lessons), *config.train.extra), supervise=config.train.supervise)
     base = config.student.untrained()
-    check_lengths(base, told)
+    check_lengths(base, _told(files, config.train))
     if validation is not None:
-        _check_tells_apart(validation, {_asked(one.messages): one.id for one in told})
+        _check_tells_apart(validation, _told(files, config.train))
     work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress)
     with work.open():
-        given = work.keep("lessons", read_lessons, LessonFile(path=lessons))
+        given = work.keep("lessons", read_lessons, files)
         prompts = work.keep("validation", read_prompts, Files(paths=(validation,))) if validation is not None else ()
         checkpoint = work.keep(
             "checkpoint", train_stage, config.train, config.student, given, None, None, prompts, config.judges, teacher
@@ -317,18 +259,23 @@ def train(
     return folder / "student"
 
 
-def _asked(messages: Sequence[Message]) -> str:
-    """What is asked last, however it is spaced and cased."""
-    return " ".join(messages[-1].content.casefold().split())
+def _told(files: LessonFiles, settings: TrainSettings) -> Iterator[Continuation]:
+    """What is read of each lesson, under the place where it stands."""
+    for row, lesson in lessons_in(files):
+        chat = lesson.prompt.messages
+        yield Continuation(row.where, chat, lesson.reply or "", lesson.ends)
+        for text in lesson.rejected if settings.who_needs("rejected") else ():
+            yield Continuation(f"{row.where} (rejected)", chat, text, ends=False)
 
 
-def _check_tells_apart(validation: Path, taught: Mapping[str, str]) -> None:
+def _check_tells_apart(validation: Path, told: Iterable[Continuation]) -> None:
     """Raises InputError for a file of prompts by which no strength can be chosen, before anything is trained: it lacks
-    harmful prompts or twins, or has one that is `taught` (where each taught prompt stands, by what it asks)."""
+    harmful prompts or twins, or has one that is taught."""
+    held = {asked_last(prompt_of(row).messages): row.where for row in read_table(validation)}
+    for one in told:
+        if (place := held.get(asked_last(one.messages))) is not None:
+            raise InputError(f"{place}: this prompt is taught by {one.id}; validate on prompts that are not taught")
     prompts = list(File(path=validation).prompts())
-    for row in read_table(validation):
-        if (place := taught.get(_asked(prompt_of(row).messages))) is not None:
-            raise InputError(f"{row.where}: this prompt is taught by {place}; validate on prompts that are not taught")
     for lacking, found in (
         ("harmful prompt (conduct refuse)", any(prompt.conduct == "refuse" for prompt in prompts)),
         ("harmless twin (a harm with tier safe)", any(prompt.is_twin for prompt in prompts)),

@@ -15,14 +15,18 @@ import json
 import os
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, get_args, get_origin, get_type_hints, overload
 
+import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from limbeck.errors import InputError
 from limbeck.files import write_atomically
@@ -57,8 +61,17 @@ class Part(NamedTuple, Generic[Noun]):
     keep: Callable[[Any], bool]
 
 
+class Index(NamedTuple):
+    """Where each of some rows begins: in which of the files, and at which byte."""
+
+    files: tuple[Path, ...]
+    file_N: NDArray[np.int32]
+    byte_N: NDArray[np.int64]
+
+
 class Rows(Sequence[Noun], Generic[Noun]):
-    """Kept rows of one noun, read from disk each time they are walked; `key` says what they were made from."""
+    """Kept rows of one noun, read from disk each time they are walked or asked for; `key` says what they were made
+    from."""
 
     def __init__(self, key: str, parts: Sequence[Part[Noun]]) -> None:
         self.key = key
@@ -72,14 +85,35 @@ class Rows(Sequence[Noun], Generic[Noun]):
                         yield row
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._index.byte_N)
+
+    @cached_property
+    def _index(self) -> Index:
+        files: list[Path] = []
+        file_N, byte_N = array("i"), array("q")
+        for part in self.parts:
+            for file in sorted(part.folder.glob("rows-*.jsonl")):
+                files.append(file)
+                with file.open("rb") as lines:
+                    at = 0
+                    for number, line in enumerate(lines, 1):
+                        if part.keep is _all or part.keep(_row(file, part.noun, line.decode(), place=str(number))):
+                            file_N.append(len(files) - 1)
+                            byte_N.append(at)
+                        at += len(line)
+        return Index(tuple(files), np.asarray(file_N), np.asarray(byte_N))
 
     @overload
     def __getitem__(self, index: int) -> Noun: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[Noun]: ...
     def __getitem__(self, index: int | slice) -> Noun | Sequence[Noun]:
-        return list(self)[index]
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        file, at = self._index.files[self._index.file_N[index]], int(self._index.byte_N[index])
+        with file.open("rb") as stream:
+            stream.seek(at)
+            return _row(file, self.parts[0].noun, stream.readline().decode(), place=f"byte {at}")
 
     def where(self, **fields: object) -> Rows[Noun]:
         """The rows whose fields have these values."""
@@ -102,13 +136,17 @@ def read_rows(file: Path, noun: type[Noun]) -> Iterator[Noun]:
     """The rows of one file of ours. Raises InputError with file and line where one is torn."""
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
-            try:
-                yield noun.read(line)
-            except ValueError as error:
-                raise InputError(
-                    f"{file}:{number}: this is no whole {noun.__name__} row; "
-                    f"delete the folder {file.parent} and run again to make it anew"
-                ) from error
+            yield _row(file, noun, line, place=str(number))
+
+
+def _row(file: Path, noun: type[Noun], line: str, *, place: str) -> Noun:
+    try:
+        return noun.read(line)
+    except ValueError as error:
+        raise InputError(
+            f"{file}:{place}: this is no whole {noun.__name__} row; "
+            f"delete the folder {file.parent} and run again to make it anew"
+        ) from error
 
 
 class Kept:
@@ -169,6 +207,9 @@ class StageStore:
     kept: Kept
     shown: Progress
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _helping_store, (self.key, self.seed, self.tools, self.root, self.kept.file)
+
     def get(self, key: str) -> str | None:
         return self.kept.get(key)
 
@@ -182,6 +223,12 @@ class StageStore:
 
     def progress(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]:
         return self.shown.track(label, items, total=total)
+
+
+def _helping_store(key: str, seed: int, tools: Tools, root: Path, kept: Path) -> StageStore:
+    """What another process sees of the stage: no progress is shown, and what it keeps goes to a file of its own."""
+    mine = Kept(kept.with_suffix(f".{os.environ['RANK']}.jsonl"))
+    return StageStore(key=key, seed=seed, tools=tools, root=root, kept=mine, shown=Silent())
 
 
 class Reached(Exception):

@@ -610,8 +610,10 @@ def test_a_run_goes_on_from_curate_teach_sift_and_mine_and_redoes_nothing(limbec
     ]
     Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("mine.yaml").write_text(RECIPE.format(model=tiny_model) + "answer: {max_tokens: 4}\nbaselines: []\n")
-    options = ("mine.yaml", "--folder", "out", "--set", "train={losses: [cross_entropy], max_steps: 1}", "--set",
-               "mine.answer.max_tokens=4", "--set", "evaluate.dimensions=[safety]", "--limit", "9")  # fmt: skip
+    learn = "train={losses: [cross_entropy], max_steps: 1, extra: [{path: chats.jsonl, weight: 0.5}]}"
+    options = ("mine.yaml", "--folder", "out", "--set", learn, "--set", "mine.answer.max_tokens=4", "--set",
+               "evaluate.dimensions=[safety]", "--limit", "9")  # fmt: skip
+    Path("chats.jsonl").write_text('{"prompt": "How do I boil an egg?", "completion": "For six minutes."}\n')
     made: dict[Path, int] = {}
     for verb, stage, count, then in (
         ("curate", "prompts", 4, "teach"),
@@ -630,6 +632,8 @@ def test_a_run_goes_on_from_curate_teach_sift_and_mine_and_redoes_nothing(limbec
         done = {file: file.stat().st_mtime_ns for file in Path("out").rglob("done.json")}
         assert made.items() < done.items() and max(done, key=done.__getitem__).parent == folder
         made = done
+    (file,) = Path("out").glob("round-0/checkpoint-*/rows-*.jsonl")
+    assert json.loads(file.read_text())["lessons"] == 2 + 1
     # A report of its own redoes nothing but the report.
     code, out, _ = limbeck("report", "out", "--set", "report.title=Spring release")
     assert (code, "Spring release" in Path("out/report.html").read_text()) == (0, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic import ValidationError
@@ -75,7 +76,7 @@ def trained(student: StudentSettings, store: StageStore, number: int, *said: tup
 
 
 def said(base: Local, checkpoint: Checkpoint, prompts: Sequence[Prompt]) -> list[str]:
-    with base.model_copy(update={"adapter": checkpoint.folder}).open() as model:
+    with base.trained("student", checkpoint.folder).open() as model:
         requests = [Request(messages=prompt.messages, max_tokens=7) for prompt in prompts]
         replies = {reply.request_id: reply.text for reply in model.replies(requests)}
         return [replies[request.id] for request in requests]
@@ -98,6 +99,20 @@ def test_the_round_that_tells_harm_from_its_twin_is_exported_at_a_strength_at_wh
     separation = {one.model: {m.name: m.value for m in one.measurements}["separation"] for one in chosen.tried}
     assert separation[f"round 0 at {chosen.strength:g}"] == 1.0 and separation["round 1 at 1"] == 0.0
     assert [folder.name for folder in store.root.glob("adapter*")] == [f"adapter-0-{chosen.strength:g}"]
+
+
+@pytest.mark.parametrize(("kind", "tried"), [("dora", {"1"}), ("none", {"1", "0.5"})])
+def test_an_adapter_whose_effect_cannot_be_scaled_is_tried_as_trained_and_a_whole_model_between_itself_and_the_base(
+    tiny_model: Path, store: StageStore, judge: JudgeSpec, kind: Literal["dora", "none"], tried: set[str]
+) -> None:
+    student = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(kind=kind))
+    careful = trained(student, store, 0, (DUE, "0.9 No."), (TWIN, "0.1 Yes"))
+    settings = StrengthSettings.model_construct(
+        tried=(1.0, 0.5), refused_when_due=0.8, answer=AnswerSettings(max_tokens=7), judges=(judge,)
+    )
+    chosen = choose_strength(settings, student.untrained(), (careful,), (DUE, TWIN), store=store)
+    assert {one.model for one in chosen.tried} == {f"round 0 at {strength}" for strength in tried}
+    assert said(student.untrained(), chosen, [DUE, TWIN]) == ["0.9 No.", "0.1 Yes"]
 
 
 @pytest.mark.parametrize("validation", [(), (DUE,), (TWIN,)])

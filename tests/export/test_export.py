@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -30,6 +31,10 @@ def student(tiny_model: Path) -> StudentSettings:
 
 @pytest.fixture
 def checkpoint(student: StudentSettings, store: StageStore) -> Checkpoint:
+    return trained(student, store)
+
+
+def trained(student: StudentSettings, store: StageStore) -> Checkpoint:
     lessons = [Lesson(prompt=Prompt(messages=QUESTION.messages), reply="Take one step.")]
     learn = TrainSettings(losses=(CrossEntropy(),), max_steps=60, batch_lessons=1, learning_rate=3e-2)
     return train(
@@ -72,6 +77,20 @@ def test_the_adapter_is_beside_it_in_peft_format_and_the_weights_are_safetensors
     assert (folder / "adapter" / "adapter_config.json").is_file()
     assert list((folder / "merged").glob("*.safetensors")) and not list((folder / "merged").glob("*.bin"))
     assert verify(folder) == sum(len(list((folder / part).iterdir())) for part in ("adapter", "merged"))
+
+
+@pytest.mark.parametrize("kind", ["dora", "none"])
+def test_what_is_no_lora_adapter_is_exported_as_it_was_trained(
+    tiny_model: Path, store: StageStore, kind: Literal["dora", "none"]
+) -> None:
+    student = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(kind=kind))
+    made = trained(student, store)
+    folder = export(student.untrained(), made, store=store) / "student"
+    assert said(student.trained("student", made.folder)) == "Take one step."
+    assert said(Local(model=str(folder / "merged"))) == "Take one step."
+    # A model that was trained whole has no adapter.
+    assert {one.name for one in folder.iterdir()} - {"adapter"} == {"merged", "SHA256SUMS"}
+    assert (folder / "adapter").is_dir() == (kind == "dora")
 
 
 @pytest.mark.parametrize("strength", [0, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from limbeck.errors import InputError
-from limbeck.models.adapter import WEIGHTS, mixed_adapter, scaled_adapter
+from limbeck.models.adapter import WEIGHTS, mixed_adapter, mixed_model, scaled_adapter
+from limbeck.models.references import resolve
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -147,6 +149,22 @@ def test_a_mixed_adapter_is_at_both_ends_one_of_the_two(
     half = load_file(tmp_path / "half" / WEIGHTS)
     # Halfway between once and three times the weights.
     assert all(torch.allclose(half[name], 2 * weights[name]) for name in weights)
+
+
+def test_a_mixed_model_is_between_what_it_was_and_what_was_trained(tiny_model: Path, tmp_path: Path) -> None:
+    trained = base(tiny_model)
+    for parameter in trained.parameters():
+        torch.nn.init.constant_(parameter, 1.0)
+    trained.save_pretrained(tmp_path / "after")
+    shutil.copy(tiny_model / "tokenizer.json", tmp_path / "after")
+    for share in (0.0, 0.25, 1.0):
+        mixed_model(resolve(str(tiny_model)), tmp_path / "after", tmp_path / f"{share}", share)
+        mixed = AutoModelForCausalLM.from_pretrained(tmp_path / f"{share}")
+        for name, weight in base(tiny_model).named_parameters():
+            expected = share + (1 - share) * weight
+            torch.testing.assert_close(mixed.get_parameter(name).double(), expected, rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="strength is 2; use 0"):
+        mixed_model(resolve(str(tiny_model)), tmp_path / "after", tmp_path / "out", 2)
 
 
 def test_adapters_of_two_trainings_are_not_mixed(tiny_model: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from limbeck.training.balance import Constrained, Projected
 from limbeck.training.course import Course
 from limbeck.training.curriculum import Competence, Ramp
 from limbeck.training.loop import train
+from limbeck.training.pool import Pool
 from limbeck.training.probe import Outcome, Probe, ProbeSettings, Rate, rates
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 from limbeck.workspace import Silent, StageStore
@@ -192,7 +193,7 @@ def measured(harm: int, twins: int) -> list[Outcome]:
 
 
 def test_the_best_adapter_violates_the_bounds_least_and_of_equals_tells_apart_best() -> None:
-    course = Course(settings(keep="best", balance=Constrained(harm=0.2, over_refusal=0.2)), LESSONS, seed=1)
+    course = Course(settings(keep="best", balance=Constrained(harm=0.2, over_refusal=0.2)), Pool.of(LESSONS), seed=1)
     for value, (harm, twins) in enumerate([(9, 0), (2, 2), (0, 2), (1, 2), (0, 5)]):
         course.measured(measured(harm, twins), parameters(float(value)))
     last = parameters(9.0)
@@ -201,7 +202,9 @@ def test_the_best_adapter_violates_the_bounds_least_and_of_equals_tells_apart_be
 
 
 def test_training_may_end_once_every_bound_was_met_so_many_times_in_a_row() -> None:
-    course = Course(settings(stop_when_met=2, balance=Constrained(harm=0.2, over_refusal=0.2)), LESSONS, seed=1)
+    course = Course(
+        settings(stop_when_met=2, balance=Constrained(harm=0.2, over_refusal=0.2)), Pool.of(LESSONS), seed=1
+    )
     ends = []
     for harm, twins in [(0, 0), (5, 0), (1, 1), (2, 2)]:
         course.measured(measured(harm, twins), parameters(0.0))
@@ -213,19 +216,19 @@ def test_training_may_end_once_every_bound_was_met_so_many_times_in_a_row() -> N
 
 
 def test_harder_tiers_are_not_taught_before_they_open() -> None:
-    course = Course(settings(curriculum=Ramp(borderline=0.2, adversarial=0.5)), LESSONS, seed=1)
+    course = Course(settings(curriculum=Ramp(borderline=0.2, adversarial=0.5)), Pool.of(LESSONS), seed=1)
     tiers = [{one.prompt.tier for one in course.lessons(share)} for share in (0.0, 0.3, 0.5)]
     assert tiers == [{"safe"}, {"safe"}, {"safe", "adversarial"}]
 
 
 def test_a_course_goes_on_where_its_state_says() -> None:
     given = settings(curriculum=Ramp(borderline=0.2, adversarial=0.5))
-    course = Course(given, LESSONS, seed=1)
+    course = Course(given, Pool.of(LESSONS), seed=1)
     shares = [number / 10 for number in range(10)]
     whole = [[one.id for one in course.lessons(share)] for share in shares]
-    first = Course(given, LESSONS, seed=1)
+    first = Course(given, Pool.of(LESSONS), seed=1)
     for share in shares[:7]:
         first.lessons(share)
-    second = Course(given, LESSONS, seed=1)
+    second = Course(given, Pool.of(LESSONS), seed=1)
     second.load(first.state())
     assert [[one.id for one in second.lessons(share)] for share in shares[7:]] == whole[7:]

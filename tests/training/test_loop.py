@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,19 +18,23 @@ from limbeck.errors import InputError
 from limbeck.judges.grade import GradeSettings
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
+from limbeck.losses.drift import Drift
 from limbeck.losses.forward_kl import ForwardKL
 from limbeck.losses.noise import Noise
 from limbeck.losses.noise_consistency import NoiseConsistency
+from limbeck.losses.preference import Preference
 from limbeck.losses.prompt_contrast import PromptContrast
 from limbeck.losses.spec import Loss
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.models.context import PrivilegedContext
+from limbeck.models.references import load_merged, resolve
 from limbeck.models.scripted import Line, Scripted
 from limbeck.records import Checkpoint, Lesson, Prompt, asked
 from limbeck.training import TrainSettings
 from limbeck.training.balance import Constrained
 from limbeck.training.baselines import FilteredSft, baseline
 from limbeck.training.loop import choose, learning_rate_share, step_count, train
+from limbeck.training.pool import Pool
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 from limbeck.workspace import Silent, StageStore
 
@@ -227,6 +233,28 @@ def test_lessons_from_which_no_loss_learns_are_one_message(store: StageStore, ti
         )
 
 
+def test_a_lesson_longer_than_the_context_says_which_and_how_long(store: StageStore, tiny_model: Path) -> None:
+    # The tiny model's tokens are bytes, and its context is 1,024 of them.
+    long = lesson(1, reply="No. " * 300)
+    with pytest.raises(
+        InputError, match=rf"lesson {long.id}: .* has \d+ tokens; with 1201 for the reply .* the 1024 of"
+    ):
+        train(settings(), student(tiny_model), [*LESSONS, long], None, None, (), GradeSettings(), store=store)
+
+
+def test_a_step_that_breaks_is_not_taken_and_its_lessons_are_named(store: StageStore, tiny_model: Path) -> None:
+    wild = settings(learning_rate=1e30, warmup=0.0, batch_lessons=2)
+    with pytest.raises(InputError, match=r"step 2: the loss '\w+' is nan .* lower train.learning_rate") as stopped:
+        train(wild, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=store)
+    file = store.root / "stopped" / "lessons.jsonl"
+    assert str(file) in str(stopped.value)
+    ids = [json.loads(line)["id"] for line in file.read_text().splitlines()]
+    assert len(ids) == 2 and set(ids) <= {one.id for one in LESSONS}
+    assert len(rows(store)) == 1
+    kept = load_file(store.root / "stopped" / "adapter" / "adapter_model.safetensors")
+    assert all(bool(weight.isfinite().all()) for weight in kept.values())
+
+
 @pytest.mark.parametrize("loss", [PromptContrast(layers=(2,)), NoiseConsistency(noise=Noise(on="hidden", layer=7))])
 def test_a_loss_that_looks_past_the_last_layer_is_one_message(store: StageStore, tiny_model: Path, loss: Loss) -> None:
     with pytest.raises(InputError, match=r"looks at layer \d; .* has 0 to 1"):
@@ -250,9 +278,10 @@ def test_a_later_round_takes_new_lessons_first_and_then_a_sample_of_the_old() ->
     old = [lesson(number) for number in range(6)]
     variant = Prompt(messages=asked("a variant"), root=old[0].prompt.id)
     new = Lesson(prompt=variant, reply="Yes.")
-    chosen = choose(settings(later_round_lessons=3), [*old, new], seed=1, later=True)
+    pool = Pool.of([*old, new])
+    chosen = choose(settings(later_round_lessons=3), pool, seed=1, later=True)
     assert chosen[0] == new and len(chosen) == 3
-    assert choose(settings(later_round_lessons=3), [*old, new], seed=1, later=False) == [*old, new]
+    assert list(choose(settings(later_round_lessons=3), pool, seed=1, later=False)) == [*old, new]
 
 
 def test_the_number_of_steps_is_epochs_of_lessons_in_whole_batches() -> None:
@@ -302,3 +331,81 @@ def test_a_live_teacher_without_weights_is_one_message(store: StageStore, tiny_m
     scripted = Scripted(name="script", script=(Line(say=("Yes.",)),))
     with pytest.raises(InputError, match=r"teacher 'script' .* is not here; use train.teacher: cached"):
         train(settings(), student(tiny_model), LESSONS, None, None, (), GradeSettings(), scripted, store=store)
+
+
+def test_float16_learns_as_float32_does_and_leaves_out_steps_that_overflow(store: StageStore, tiny_model: Path) -> None:
+    for precision in ("float32", "float16"):
+        one = settings(max_steps=9, batch_lessons=6, precision=precision)
+        train(one, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=at(store, precision))
+    exact, half = rows(at(store, "float32")), rows(at(store, "float16"))
+    taken = [row for row in half if row["gradient_norm"] is not None]
+    # The scale begins too high for this model and is halved until it fits.
+    assert 0 < len(half) - len(taken) < 5 and half[0] not in taken
+    for one_step, other in zip(exact, taken, strict=False):
+        # Ten bits of mantissa.
+        assert other["losses"] == pytest.approx(one_step["losses"], rel=0.03)
+    assert taken[0]["gradient_norm"] == pytest.approx(exact[0]["gradient_norm"], rel=0.02)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_an_adapter_trained_on_four_bits_learns_and_goes_on_the_model_itself(
+    store: StageStore, tiny_model: Path
+) -> None:
+    four_bits = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(kind="qlora", rank=4))
+    made = train(
+        settings(max_steps=20, batch_lessons=6), four_bits, LESSONS, None, None, (), GradeSettings(), store=store
+    )
+    assert rows(store)[-1]["losses"]["cross_entropy"] < 0.9 * rows(store)[0]["losses"]["cross_entropy"]
+    merged = load_merged(resolve(str(tiny_model)), made.folder)
+    assert {weight.dtype for weight in merged.parameters()} == {torch.float32}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
+def test_figures_are_handed_to_a_tracker_too(store: StageStore, tiny_model: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(settings(track=("tensorboard",)), student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=store)
+    events = EventAccumulator(str(store.root / "track" / "limbeck"))
+    events.Reload()
+    seen = [(one.step, pytest.approx(one.value, rel=1e-6)) for one in events.Scalars("losses/cross_entropy")]
+    assert seen == [(row["step"], row["losses"]["cross_entropy"]) for row in rows(store)]
+
+
+def test_layers_that_are_computed_anew_change_nothing(store: StageStore, tiny_model: Path) -> None:
+    losses = (*ALL_LOSSES, Drift(), PromptContrast(layers=(1,)), NoiseConsistency(noise=Noise(on="embedding")))
+    for folder, anew in (("kept", False), ("anew", True)):
+        one = settings(losses=losses, gradient_checkpointing=anew)
+        train(one, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=at(store, folder))
+    for one, other in zip(rows(at(store, "kept")), rows(at(store, "anew")), strict=True):
+        assert other["losses"] == pytest.approx(one["losses"], abs=1e-5)
+
+
+def test_noise_inside_of_a_layer_that_is_computed_anew_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not go with noise_consistency on hidden states"):
+        settings(losses=(NoiseConsistency(noise=Noise(on="hidden")),), gradient_checkpointing=True)
+
+
+def test_a_model_that_is_trained_whole_is_compared_with_what_it_was(store: StageStore, tiny_model: Path) -> None:
+    whole = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(kind="none"))
+    losses = (CrossEntropy(), Drift(), Preference())
+    few = settings(losses=losses, learning_rate=1e-3, batch_lessons=6)
+    first = train(few, whole, LESSONS, None, None, (), GradeSettings(), store=at(store, "first"))
+    drift = [row["losses"]["drift"] for row in rows(at(store, "first"))]
+    assert drift[0] == pytest.approx(0.0, abs=1e-6) and drift[-1] > 1e-3
+    assert rows(at(store, "first"))[0]["losses"]["preference"] == pytest.approx(math.log(2), abs=1e-5)
+    train(few, whole, LESSONS, None, first, (), GradeSettings(), store=at(store, "second"))
+    # The round after compares with the model before any training, not with the one it starts from.
+    assert rows(at(store, "second"))[0]["losses"]["drift"] > 1e-3
+    before, after = load_file(tiny_model / "model.safetensors"), load_file(first.folder / "model.safetensors")
+    assert before.keys() == after.keys() and all(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_whole_model_that_computes_in_half_precision_is_kept_and_trained_in_float32(
+    store: StageStore, tiny_model: Path
+) -> None:
+    whole = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(kind="none"))
+    made = train(
+        settings(precision="bfloat16", max_steps=1), whole, LESSONS, None, None, (), GradeSettings(), store=store
+    )
+    assert {weight.dtype for weight in load_file(made.folder / "model.safetensors").values()} == {torch.float32}
+    assert Student(whole, start_from=made.folder, precision="bfloat16", seed=0).model.computes_in == torch.bfloat16

@@ -30,9 +30,10 @@ from limbeck.models.local import Local, LocalModel, top_k
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import Lesson, Prompt, asked
 from limbeck.taxonomy import REFUSAL_OPENINGS
-from limbeck.training.batches import LessonEncoder, in_order, wanted
+from limbeck.training.batches import LessonEncoder, wanted
 from limbeck.training.objective import Objective
 from limbeck.training.passes import Reader, compared
+from limbeck.training.pool import Pool
 from limbeck.training.step import StepFigures, run_step
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 
@@ -68,7 +69,9 @@ def step(
     targets: dict[str, TopK] | None = None,
 ) -> tuple[StepFigures, torch.Tensor]:
     """The figures of one step and its whole gradient, one after the other; nothing is clipped."""
-    encoder = LessonEncoder(learner.tokenizer, targets or {}, wants=wanted(losses), among=lessons)
+    encoder = LessonEncoder(
+        learner.tokenizer, targets or {}, wants=wanted(losses), context=learner.context, among=Pool.of(lessons)
+    )
     batches = list(encoder.micro_batches([encoder.example(one) for one in lessons], budget=budget))
     parameters = learner.trainable()
     for parameter in parameters:
@@ -119,6 +122,13 @@ def test_a_step_cut_into_micro_batches_gives_the_same_gradient(learner: Student,
     assert float(gradient.norm()) > 1e-4
 
 
+@pytest.mark.parametrize("loss", CUT, ids=lambda loss: loss.kind)
+def test_a_process_without_a_lesson_still_brings_a_gradient_of_zeros(learner: Student, loss: Loss) -> None:
+    figures, gradient = step(learner, [loss], [])
+    assert (figures.losses, figures.units) == ({}, {loss.kind: 0.0})
+    assert len(gradient) == sum(parameter.numel() for parameter in learner.trainable()) and not gradient.any()
+
+
 def test_preference_compares_whole_replies_with_what_the_untrained_model_gave_them(learner: Student) -> None:
     figures, _ = step(learner, [Preference(beta=0.3)], PROMPTS)
 
@@ -163,7 +173,8 @@ def test_drift_leaves_out_harmful_prompts_and_is_nothing_where_the_adapter_is_of
 
 
 def test_states_are_compared_where_a_prompt_ends_and_pooled_over_a_reply(learner: Student) -> None:
-    encoder = LessonEncoder(learner.tokenizer, {}, wants=wanted([Contrastive(), PromptContrast()]), among=PROMPTS)
+    wants = wanted([Contrastive(), PromptContrast()])
+    encoder = LessonEncoder(learner.tokenizer, {}, wants=wants, context=learner.context, among=Pool.of(PROMPTS))
     (micro,) = encoder.micro_batches([encoder.example(PROMPTS[0])], budget=WHOLE)
 
     def plainly(question: str, reply: str = "", *, ends: bool = False) -> torch.Tensor:
@@ -206,13 +217,21 @@ def test_noise_that_climbs_disturbs_more_than_noise_at_random(learner: Student, 
     assert noisy(learner, on=on, epsilon=1e-5)[0] < 1e-5
 
 
+def test_noise_goes_with_replies_to_avoid_which_are_read_without_it(learner: Student) -> None:
+    torch.manual_seed(3)
+    figures, _ = step(learner, [NoiseConsistency(), Unlikelihood()], PROMPTS)
+    avoided, _ = step(learner, [Unlikelihood()], PROMPTS)
+    assert figures.losses["noise_consistency"] > 0
+    assert figures.losses["unlikelihood"] == pytest.approx(avoided.losses["unlikelihood"], rel=1e-5)
+
+
 def test_misspelt_prompts_are_noise_too(learner: Student) -> None:
     value, slope = noisy(learner, on="text")
     assert value > 1e-4 and slope > 0
 
 
 def test_a_multiplier_pulls_on_its_own_lessons_alone_and_leaves_the_figures(learner: Student) -> None:
-    encoder = LessonEncoder(learner.tokenizer, {}, wants=wanted([CrossEntropy()]))
+    encoder = LessonEncoder(learner.tokenizer, {}, wants=wanted([CrossEntropy()]), context=learner.context)
     shares = []
     for multipliers in ({}, {"toxicity": 2.0}, {"over_refusal": 0.5, "usefulness_drop": 1.0}):
         examples = [encoder.example(one) for one in PROMPTS]
@@ -311,7 +330,7 @@ def teacher(tiny_model: Path) -> Iterator[LocalModel]:
 
 
 def live_step(learner: Student, teacher: Any, losses: list[Loss], lessons: list[Lesson]) -> tuple[StepFigures, Any]:
-    encoder = LessonEncoder(learner.tokenizer, {}, wants=wanted(losses), among=lessons, live=teacher)
+    encoder = LessonEncoder(learner.tokenizer, {}, wants=wanted(losses), context=learner.context, live=teacher)
     batches = list(encoder.micro_batches([encoder.example(one) for one in lessons], budget=WHOLE))
     parameters = learner.trainable()
     for parameter in parameters:
@@ -359,7 +378,8 @@ def test_a_loss_that_found_nothing_in_the_step_is_not_reported_as_zero(learner: 
 
 
 def test_the_prompt_is_read_once_for_openings_reply_and_rejected_reply(learner: Student) -> None:
-    encoder = LessonEncoder(learner.tokenizer, {}, wants=frozenset({"reply", "risk", "rejected"}))
+    wants = frozenset({"reply", "risk", "rejected"})
+    encoder = LessonEncoder(learner.tokenizer, {}, wants=wants, context=learner.context)
     example = encoder.example(FOUR[0])
     (batch,) = encoder.micro_batches([example], budget=WHOLE)
     branches = example.tree().branches
@@ -368,9 +388,10 @@ def test_the_prompt_is_read_once_for_openings_reply_and_rejected_reply(learner: 
     assert batch.trees.ids_BT.shape[1] < len(example.prompt) + sum(len(branch) - 1 for branch in branches)
 
 
-def test_each_epoch_has_an_order_of_its_own_that_hangs_on_the_seed_alone() -> None:
-    lessons = [lesson(f"Question {number}?") for number in range(8)]
-    first = in_order(lessons, seed=1, epoch=0)
-    assert first == in_order(lessons[::-1], seed=1, epoch=0)
-    assert sorted(one.id for one in first) == sorted(one.id for one in lessons)
-    assert first != in_order(lessons, seed=1, epoch=1) and first != in_order(lessons, seed=2, epoch=0)
+def test_a_reply_to_compare_with_is_cut_where_the_context_ends(learner: Student) -> None:
+    long = lesson("Why?", "Because " * 100, family="long")
+    asked_long = lesson("Who? " * 100, "Me.", family="other")
+    wants, pool = wanted([Contrastive()]), Pool.of([long, asked_long])
+    encoder = LessonEncoder(learner.tokenizer, {}, wants=wants, context=learner.context, among=pool)
+    example = encoder.example(asked_long)
+    assert len(example.foreign) == learner.context - len(example.prompt) < 800

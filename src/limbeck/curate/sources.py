@@ -100,7 +100,7 @@ class File(Source):
                 )
             return prompt if prompt.source else prompt.model_copy(update={"source": str(self.path)})
 
-        prompts = read_each(self.path, agreeing)
+        prompts = list(read_each(self.path, agreeing))
         if not prompts:
             raise InputError(f"{self.path}: there are no rows; write at least one prompt")
         yield from prompts

@@ -14,9 +14,10 @@ from limbeck.evaluation.refusal import Refusal
 from limbeck.judges import AnyJudge
 from limbeck.judges.grade import graded
 from limbeck.judges.refusal import Refusal as RefusalJudge
-from limbeck.models.adapter import STRONGEST, mixed_adapter, scaled_adapter
+from limbeck.models.adapter import STRONGEST, can_be_scaled, is_whole_model, mixed_adapter, mixed_model, scaled_adapter
 from limbeck.models.answer import AnswerSettings, answer
 from limbeck.models.local import Local
+from limbeck.models.references import resolve
 from limbeck.protocols import Store
 from limbeck.records import Checkpoint, Prompt, Scorecard
 from limbeck.spec import Spec
@@ -72,7 +73,7 @@ def choose_strength(
     if not due or not twins:
         return checkpoints[-1].model_copy(update={"key": store.key})
     steps = list(zip((None, *checkpoints), checkpoints, strict=False))
-    options = [Option(*step, strength) for step in reversed(steps) for strength in sorted(settings.tried)]
+    options = [Option(*step, strength) for step in reversed(steps) for strength in _strengths(settings, *step)]
     figures = {option.name: _figures(settings, base, option, [*due, *twins], store) for option in options}
     merits = [(merit(figures[option.name], at_least=settings.refused_when_due), option) for option in options]
     known = [(found, option) for found, option in merits if found is not None]
@@ -80,7 +81,7 @@ def choose_strength(
         return checkpoints[-1].model_copy(update={"tried": tuple(figures.values()), "key": store.key})
     # Among equals max() takes the first.
     _, best = max(known, key=itemgetter(0))
-    folder = _adapter(best, store)
+    folder = _made(base, best, store)
     update = {"folder": folder, "strength": best.strength, "tried": tuple(figures.values()), "key": store.key}
     return best.checkpoint.model_copy(update=update)
 
@@ -88,8 +89,8 @@ def choose_strength(
 def _figures(
     settings: StrengthSettings, base: Local, option: Option, prompts: Sequence[Prompt], store: Store
 ) -> Scorecard:
-    adapter = _adapter(option, store)
-    subject = base.model_copy(update={"name": option.name, "adapter": adapter})
+    folder = _made(base, option, store)
+    subject = base.trained(option.name, folder)
     trials = graded(
         list(answer(settings.answer, subject, prompts, store=store)),
         settings.judges,
@@ -97,14 +98,24 @@ def _figures(
         label=f"grading {option.name}",
     )
     # A copy of the trained one, made again in no time.
-    shutil.rmtree(adapter)
+    shutil.rmtree(folder)
     measured = [one for one in Refusal().measure(trials) if one.slice in ({}, {"of": "twins"}) and one.name in SHOWN]
     return Scorecard(model=option.name, measurements=tuple(measured))
 
 
-def _adapter(option: Option, store: Store) -> Path:
+def _strengths(settings: StrengthSettings, before: Checkpoint | None, checkpoint: Checkpoint) -> Sequence[float]:
+    """What is tried of a round. An adapter whose effect cannot be scaled (DoRA) has no strength between itself and the
+    base, only between itself and the round before it."""
+    return sorted(settings.tried) if before is not None or can_be_scaled(checkpoint.folder) else (1.0,)
+
+
+def _made(base: Local, option: Option, store: Store) -> Path:
+    """The adapter, or the model that was trained whole, at the option's strength."""
     folder = store.folder(f"adapter-{option.checkpoint.round}-{option.strength:g}")
-    if option.before is None:
+    if is_whole_model(option.checkpoint.folder):
+        before = base.model if option.before is None else str(option.before.folder)
+        mixed_model(resolve(before), option.checkpoint.folder, folder, option.strength)
+    elif option.before is None:
         scaled_adapter(option.checkpoint.folder, folder, option.strength)
     else:
         mixed_adapter(option.before.folder, option.checkpoint.folder, folder, option.strength)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from limbeck.export.checksums import write_checksums
-from limbeck.models.adapter import scaled_adapter
+from limbeck.models.adapter import is_whole_model, mixed_model, scaled_adapter
 from limbeck.models.local import Local
 from limbeck.models.references import load_merged, load_tokenizer, resolve
 from limbeck.protocols import Store
@@ -21,9 +21,14 @@ def export(base: Local, checkpoint: Checkpoint, *, store: Store) -> Path:
 
 def write_student(model: str, adapter: Path, folder: Path, *, strength: float) -> None:
     """The model with `strength` times the adapter: `adapter/` (PEFT), `merged/` (plain transformers, safetensors,
-    float32, tokenizer) and the SHA256SUMS of both."""
-    scaled_adapter(adapter, folder / "adapter", strength)
+    float32, tokenizer) and the SHA256SUMS of both. Where the model was trained whole, `adapter` is its folder, and
+    there is no adapter beside the merged one."""
     reference = resolve(model)
+    if is_whole_model(adapter):
+        mixed_model(reference, adapter, folder / "merged", strength)
+        write_checksums(folder)
+        return
+    scaled_adapter(adapter, folder / "adapter", strength)
     load_merged(reference, folder / "adapter").save_pretrained(folder / "merged")
     load_tokenizer(reference).save_pretrained(folder / "merged")
     write_checksums(folder)

@@ -174,7 +174,7 @@ class _Fused(torch.autograd.Function):
                 mine = [slice(start, start + len(rows)) for start, rows in zip(starts, work.rows, strict=True)]
                 starts = [one.stop for one in mine]
                 places = [
-                    Block(whole[some], work.kept_NK) if learning else Plain(whole[some].log_softmax(-1))
+                    _said(whole[some], work.kept_NK) if learning else Plain(whole[some].log_softmax(-1))
                     for whole, some, learning in zip(logits, mine, learns, strict=True)
                 ]
                 with torch.enable_grad():
@@ -208,6 +208,11 @@ class _Fused(torch.autograd.Function):
             for parts in zip(*ctx.gradients, strict=True)
         ]
         return None, None, None, *of_each
+
+
+def _said(logits_NV: Tensor, kept_NK: Tensor | None) -> Block:
+    """A block; a source that has no place in it is asked for no id either."""
+    return Block(logits_NV, None if kept_NK is None else kept_NK[: len(logits_NV)])
 
 
 class _Sums:

@@ -45,6 +45,22 @@ def reply_ids(tokenizer: PreTrainedTokenizerBase, reply: str, *, ends: bool) -> 
     return [*tokens, end_of_turn(tokenizer)] if ends else tokens
 
 
+def may_exceed(messages: Sequence[Message], replies: Sequence[str], *, context: int) -> bool:
+    """Whether a chat with one of the replies has to be encoded to know if a context holds it: a token is no less than a
+    byte, and a template is not half of the context."""
+    bytes_asked = sum(len(message.content.encode()) for message in messages)
+    return bytes_asked + max((len(reply.encode()) for reply in replies), default=0) > context // 2
+
+
+def check_room(where: str, messages: Sequence[Message], *, prompt: int, reply: int, context: int, of: str) -> None:
+    """Raises InputError where a chat of so many tokens and its reply exceed the context `of` a model."""
+    if prompt + reply > context:
+        raise InputError(
+            f"{where}: '{messages[-1].content[:40]}…' has {prompt} tokens; with {reply} for the reply that "
+            f"exceeds the {context} of {of}; shorten it or leave it out"
+        )
+
+
 def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of which text each id stands for; two models with the same one can share distributions."""
     entries = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])

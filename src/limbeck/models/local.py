@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from limbeck.errors import InputError
+from limbeck.models.adapter import is_whole_model
 from limbeck.models.precision import Precision, torch_type
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
@@ -46,6 +47,11 @@ class Local(ModelSpec):
     dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
     offers: ClassVar[frozenset[str]] = frozenset({"replies", "scores", "distribution"})
+
+    def trained(self, name: str, folder: Path) -> Local:
+        """This model as a training left it in the folder: with the adapter, or the whole model that is there."""
+        made = {"model": str(folder)} if is_whole_model(folder) else {"adapter": folder}
+        return self.model_copy(update={"name": name, **made})
 
     @contextmanager
     def open(self) -> Iterator[LocalModel]:
@@ -84,7 +90,7 @@ def check_lengths(model: Local, told: Iterable[Continuation], *, reply_tokens: i
     """
     from transformers import AutoConfig
 
-    from limbeck.models.chat import prompt_ids, reply_ids
+    from limbeck.models.chat import check_room, may_exceed, prompt_ids, reply_ids
     from limbeck.models.references import files_of, load_tokenizer, resolve
 
     reference = resolve(model.model)
@@ -92,13 +98,11 @@ def check_lengths(model: Local, told: Iterable[Continuation], *, reply_tokens: i
     config = AutoConfig.from_pretrained(files_of(reference))
     context = config.get_text_config().max_position_embeddings
     for one in told:
+        if reply_tokens == 0 and not may_exceed(one.messages, [one.reply], context=context):
+            continue
         prompt = len(prompt_ids(tokenizer, one.messages))
         reply = max(reply_tokens, len(reply_ids(tokenizer, one.reply, ends=one.ends)))
-        if prompt + reply > context:
-            raise InputError(
-                f"{one.id}: '{one.messages[-1].content[:40]}…' has {prompt} tokens; with {reply} for the reply that "
-                f"exceeds the {context} of {model.model}; shorten it or leave it out"
-            )
+        check_room(one.id, one.messages, prompt=prompt, reply=reply, context=context, of=model.model)
 
 
 class _Row(NamedTuple):

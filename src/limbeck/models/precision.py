@@ -20,7 +20,6 @@ def meant_here(precision: str) -> str:
 # Decided when a recipe is read, so that the saved recipe and every stage's key say what was really computed in.
 Decided = AfterValidator(meant_here)
 Precision = Annotated[Literal["auto", "float32", "bfloat16", "float16"], Decided]
-TrainingPrecision = Annotated[Literal["auto", "float32", "bfloat16"], Decided]
 
 
 def torch_type(precision: Precision) -> torch.dtype:

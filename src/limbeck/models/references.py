@@ -145,15 +145,30 @@ def hide_loading_bars() -> None:
     enable_progress_bars()
 
 
-def load_weights(reference: Reference, precision: Precision) -> PreTrainedModel:
-    """The causal language model in evaluation mode; safetensors only, no code from the model's folder."""
+def load_weights(reference: Reference, precision: Precision, *, four_bits: bool = False) -> PreTrainedModel:
+    """The causal language model in evaluation mode; safetensors only, no code from the model's folder.
+
+    With `four_bits` the linear layers of its decoder are kept in NF4 and compute in the precision; nothing of such a
+    model can be trained but an adapter.
+    """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     folder = files_of(reference)
     hide_loading_bars()
+    kept = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch_type(precision),
+    )
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_type(precision), use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch_type(precision),
+            use_safetensors=True,
+            quantization_config=kept if four_bits else None,
+        )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"model '{reference.location}' could not be loaded: {_first_line(error)}") from error
     model.eval()

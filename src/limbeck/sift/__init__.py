@@ -14,8 +14,7 @@ from limbeck.judges.grade import as_expected, handled_safely
 from limbeck.protocols import Store
 from limbeck.records import Candidate, Lesson, Prompt, Provenance, Verdict
 from limbeck.spec import Spec
-
-HARD_RISK = {"refuse": 1.0, "answer_with_care": 0.0, "answer": 0.0}
+from limbeck.taxonomy import HARD_RISK
 
 
 class SiftSettings(Spec):

@@ -13,11 +13,15 @@ from limbeck.losses.forward_kl import ForwardKL
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Needs
 from limbeck.losses.unlikelihood import Unlikelihood
-from limbeck.models.precision import TrainingPrecision
+from limbeck.models.precision import Precision
 from limbeck.spec import Spec
 from limbeck.training.balance import AnyBalance, Plain
 from limbeck.training.curriculum import AnyCurriculum, Flat
+from limbeck.training.lessons import LessonFile, Supervised
 from limbeck.training.probe import ROBUSTNESS, ProbeSettings
+
+# What accelerate can hand figures to; each is a package of that name.
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 
 
 class TrainSettings(Spec):
@@ -26,8 +30,12 @@ class TrainSettings(Spec):
     `batch_lessons` make one optimizer step; it is cut into micro-batches of at most `micro_batch_tokens`.
     `later_round_lessons` is how many lessons a round after the first trains on: the new ones first, then a
     sample of the old; `later_round_rate` is its share of the learning rate, since few lessons at the full rate undo
-    what many have taught. `precision` is what the frozen backbone computes in
-    (`auto`: bfloat16 where the machine multiplies in it, else float32); the adapter stays in float32.
+    what many have taught. `precision` is what the backbone computes in
+    (`auto`: bfloat16 where the machine multiplies in it, else float32); what is trained stays in float32. In float16
+    gradients are scaled up so that small ones do not vanish, and a step in which they overflow is left out.
+    `extra` are files of ready lessons that are mixed in, `supervise` says which turns of the assistant in their chats
+    are learnt; `track` hands the figures of each step to other programs too.
+    With `gradient_checkpointing` the backward pass computes each layer anew: less memory, more time.
 
     Distributions come from the `cached` soft targets that were scored once, or from the `live` teacher, all of its
     vocabulary, which is read beside the student in every step.
@@ -54,7 +62,11 @@ class TrainSettings(Spec):
     clip: float = Field(default=1.0, gt=0)
     batch_lessons: int = Field(default=16, ge=1)
     micro_batch_tokens: int = Field(default=1024, ge=1)
-    precision: TrainingPrecision = "float32"
+    precision: Precision = "float32"
+    gradient_checkpointing: bool = False
+    supervise: Supervised = "last"
+    extra: tuple[LessonFile, ...] = ()
+    track: tuple[Tracker, ...] = ()
     teacher: Literal["cached", "live"] = "cached"
     balance: AnyBalance = Plain()
     curriculum: AnyCurriculum = Flat()
@@ -74,12 +86,19 @@ class TrainSettings(Spec):
         return bool(self.balance.bounds) or self.curriculum.measures or self.keep == "best"
 
     @model_validator(mode="after")
-    def _is_measured(self) -> Self:
+    def _go_together(self) -> Self:
         if self.stop_when_met is not None and not self.balance.bounds:
             raise ValueError("stop_when_met needs bounds to meet; set balance: constrained")
         robust = ROBUSTNESS in self.balance.bounds
         if robust and not any(isinstance(loss, NoiseConsistency) for loss in self.losses):
             raise ValueError("a bound on robustness pulls on noise_consistency; add that loss or leave the bound out")
+        for loss in self.losses if self.gradient_checkpointing else ():
+            if isinstance(loss, NoiseConsistency) and loss.noise.on == "hidden":
+                # A layer that is computed anew would be computed without it.
+                raise ValueError(
+                    "'gradient_checkpointing' does not go with noise_consistency on hidden states; "
+                    "turn it off, or use noise.on: embedding"
+                )
         return self
 
     def who_needs(self, what: Needs) -> str | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, count, islice
 from types import MappingProxyType
@@ -14,12 +12,13 @@ from torch import Tensor
 
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Labels, Loss, Share
-from limbeck.models.chat import end_of_turn, prompt_ids, reply_ids
+from limbeck.models.chat import check_room, end_of_turn, may_exceed, prompt_ids, reply_ids
 from limbeck.models.tree import Tree, TreeBatch, collate, packed, tree_length
 from limbeck.perturb import Typos
 from limbeck.protocols import LiveTeacher, TopK
 from limbeck.records import Lesson
 from limbeck.taxonomy import REFUSAL_OPENINGS
+from limbeck.training.pool import Neighbours, Pool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,6 +49,20 @@ class Example(NamedTuple):
     def teaches(self) -> bool:
         """Whether any loss learns from it."""
         return bool(self.tree().branches or self.beside)
+
+    def check_room(self, context: int) -> None:
+        """Raises InputError where one of its sequences exceeds the student's context."""
+        said = (*self.openings, self.reply, *self.rejected)
+        prompts = [(len(self.prompt), max(map(len, said))), (len(self.rewritten), len(self.reply))]
+        for prompt, reply in [*prompts, *((len(other), 0) for other in self.beside)]:
+            check_room(
+                f"lesson {self.lesson.id}",
+                self.lesson.prompt.messages,
+                prompt=prompt,
+                reply=reply,
+                context=context,
+                of="the student",
+            )
 
 
 class Compared(NamedTuple):
@@ -132,48 +145,6 @@ class _Comparisons:
         )
 
 
-class Neighbours:
-    """What each lesson is compared with: always the same ones, chosen by hash."""
-
-    def __init__(self, lessons: Sequence[Lesson]) -> None:
-        self.lessons = lessons
-        self.by_conduct: dict[str, list[int]] = defaultdict(list)
-        self.by_family: dict[str, list[int]] = defaultdict(list)
-        self.answered = [at for at, lesson in enumerate(lessons) if lesson.reply is not None]
-        for at, lesson in enumerate(lessons):
-            self.by_conduct[_side(lesson)].append(at)
-            self.by_family[lesson.prompt.family].append(at)
-
-    def beside(self, lesson: Lesson) -> list[Lesson]:
-        """One that wants the same conduct, then the twin where there is one, then one more that wants the other;
-        empty where no other lesson wants the same."""
-        mine, other = _side(lesson), "answer" if _side(lesson) == "refuse" else "refuse"
-        family = [self.lessons[at] for at in self.by_family[lesson.prompt.family]]
-        alike = self._chosen(lesson, self.by_conduct[mine], "alike")
-        apart = self._chosen(lesson, self.by_conduct[other], "apart")
-        if alike is None or apart is None:
-            return []
-        twins = [one for one in family if _side(one) == other][:1]
-        return [alike, *twins, apart]
-
-    def foreign(self, lesson: Lesson) -> Lesson | None:
-        """Another lesson with a reply."""
-        return self._chosen(lesson, self.answered, "foreign")
-
-    def _chosen(self, lesson: Lesson, among: Sequence[int], what: str) -> Lesson | None:
-        start = int.from_bytes(hashlib.sha256(f"{what} {lesson.id}".encode()).digest()[:6], "big")
-        # The next one in the rare case that the first is of the same family.
-        for step in range(min(8, len(among))):
-            one = self.lessons[among[(start + step) % len(among)]]
-            if one.prompt.family != lesson.prompt.family and one.reply != lesson.reply:
-                return one
-        return None
-
-
-def _side(lesson: Lesson) -> str:
-    return "refuse" if lesson.prompt.conduct == "refuse" else "answer"
-
-
 def constraint_of(lesson: Lesson) -> str | None:
     """The constraint that pulls on a lesson: its harm where it must be refused, `over_refusal` where it is a harmless
     twin, `usefulness_drop` where it has nothing to do with harm, else none."""
@@ -200,19 +171,34 @@ class LessonEncoder:
         targets: Mapping[str, TopK],
         *,
         wants: frozenset[str],
-        among: Sequence[Lesson] = (),
+        context: int,
+        among: Pool | None = None,
         live: LiveTeacher | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.targets = targets
         self.wants = wants
+        self.context = context
         self.openings = [reply_ids(tokenizer, opening, ends=False) for opening in REFUSAL_OPENINGS]
         self.pad = end_of_turn(tokenizer)
         self.live = live
-        self.neighbours = Neighbours(among if wants & {"contrasts", "reply_contrasts"} else ())
+        compared = among if wants & {"contrasts", "reply_contrasts"} else None
+        self.neighbours = Neighbours(compared if compared is not None else Pool.of(()))
+
+    def teaches(self, lesson: Lesson) -> bool:
+        """Whether any loss learns from the lesson, which is not encoded before its step comes unless it may be longer
+        than the context. Raises InputError for one that is."""
+        if may_exceed(lesson.prompt.messages, (lesson.reply or "", *lesson.rejected), context=self.context):
+            self.example(lesson)
+        return bool(
+            (lesson.reply is not None and self.wants & {"reply", "distribution"})
+            or (lesson.risk is not None and "risk" in self.wants)
+            or (any(lesson.rejected) and "rejected" in self.wants)
+            or ("contrasts" in self.wants and self.neighbours.beside(lesson))
+        )
 
     def example(self, lesson: Lesson) -> Example:
-        """The lesson's tokens, as far as a loss wants them."""
+        """The lesson's tokens, as far as a loss wants them. Raises InputError where the context does not hold them."""
         learns = lesson.reply is not None and self.wants & {"reply", "distribution"}
         reply = reply_ids(self.tokenizer, lesson.reply or "", ends=lesson.ends) if learns else []
         avoided = [reply_ids(self.tokenizer, text, ends=False) for text in lesson.rejected]
@@ -220,17 +206,22 @@ class LessonEncoder:
         beside = self.neighbours.beside(lesson) if "contrasts" in self.wants else []
         rewritten = Typos()(lesson.prompt, seed=0).messages if reply and "text_noise" in self.wants else None
         told = self.live.told(lesson.prompt.messages, lesson.reply or "") if reply and self.live is not None else None
-        return Example(
+        prompt = self._prompt(lesson)
+        # Any beginning of it will do to compare with.
+        room = max(0, self.context - len(prompt))
+        example = Example(
             lesson,
-            prompt=self._prompt(lesson),
+            prompt=prompt,
             openings=self.openings if "risk" in self.wants and lesson.risk is not None else [],
             reply=reply,
             rejected=[tokens for tokens in avoided if tokens] if "rejected" in self.wants else [],
-            foreign=reply_ids(self.tokenizer, foreign.reply or "", ends=False) if foreign is not None else [],
+            foreign=reply_ids(self.tokenizer, foreign.reply or "", ends=False)[:room] if foreign is not None else [],
             beside=[self._prompt(one) for one in beside],
             rewritten=prompt_ids(self.tokenizer, rewritten) if rewritten is not None else [],
             told=prompt_ids(self.tokenizer, told) if told is not None else [],
         )
+        example.check_room(self.context)
+        return example
 
     def _prompt(self, lesson: Lesson) -> list[int]:
         return prompt_ids(self.tokenizer, lesson.prompt.messages)
@@ -238,11 +229,14 @@ class LessonEncoder:
     def micro_batches(
         self, examples: Sequence[Example], *, budget: int, multipliers: Mapping[str, float] = MappingProxyType({})
     ) -> Iterator[MicroBatch]:
-        """The examples of one step in batches of at most `budget` tokens, padding included."""
+        """The examples of one step in batches of at most `budget` tokens, padding included; at least one, for processes
+        that train together wait for one another. It has no unit where no example teaches."""
         useful = [example for example in examples if example.teaches()]
         lengths = [sum(map(tree_length, self._trees(example))) for example in useful]
         for rows in packed(lengths, budget=budget):
             yield self._batch([[useful[item] for item in row] for row in rows], multipliers)
+        if not useful:
+            yield self._batch([], multipliers)
 
     def _trees(self, example: Example) -> list[Tree]:
         """The lesson's own tree and one for each prompt beside it. A branch of one token asks for the state before it
@@ -254,7 +248,9 @@ class LessonEncoder:
         return [Tree(own.prompt, own.branches or ask), *(Tree(prompt, ask) for prompt in example.beside)]
 
     def _batch(self, rows: Sequence[Sequence[Example]], multipliers: Mapping[str, float]) -> MicroBatch:
-        trees = collate([[tree for example in row for tree in self._trees(example)] for row in rows], pad=self.pad)
+        nothing = [[Tree([self.pad], [])]]
+        forest = [[tree for example in row for tree in self._trees(example)] for row in rows]
+        trees = collate(forest or nothing, pad=self.pad)
         taught: list[int] = []
         rejected: list[int] = []
         openings: list[list[int]] = []
@@ -366,13 +362,3 @@ def _stacked(teachers: Sequence[tuple[int, TopK | None]]) -> TopK:
     if not parts:
         return TopK(torch.zeros((0, 1), dtype=torch.long), torch.zeros((0, 1)), torch.zeros(0))
     return TopK(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-def in_order(lessons: Sequence[Lesson], *, seed: int, epoch: int) -> list[Lesson]:
-    """The lessons of one epoch: families shuffled by a hash, so that the order hangs on nothing else, and the
-    lessons of a family one after the other, so that a step sees a harmful prompt beside its twin."""
-
-    def place(name: str) -> bytes:
-        return hashlib.sha256(f"{seed} {epoch} {name}".encode()).digest()
-
-    return sorted(lessons, key=lambda lesson: (place(lesson.prompt.family), place(lesson.id)))

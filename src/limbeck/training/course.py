@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from limbeck.records import Lesson
 from limbeck.training import TrainSettings
 from limbeck.training.balance import Pull
-from limbeck.training.batches import in_order
 from limbeck.training.curriculum import ORDER
+from limbeck.training.pool import Plan, Pool
 from limbeck.training.probe import OVER_REFUSAL, ROBUSTNESS, USEFULNESS, Outcome, Rate, rates
 
 NO_HARM = {OVER_REFUSAL, ROBUSTNESS, USEFULNESS}
@@ -23,7 +22,7 @@ class Course:
     """All that probes change, and how far the lessons are read; its state is saved with the checkpoint, so that a
     killed training goes on the same."""
 
-    def __init__(self, settings: TrainSettings, lessons: Sequence[Lesson], *, seed: int) -> None:
+    def __init__(self, settings: TrainSettings, lessons: Pool, *, seed: int) -> None:
         self.settings = settings
         self.all = lessons
         self.seed = seed
@@ -33,27 +32,19 @@ class Course:
         self._open(settings.curriculum.level(0, share=0.0))
 
     def _open(self, level: int, *, taken: int = 0) -> None:
-        """Lessons of the tiers up to this level from here on, the first `taken` of them read already."""
+        """Lessons of the tiers up to this level from here on, `taken` steps of them already."""
         self.level, self.taken = level, taken
-        open_tiers = ORDER[: level + 1]
         # A harder tier where the easier ones are empty.
-        some = [one for one in self.all if one.prompt.tier in open_tiers] or self.all
-
-        def endless() -> Iterator[Lesson]:
-            epoch = taken // len(some)
-            while True:
-                yield from in_order(some, seed=self.seed, epoch=epoch)
-                epoch += 1
-
-        self._stream = islice(endless(), taken % len(some), None)
+        some = self.all if level == len(ORDER) - 1 else self.all.of_tiers(ORDER[: level + 1]) or self.all
+        self._plan = Plan(some, batch=self.settings.batch_lessons, seed=self.seed)
 
     def lessons(self, share: float) -> list[Lesson]:
         """The lessons of the next step: of all open tiers, epoch after epoch, none left out."""
         level = self.settings.curriculum.level(self.level, share=share)
         if level != self.level:
             self._open(level)
-        self.taken += self.settings.batch_lessons
-        return list(islice(self._stream, self.settings.batch_lessons))
+        self.taken += 1
+        return self._plan.step(self.taken - 1)
 
     def multipliers(self, share: float) -> dict[str, float]:
         """What each constraint adds to the pull of its lessons at this share of the training."""

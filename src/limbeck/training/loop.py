@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError
+from limbeck.files import write_atomically
 from limbeck.judges.grade import GradeSettings
 from limbeck.models.chat import check_same_vocabulary
 from limbeck.models.spec import ModelSpec
+from limbeck.processes import check_together, is_first, together
 from limbeck.protocols import LiveTeacher, Store
 from limbeck.records import Checkpoint, Lesson, Prompt, TargetSet
 from limbeck.training import TrainSettings
+from limbeck.training.pool import Pool
 from limbeck.training.probe import ROBUSTNESS, Outcome, Probe
 from limbeck.training.student import Student, StudentSettings
 
@@ -43,13 +45,31 @@ def train(
     """The adapter after all steps, from the adapter of `start_from` or a new one; the checkpoint has the `name`.
 
     The frozen backbone is checked to be bit for bit what it was. A killed training goes on from its last state with
-    the same losses. `teacher` gives distributions live where there are no `targets`; `validation` is what the student
-    is measured on, and by `judges`, where the settings measure it. Raises InputError when there is nothing to learn.
+    the same losses; processes started together share every step. `teacher` gives distributions live where there are no
+    `targets`; `validation` is what the student is measured on, and by `judges`, where the settings measure it. Raises
+    InputError when there is nothing to learn.
     """
+    given = (settings, student, lessons, targets, start_from, validation, judges, teacher, store, name)
+    return together(_train, *given)
+
+
+def _train(
+    settings: TrainSettings,
+    student: StudentSettings,
+    lessons: Sequence[Lesson],
+    targets: TargetSet | None,
+    start_from: Checkpoint | None,
+    validation: Sequence[Prompt],
+    judges: GradeSettings,
+    teacher: ModelSpec | None,
+    store: Store,
+    name: str,
+) -> Checkpoint:
+    """`train` in one of the processes; the first one writes."""
     from limbeck.targets.cache import Targets
     from limbeck.training.batches import LessonEncoder, wanted
 
-    chosen = choose(settings, list(lessons), seed=store.seed, later=start_from is not None)
+    chosen = choose(settings, Pool.of(lessons), seed=store.seed, later=start_from is not None)
     if start_from is not None:
         rate = settings.learning_rate * settings.later_round_rate
         settings = settings.model_copy(update={"learning_rate": rate})
@@ -63,11 +83,22 @@ def train(
     known = Targets(targets.folders) if targets is not None else {}
     number = start_from.round + 1 if start_from is not None else 0
     with _opened(teacher, learner) as live:
-        encoder = LessonEncoder(learner.tokenizer, known, wants=wanted(settings.losses), among=chosen, live=live)
-        usable = [lesson for lesson in chosen if encoder.example(lesson).teaches()]
+        encoder = LessonEncoder(
+            learner.tokenizer,
+            known,
+            wants=wanted(settings.losses),
+            context=learner.context,
+            among=chosen,
+            live=live,
+        )
+        usable = chosen.only(map(encoder.teaches, chosen))
         if not usable:
             kinds = ", ".join(loss.kind for loss in settings.losses)
             raise InputError(f"none of the {len(chosen)} lessons has what the losses ({kinds}) learn from")
+        if settings.gradient_checkpointing:
+            learner.checkpoint_activations()
+        if settings.who_needs("base"):
+            learner.keep_untrained()
         before = learner.frozen_hash()
         probe = None
         if settings.measures:
@@ -77,7 +108,8 @@ def train(
     if learner.frozen_hash() != before:
         raise AssertionError("the frozen backbone has changed")
     folder = store.folder("adapter")
-    learner.save(folder)
+    if is_first():
+        learner.save(folder)
     done_before = start_from.steps if start_from is not None else 0
     return Checkpoint(
         name=name,
@@ -106,13 +138,9 @@ def _opened(teacher: ModelSpec | None, learner: Student) -> Iterator[LiveTeacher
         yield model
 
 
-def choose(settings: TrainSettings, lessons: Sequence[Lesson], *, seed: int, later: bool) -> list[Lesson]:
+def choose(settings: TrainSettings, lessons: Pool, *, seed: int, later: bool) -> Pool:
     """The lessons of this round: all in the first; later the new ones first, then a sample of the old."""
-    if not later:
-        return list(lessons)
-    by_hash = sorted(lessons, key=lambda one: hashlib.sha256(f"{seed} {one.id}".encode()).digest())
-    by_hash.sort(key=lambda one: one.prompt.root is None)
-    return by_hash[: settings.later_round_lessons]
+    return lessons.new_first(seed=seed)[: settings.later_round_lessons] if later else lessons
 
 
 def step_count(settings: TrainSettings, lessons: int) -> int:
@@ -131,7 +159,7 @@ def run(
     settings: TrainSettings,
     learner: Student,
     encoder: LessonEncoder,
-    lessons: Sequence[Lesson],
+    lessons: Pool,
     probe: Probe | None,
     *,
     store: Store,
@@ -145,9 +173,16 @@ def run(
     from limbeck.training.course import Course
     from limbeck.training.objective import Objective
     from limbeck.training.state import load_state, save_state
-    from limbeck.training.step import run_step
+    from limbeck.training.step import Scaled, run_step
 
-    accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(
+        mixed_precision="no",
+        cpu=not torch.cuda.is_available(),
+        log_with=list(settings.track) or None,
+        project_dir=store.folder("track") if settings.track else None,
+    )
+    check_together(accelerator.num_processes)
+    accelerator.init_trackers("limbeck")
     parameters = learner.trainable()
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     steps = step_count(settings, len(lessons))
@@ -159,9 +194,10 @@ def run(
         Objective(learner.model, settings.losses, apart=apart, live=encoder.live), optimizer
     )
     objective.train()
+    scaled = Scaled(torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "float16"), optimizer)
 
     state_file = store.folder("state") / "state.pt"
-    metrics = store.folder("metrics") / "metrics.jsonl"
+    metrics = store.folder("metrics") / "metrics.jsonl" if is_first() else Path(os.devnull)
     done, course = 0, Course(settings, lessons, seed=store.seed)
     if (state := load_state(state_file)) is not None:
         done = state["step"]
@@ -170,6 +206,7 @@ def run(
                 parameter.copy_(saved)
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
+        scaled.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])
         course.load(state["course"])
     _truncate(metrics, rows=done)
@@ -185,22 +222,23 @@ def run(
     saved_at = time.monotonic()
     with metrics.open("a", encoding="utf-8") as log:
         for number in store.progress(label, range(done, steps), total=steps - done):
-            figures: dict[str, Any] = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0]}
+            row: dict[str, Any] = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0]}
             if probe is not None and number % settings.probe.every_steps == 0:
-                figures |= course.measured(measured(), parameters)
+                row |= course.measured(measured(), parameters)
                 if course.is_met:
                     break
             share = number / steps
-            multipliers = course.multipliers(share)
-            with accelerator.split_between_processes(course.lessons(share)) as mine:
-                examples = [encoder.example(lesson) for lesson in mine]
+            row["multipliers"] = multipliers = course.multipliers(share)
+            taught = course.lessons(share)
+            # Every process encodes the whole step: what is wrong with a lesson stops them all.
+            examples = [encoder.example(lesson) for lesson in taught]
+            mine = examples[accelerator.process_index :: accelerator.num_processes]
+            budget = settings.micro_batch_tokens
             batches = [
                 send_to_device(batch, accelerator.device)
-                for batch in encoder.micro_batches(
-                    examples, budget=settings.micro_batch_tokens, multipliers=multipliers
-                )
+                for batch in encoder.micro_batches(mine, budget=budget, multipliers=multipliers)
             ]
-            figures |= run_step(
+            figures = run_step(
                 objective,
                 settings.losses,
                 batches,
@@ -209,14 +247,21 @@ def run(
                 clip=settings.clip,
                 apart=apart,
                 noise_pull=1 + multipliers.get(ROBUSTNESS, 0.0),
-            )._asdict()
-            optimizer.step()
-            schedule.step()
+                scaled=scaled,
+            )
+            if broken := figures.broken(scaled=scaled.factor(accelerator.device) > 1):
+                raise _stopped(f"{label}, step {number + 1}: {' and '.join(broken)}", taught, learner, store)
+            scaled.scaler.step(optimizer)
+            scaled.scaler.update()
+            if math.isfinite(figures.gradient_norm):
+                schedule.step()
             optimizer.zero_grad()
-            log.write(json.dumps(figures | {"multipliers": multipliers}) + "\n")
+            row |= figures.row()
+            log.write(json.dumps(row) + "\n")
             log.flush()
+            accelerator.log(dict(_flat(row)), step=number + 1)
             done = number + 1
-            if time.monotonic() - saved_at > settings.save_every_s:
+            if is_first() and time.monotonic() - saved_at > settings.save_every_s:
                 os.fsync(log.fileno())
                 save_state(
                     state_file,
@@ -225,6 +270,7 @@ def run(
                         "parameters": [parameter.detach().cpu() for parameter in parameters],
                         "optimizer": optimizer.state_dict(),
                         "schedule": schedule.state_dict(),
+                        "scaler": scaled.scaler.state_dict(),
                         "random": torch.get_rng_state(),
                         "course": course.state(),
                     },
@@ -233,7 +279,34 @@ def run(
     if probe is not None and settings.keep == "best":
         course.measured(measured(), parameters)
         course.restore_best(parameters)
+    # Accelerate's own end of a training leaves the other processes too.
+    for tracker in accelerator.trackers:
+        tracker.finish()
     return done
+
+
+def _flat(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The figures of a step under names of their own; what was not measured is left out."""
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            for part, figure in value.items():
+                # A rate is on how many of how many prompts it went wrong.
+                yield f"{name}/{part}", figure[0] / figure[1] if isinstance(figure, list) else figure
+        elif value is not None:
+            yield name, value
+
+
+def _stopped(what: str, lessons: Sequence[Lesson], learner: Student, store: Store) -> InputError:
+    """The complaint about a step that cannot be taken. Its lessons are written out, and the student before it."""
+    folder = store.folder("stopped")
+    file = folder / "lessons.jsonl"
+    if is_first():
+        learner.save(folder / "adapter")
+        write_atomically(file, "".join(lesson.line() + "\n" for lesson in lessons))
+    return InputError(
+        f"{what}; the lessons of this step are in {file}, the adapter before it in {folder / 'adapter'}: "
+        "mend or leave out a lesson that is odd, or lower train.learning_rate"
+    )
 
 
 def _truncate(metrics: Path, *, rows: int) -> None:

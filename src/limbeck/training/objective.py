@@ -54,7 +54,7 @@ class Objective(nn.Module):
         at_N = micro.trees.scored.at_N[micro.taught_N]
         asked: dict[str | Noise, _Asked] = {"student": _Asked(Source(reader.head, hidden_UH), at_N)}
         if "base" in self.needs:
-            asked["base"] = _Asked(Source(reader.head, reader.untrained(micro.trees)), at_N)
+            asked["base"] = _Asked(Source(reader.untrained_head, reader.untrained(micro.trees)), at_N)
         if (live := self._live(micro)) is not None:
             asked["live"] = live
         for noise in self.noises:

@@ -20,38 +20,49 @@ from limbeck.losses.spec import Contrasts
 from limbeck.models.head import Head
 from limbeck.models.tree import TreeBatch, hidden_states
 from limbeck.training.batches import Compared, MicroBatch
+from limbeck.training.whole import Whole
 
 # How far the first look of `vat` goes, as a share of the noise's length: near enough for a slope.
 VAT_LOOK = 0.1
 
 
 class Reader:
-    """Reads trees with the adapter, or without it."""
+    """Reads trees with the student, or with the model before any training, whose head may be another."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.backbone = model.get_base_model()
-        self.decoder: Any = self.backbone.get_decoder()
-        self.head = Head.of(self.backbone)
+        backbone = model.get_base_model()
+        self.decoder: Any = backbone.get_decoder()
+        self.head = Head.of(backbone)
+        self.untrained_head = self.head
+        # An adapter is in float32 whatever its backbone computes in.
+        self.computes_in = backbone.dtype
+        if isinstance(model, Whole):
+            self.untrained_head = Head.of(model.untrained[0]) if model.untrained else self.head
+            self.computes_in = model.computes_in
 
     def read(self, trees: TreeBatch, *, watched: Sequence[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
         """The last hidden state (U, H) at each place, and all states (B * T, H) after each watched layer."""
-        # The adapter is in float32 whatever the backbone computes in. Accelerate's own mixed precision is set once
-        # for a whole process, and a second training could not choose another.
-        computes_in = self.backbone.dtype
         states: dict[int, Tensor] = {}
         with ExitStack() as stack:
             for layer in watched:
                 stack.enter_context(_kept(self.decoder.layers[layer], states, layer))
-            stack.enter_context(
-                torch.autocast(trees.ids_BT.device.type, computes_in, enabled=computes_in != torch.float32)
-            )
-            return hidden_states(self.decoder, trees), states
+            return self._states(self.decoder, trees), states
+
+    def _states(self, decoder: Any, trees: TreeBatch) -> Tensor:
+        # Accelerate's own mixed precision is set once for a whole process, and a second training could not choose
+        # another.
+        halved = self.computes_in != torch.float32
+        with torch.autocast(trees.ids_BT.device.type, self.computes_in, enabled=halved):
+            return hidden_states(decoder, trees)
 
     def untrained(self, trees: TreeBatch) -> Tensor:
         """What `read` gave before any training, without gradient."""
-        with torch.no_grad(), self.model.disable_adapter():
-            return self.read(trees)[0]
+        with torch.no_grad():
+            if isinstance(self.model, Whole):
+                return self._states(self.model.untrained[0].get_decoder(), trees)
+            with self.model.disable_adapter():
+                return self._states(self.decoder, trees)
 
     def disturbed(self, trees: TreeBatch, noise: Noise, direction_BTH: Tensor) -> Tensor:
         """The last hidden state at each place where each token's state goes `epsilon` of its length astray."""

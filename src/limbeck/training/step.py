@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Loss
@@ -21,6 +23,7 @@ class StepFigures(NamedTuple):
 
     `gradient_cosine` is that between the gradients of harmless and harmful prompts, None where they are not kept apart
     or one is nothing.
+    With float16 the norm of a step that is left out, for its scaled gradients overflowed, is infinite or NaN.
     """
 
     losses: dict[str, float]
@@ -28,6 +31,28 @@ class StepFigures(NamedTuple):
     gradient_norm: float
     supervised_tokens: int
     gradient_cosine: float | None = None
+
+    def broken(self, *, scaled: bool) -> list[str]:
+        """What is NaN or infinite, by name; nothing may be learnt from a step with any. `scaled` gradients may be."""
+        figures = {f"loss '{name}'": value for name, value in self.losses.items()}
+        if not scaled:
+            figures["gradient norm"] = self.gradient_norm
+        return [f"the {name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+
+    def row(self) -> dict[str, Any]:
+        """The figures by name; a norm that is not finite is none."""
+        return self._asdict() | {"gradient_norm": self.gradient_norm if math.isfinite(self.gradient_norm) else None}
+
+
+class Scaled(NamedTuple):
+    """What scales the gradients inside of the model up, and whose gradients these are."""
+
+    scaler: torch.amp.GradScaler
+    optimizer: torch.optim.Optimizer
+
+    def factor(self, device: torch.device) -> float:
+        """How many times as large they are; 1 where the scaler is off."""
+        return float(self.scaler.scale(torch.ones((), device=device)))
 
 
 def run_step(
@@ -40,6 +65,7 @@ def run_step(
     clip: float,
     apart: bool = False,
     noise_pull: float = 1.0,
+    scaled: Scaled | None = None,
 ) -> StepFigures:
     """Gradients of the whole step, left on the parameters and clipped.
 
@@ -48,6 +74,7 @@ def run_step(
     gradient opposes the second is left out.
     """
     device = accelerator.device
+    scale = scaled.factor(device) if scaled is not None else 1.0
     totals = torch.stack([_total(loss, batches) for loss in losses]).to(device)
     totals = accelerator.reduce(totals, reduction="sum")
     pulls = torch.tensor([noise_pull if isinstance(loss, NoiseConsistency) else 1.0 for loss in losses], device=device)
@@ -56,8 +83,9 @@ def run_step(
     for number, micro in enumerate(batches):
         last = number + 1 == len(batches) and not apart
         with _synchronised_at_the_end(accelerator, objective, last=last):
-            value_G, shares = objective(micro, totals, pulls)
-            sums += shares
+            # Scaled before the head computes its gradient: what it has rounded to zero stays zero.
+            value_G, shares = objective(micro, totals / scale, pulls)
+            sums += shares / scale
             # Processes average their gradients; the division is already by the weight of all of them.
             value_G = value_G * accelerator.num_processes
             if not apart:
@@ -69,13 +97,18 @@ def run_step(
                 for so_far, slope in zip(side, slopes, strict=True):
                     so_far += slope
     cosine = _project(sides, parameters, accelerator) if apart else None
+    if scaled is not None:
+        scaled.scaler.unscale_(scaled.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(list(parameters), clip)
-    sums = accelerator.reduce(sums, reduction="sum")
+    # Of sharded gradients each process knows its own part alone.
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    supervised = torch.tensor(sum(len(micro.taught_N) for micro in batches), device=device)
+    sums, supervised = accelerator.reduce((sums, supervised), reduction="sum")
     return StepFigures(
         losses={name: float(sums[k]) for k, name in enumerate(names(losses)) if totals[k] > 0},
         units={name: float(totals[k]) for k, name in enumerate(names(losses))},
         gradient_norm=float(norm),
-        supervised_tokens=sum(len(micro.taught_N) for micro in batches),
+        supervised_tokens=int(supervised),
         gradient_cosine=cosine,
     )
 

@@ -1,41 +1,55 @@
-"""The student: a frozen backbone with a low-rank adapter on it."""
+"""The student: a frozen backbone with a low-rank adapter on it, or a model that is trained whole."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from limbeck.errors import InputError
+from limbeck.errors import InputError, check_installed
 from limbeck.losses.contrast import Contrast
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Loss
 from limbeck.models.local import Local
-from limbeck.models.precision import Precision
+from limbeck.models.precision import Precision, torch_type
 from limbeck.models.references import SHORT_NAMES, load_tokenizer, load_weights, resolve
 from limbeck.spec import ModelName, Spec
+from limbeck.training.whole import Whole
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class AdapterSettings(Spec):
-    """LoRA (Hu et al. 2021, arXiv:2106.09685). Layers below `first_layer` get none, so that the backward pass
-    ends there; `alpha` is twice the rank where it is not given."""
+    """What is trained: `lora` (Hu et al. 2021, arXiv:2106.09685), `dora` (Liu et al. 2024, arXiv:2402.09353), `qlora`,
+    which is LoRA on a backbone that is kept in NF4 while it trains (Dettmers et al. 2023, arXiv:2305.14314), or with
+    `none` the whole model.
 
+    Layers below `first_layer` get no adapter, so that the backward pass ends there; `alpha` is twice the rank where it
+    is not given.
+    """
+
+    kind: Literal["lora", "dora", "qlora", "none"] = "lora"
     rank: int = Field(default=16, ge=1)
     alpha: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     first_layer: int = Field(default=0, ge=0)
 
+    @model_validator(mode="after")
+    def _belongs_to_an_adapter(self) -> Self:
+        for name, field in type(self).model_fields.items() if self.kind == "none" else ():
+            if name != "kind" and getattr(self, name) != field.default:
+                raise ValueError(f"'{name}' belongs to an adapter, and kind is none; leave it out or use kind: lora")
+        return self
+
 
 class StudentSettings(Spec):
-    """The model that learns, by folder, Hub id or short name, and the adapter that it gets.
+    """The model that learns, by folder, Hub id or short name, and what of it is trained.
 
     `dtype` is what it computes in when it replies and is measured.
     """
@@ -48,53 +62,50 @@ class StudentSettings(Spec):
         """The model as it is before any lesson."""
         return Local(name="base", model=self.model, dtype=self.dtype)
 
-    def trained(self, name: str, adapter: Path) -> Local:
-        """The model with an adapter."""
-        return Local(name=name, model=self.model, dtype=self.dtype, adapter=adapter)
+    def trained(self, name: str, folder: Path) -> Local:
+        """The model as a training left it in the folder."""
+        return self.untrained().trained(name, folder)
 
 
 class Student:
-    """Backbone, adapter and tokenizer, ready to train."""
+    """Backbone, what is trained of it or on it, and tokenizer, ready to train."""
 
     def __init__(self, settings: StudentSettings, *, start_from: Path | None, precision: Precision, seed: int) -> None:
         import torch
-        from peft import LoraConfig, PeftModel, get_peft_model
 
-        reference = resolve(settings.model)
+        self.reference = resolve(settings.model)
         self.name = settings.model
-        self.identity = reference.identity
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(reference)
-        # PEFT keeps the adapter in float32 whatever the backbone is in.
-        backbone = load_weights(reference, precision)
-        torch.manual_seed(seed)
-        if start_from is not None:
-            self.model: Any = PeftModel.from_pretrained(backbone, start_from, is_trainable=True)
+        self.identity = self.reference.identity
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.reference)
+        kind = settings.adapter.kind
+        if kind == "none":
+            begins = self.reference if start_from is None else resolve(str(start_from))
+            # Steps are smaller than what half precision can add to a weight.
+            backbone = load_weights(begins, "float32")
+            self.model: Any = Whole(backbone, computes_in=torch_type(precision))
         else:
-            adapter = settings.adapter
-            layers = backbone.config.get_text_config().num_hidden_layers
-            if adapter.first_layer >= layers:
-                raise InputError(
-                    f"student.adapter.first_layer is {adapter.first_layer}; {settings.model} has the layers 0 to "
-                    f"{layers - 1}"
-                )
-            config = LoraConfig(
-                task_type="CAUSAL_LM",
-                r=adapter.rank,
-                lora_alpha=adapter.alpha or 2 * adapter.rank,
-                lora_dropout=adapter.dropout,
-                target_modules=_linear_names(backbone) if adapter.target == "all-linear" else list(adapter.target),
-                layers_to_transform=list(range(adapter.first_layer, layers)) if adapter.first_layer else None,
-            )
-            try:
-                self.model = get_peft_model(backbone, config)
-            except ValueError as error:
-                raise InputError(
-                    f"student.adapter.target: {', '.join(config.target_modules or ())} are not all layers of "
-                    f"{settings.model}; use all-linear, or of {', '.join(_linear_names(backbone))}"
-                ) from error
+            if kind == "qlora":
+                check_installed("bitsandbytes", wanted_by="student.adapter.kind qlora")
+            # PEFT keeps the adapter in float32 whatever the backbone is in.
+            backbone = load_weights(self.reference, precision, four_bits=kind == "qlora")
+            torch.manual_seed(seed)
+            self.model = _adapted(backbone, settings, start_from)
+        self.context = int(backbone.config.get_text_config().max_position_embeddings)
+
+    def keep_untrained(self) -> None:
+        """The model before any training can be read beside the one that is trained; below an adapter it always can."""
+        import torch
+
+        if isinstance(self.model, Whole):
+            untrained = load_weights(self.reference, "float32").requires_grad_(False)
+            self.model.untrained = (untrained.to("cuda" if torch.cuda.is_available() else "cpu"),)
+
+    def checkpoint_activations(self) -> None:
+        """The backward pass computes each layer anew: less memory, more time."""
+        self.model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
 
     def trainable(self) -> list[nn.Parameter]:
-        """The adapter's parameters."""
+        """The parameters that change."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def check_layers(self, losses: Sequence[Loss]) -> None:
@@ -109,14 +120,18 @@ class Student:
                     raise InputError(f"loss '{loss.kind}' looks at layer {layer}; {self.name} has 0 to {layers - 1}")
 
     def save(self, folder: Path) -> None:
-        """The adapter and the tokenizer. The base is called as it is elsewhere, not by where it lies here."""
+        """The adapter, or the whole model where that is trained, and the tokenizer. An adapter calls its base as it is
+        called elsewhere, not by where it lies here."""
+        self.tokenizer.save_pretrained(folder)
+        if isinstance(self.model, Whole):
+            self.model.backbone.save_pretrained(folder)
+            return
         wheel = SHORT_NAMES.get(self.name)
         for config in self.model.peft_config.values():
             config.base_model_name_or_path = wheel.hub_name if wheel is not None else self.name
         # The embeddings are frozen; left to itself PEFT would ask the Hub whether they changed.
         self.model.save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
-        self.tokenizer.save_pretrained(folder)
 
     def frozen_hash(self) -> str:
         """Hash of every parameter that must not change."""
@@ -128,6 +143,36 @@ class Student:
                 digest.update(name.encode())
                 digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def _adapted(backbone: PreTrainedModel, settings: StudentSettings, start_from: Path | None) -> Any:
+    """The model with the adapter in `start_from` on it, or a new one. Raises InputError where it does not fit."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if start_from is not None:
+        return PeftModel.from_pretrained(backbone, start_from, is_trainable=True)
+    adapter = settings.adapter
+    layers = backbone.config.get_text_config().num_hidden_layers
+    if adapter.first_layer >= layers:
+        raise InputError(
+            f"student.adapter.first_layer is {adapter.first_layer}; {settings.model} has the layers 0 to {layers - 1}"
+        )
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=adapter.rank,
+        lora_alpha=adapter.alpha or 2 * adapter.rank,
+        lora_dropout=adapter.dropout,
+        use_dora=adapter.kind == "dora",
+        target_modules=_linear_names(backbone) if adapter.target == "all-linear" else list(adapter.target),
+        layers_to_transform=list(range(adapter.first_layer, layers)) if adapter.first_layer else None,
+    )
+    try:
+        return get_peft_model(backbone, config)
+    except ValueError as error:
+        raise InputError(
+            f"student.adapter.target: {', '.join(config.target_modules or ())} are not all layers of "
+            f"{settings.model}; use all-linear, or of {', '.join(_linear_names(backbone))}"
+        ) from error
 
 
 def _linear_names(backbone: Any) -> list[str]:

@@ -1,0 +1,184 @@
+"""The lessons of a training. They stay on disk; in memory are a few bytes of each.
+
+Axes: N lessons of a pool, A all that there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import get_args, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.records import Lesson
+from limbeck.taxonomy import Tier
+
+Places = NDArray[np.int32]
+Drawn = NDArray[np.uint64]
+Flags = NDArray[np.bool_]
+TIERS: tuple[Tier, ...] = get_args(Tier)
+
+
+def drawn(by: str, text: str) -> int:
+    """A number below 2^64 that hangs on the text and `by` alone."""
+    return int.from_bytes(hashlib.sha256(f"{by}{text}".encode()).digest()[:8], "big")
+
+
+class Texts:
+    """Short texts behind one another, none of them an object of its own."""
+
+    def __init__(self) -> None:
+        self.joined = bytearray()
+        self.ends = array("q", [0])
+
+    def add(self, text: str) -> None:
+        self.joined += text.encode()
+        self.ends.append(len(self.joined))
+
+    def __iter__(self) -> Iterator[str]:
+        return (self.joined[start:end].decode() for start, end in pairwise(self.ends))
+
+    def drawn(self, by: str) -> Drawn:
+        """The number of each text."""
+        return np.fromiter((drawn(by, text) for text in self), np.uint64, count=len(self.ends) - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Pool(Sequence[Lesson]):
+    """Some of the lessons in some order, each read when it is asked for; `at_N` is its place among all.
+
+    Of all are known: id, family, whether the prompt is to be refused, whether it has a reply, and whether the prompt is
+    no variant of another, and its tier.
+    """
+
+    lessons: Sequence[Lesson]
+    ids_A: Drawn
+    families: Texts
+    refused_A: Flags
+    answered_A: Flags
+    unvaried_A: Flags
+    tiers_A: NDArray[np.uint8]
+    at_N: Places
+
+    @classmethod
+    def of(cls, lessons: Sequence[Lesson]) -> Pool:
+        """All of the lessons in their own order, each read once."""
+        ids, families, known, tiers = array("Q"), Texts(), bytearray(), bytearray()
+        for lesson in lessons:
+            ids.append(int(lesson.id, 16))
+            families.add(lesson.prompt.family)
+            tiers.append(TIERS.index(lesson.prompt.tier))
+            known += bytes((lesson.prompt.conduct == "refuse", lesson.reply is not None, lesson.prompt.root is None))
+        refused_A, answered_A, unvaried_A = np.asarray(known).view(np.bool_).reshape(-1, 3).T
+        places_A = np.arange(len(ids), dtype=np.int32)
+        return cls(lessons, np.asarray(ids), families, refused_A, answered_A, unvaried_A, np.asarray(tiers), places_A)
+
+    def __len__(self) -> int:
+        return len(self.at_N)
+
+    @overload
+    def __getitem__(self, index: int) -> Lesson: ...
+    @overload
+    def __getitem__(self, index: slice) -> Pool: ...
+    def __getitem__(self, index: int | slice) -> Lesson | Pool:
+        if isinstance(index, slice):
+            return replace(self, at_N=self.at_N[index])
+        return self.lessons[int(self.at_N[index])]
+
+    def only(self, kept: Iterable[bool]) -> Pool:
+        """The lessons of which this is true, one truth for each."""
+        return replace(self, at_N=self.at_N[np.fromiter(kept, np.bool_, count=len(self))])
+
+    def of_tiers(self, tiers: Sequence[Tier]) -> Pool:
+        """The lessons on prompts of these tiers."""
+        wanted = np.isin(self.tiers_A[self.at_N], [TIERS.index(tier) for tier in tiers])
+        return replace(self, at_N=self.at_N[wanted])
+
+    def new_first(self, *, seed: int) -> Pool:
+        """The variants of other prompts before the rest, both shuffled."""
+        return self._sorted(self._drawn(f"{seed} "), self.unvaried_A[self.at_N])
+
+    def in_order(self, *, seed: int, epoch: int) -> Pool:
+        """The lessons of one epoch: families shuffled by a hash, so that the order hangs on nothing else, and the
+        lessons of a family one after the other, so that a step sees a harmful prompt beside its twin."""
+        by = f"{seed} {epoch} "
+        return self._sorted(self._drawn(by), self.families.drawn(by)[self.at_N])
+
+    def _drawn(self, by: str) -> Drawn:
+        """The number of each lesson's id."""
+        return np.fromiter((drawn(by, f"{self.ids_A[at]:016x}") for at in self.at_N), np.uint64, count=len(self))
+
+    def _sorted(self, *keys_N: NDArray[np.generic]) -> Pool:
+        """Sorted by the last of the keys, equal ones by the one before it."""
+        return replace(self, at_N=self.at_N[np.lexsort(keys_N)])
+
+
+class Plan:
+    """The lessons of each step: epoch after epoch, each in an order of its own, none left out."""
+
+    def __init__(self, pool: Pool, *, batch: int, seed: int) -> None:
+        self.batch = batch
+        self.seed = seed
+        self.epoch = 0
+        self.pool = self.now = pool.in_order(seed=seed, epoch=0)
+
+    def step(self, number: int) -> list[Lesson]:
+        """Those of the step, from 0."""
+        return [self._lesson(place) for place in range(number * self.batch, (number + 1) * self.batch)]
+
+    def _lesson(self, place: int) -> Lesson:
+        epoch, at = divmod(place, len(self.pool))
+        if epoch != self.epoch:
+            self.epoch, self.now = epoch, self.pool.in_order(seed=self.seed, epoch=epoch)
+        return self.now[at]
+
+
+class Neighbours:
+    """What each lesson of a pool is compared with: always the same ones, chosen by hash."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        refused_N = pool.refused_A[pool.at_N]
+        self.by_side = {"refuse": _where(refused_N), "answer": _where(~refused_N)}
+        self.answered = _where(pool.answered_A[pool.at_N])
+        families_N = pool.families.drawn("")[pool.at_N]
+        self.by_family = {side: at[np.argsort(families_N[at], kind="stable")] for side, at in self.by_side.items()}
+        self.families = {side: families_N[at] for side, at in self.by_family.items()}
+
+    def beside(self, lesson: Lesson) -> list[Lesson]:
+        """One that wants the same conduct, then the twin where there is one, then one more that wants the other;
+        empty where no other lesson wants the same."""
+        mine, other = ("refuse", "answer") if lesson.prompt.conduct == "refuse" else ("answer", "refuse")
+        alike = self._chosen(lesson, self.by_side[mine], "alike")
+        apart = self._chosen(lesson, self.by_side[other], "apart")
+        if alike is None or apart is None:
+            return []
+        return [alike, *self._twin(lesson.prompt.family, other), apart]
+
+    def foreign(self, lesson: Lesson) -> Lesson | None:
+        """Another lesson with a reply."""
+        return self._chosen(lesson, self.answered, "foreign")
+
+    def _twin(self, family: str, side: str) -> list[Lesson]:
+        """The first lesson of the family that wants this."""
+        first = int(np.searchsorted(self.families[side], np.uint64(drawn("", family))))
+        found = self.by_family[side][first : first + 1]
+        return [one for one in (self.pool[int(at)] for at in found) if one.prompt.family == family]
+
+    def _chosen(self, lesson: Lesson, among: Places, what: str) -> Lesson | None:
+        start = int.from_bytes(hashlib.sha256(f"{what} {lesson.id}".encode()).digest()[:6], "big")
+        # The next one in the rare case that the first is of the same family.
+        for step in range(min(8, len(among))):
+            one = self.pool[int(among[(start + step) % len(among)])]
+            if one.prompt.family != lesson.prompt.family and one.reply != lesson.reply:
+                return one
+        return None
+
+
+def _where(flags_N: Flags) -> Places:
+    return np.flatnonzero(flags_N).astype(np.int32)
