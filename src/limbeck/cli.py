@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import sys
@@ -340,6 +341,8 @@ def main() -> None:
 
     # PEFT's to mend, and ours once no release that we run with has the old names alone; not the user's.
     warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
+    # PEFT imports it wherever it is installed, and it then says which faster kernels it lacks.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         with leading() as leads:
             if leads:
