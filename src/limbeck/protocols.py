@@ -65,6 +65,7 @@ class LiveTeacher(Protocol):
     """A model whose weights are here, so that its whole distribution can be taken while the student trains."""
 
     vocabulary: str
+    name: str
 
     @property
     def weights(self) -> Any: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -107,6 +107,11 @@ class Prompt(Record):
     def is_twin(self) -> bool:
         """A harmless look-alike of a harmful prompt."""
         return self.harm is not None and self.tier == "safe" and self.conduct == "answer"
+
+
+def some(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
+    """So many of the prompts, drawn by hash."""
+    return sorted(prompts, key=lambda one: hashlib.sha256(f"{seed} {one.id}".encode()).digest())[:count]
 
 
 def asked(text: str) -> tuple[Message, ...]:

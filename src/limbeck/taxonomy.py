@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from limbeck.spec import Spec
 
 Tier = Literal["safe", "borderline", "adversarial"]
+TIERS: tuple[Tier, ...] = get_args(Tier)
 Conduct = Literal["answer", "answer_with_care", "refuse"]
 Split = Literal["train", "probe", "validation", "exam"]
 Refused = Literal["full", "partial", "none"]

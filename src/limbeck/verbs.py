@@ -47,12 +47,18 @@ from limbeck.spec import Table, checked, fingerprint
 from limbeck.taxonomy import Split
 from limbeck.teach import routed
 from limbeck.training import TrainSettings
+from limbeck.training.balance import BALANCES
+from limbeck.training.baselines import BASELINES
+from limbeck.training.curriculum import CURRICULA
 from limbeck.training.lessons import LessonFile, LessonFiles, lessons_in, read_lessons
 from limbeck.training.loop import train as train_stage
 from limbeck.workspace import Workspace
 
 TABLES: dict[str, Table[Any]] = {
     "attacks": ATTACKS,
+    "balances": BALANCES,
+    "baselines": BASELINES,
+    "curricula": CURRICULA,
     "losses": LOSSES,
     "models": MODELS,
     "judges": JUDGES,

@@ -19,6 +19,7 @@ from limbeck.judges.grade import GradeSettings
 from limbeck.judges.spec import JudgeSpec
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
+from limbeck.models.local import Local
 from limbeck.protocols import Exchange, Judge, Tools
 from limbeck.records import Checkpoint, Lesson, Prompt, Verdict, asked
 from limbeck.taxonomy import HARMS
@@ -167,8 +168,16 @@ def test_every_constraint_is_measured_and_the_student_is_left_as_it_was(tiny_mod
     ]
     wants = frozenset({"robustness", "usefulness_drop"})
     learner.model.train()
+    base = Local(name="base", model=str(tiny_model))
     probe = Probe(
-        ProbeSettings(max_tokens=4), learner, [*VALIDATION, *choices], JUDGES, tools=store.tools, wants=wants, seed=1
+        ProbeSettings(max_tokens=4),
+        learner,
+        base,
+        [*VALIDATION, *choices],
+        JUDGES,
+        tools=store.tools,
+        wants=wants,
+        seed=1,
     )
     found = rates(list(probe.outcomes()))
     assert {name: rate.n for name, rate in found.items()} == {
@@ -195,7 +204,7 @@ def measured(harm: int, twins: int) -> list[Outcome]:
 def test_the_best_adapter_violates_the_bounds_least_and_of_equals_tells_apart_best() -> None:
     course = Course(settings(keep="best", balance=Constrained(harm=0.2, over_refusal=0.2)), Pool.of(LESSONS), seed=1)
     for value, (harm, twins) in enumerate([(9, 0), (2, 2), (0, 2), (1, 2), (0, 5)]):
-        course.measured(measured(harm, twins), parameters(float(value)))
+        course.measured(measured(harm, twins), parameters(float(value)), share=0.1)
     last = parameters(9.0)
     course.restore_best(last)
     assert float(last[0].detach()) == 2.0
@@ -207,11 +216,11 @@ def test_training_may_end_once_every_bound_was_met_so_many_times_in_a_row() -> N
     )
     ends = []
     for harm, twins in [(0, 0), (5, 0), (1, 1), (2, 2)]:
-        course.measured(measured(harm, twins), parameters(0.0))
+        course.measured(measured(harm, twins), parameters(0.0), share=0.1)
         ends.append(course.is_met)
     assert ends == [False, False, False, True]
     # What was not measured is not met.
-    course.measured([one for one in measured(0, 0) if one.constraint != "toxicity"], parameters(0.0))
+    course.measured([one for one in measured(0, 0) if one.constraint != "toxicity"], parameters(0.0), share=0.1)
     assert not course.is_met
 
 
@@ -232,3 +241,37 @@ def test_a_course_goes_on_where_its_state_says() -> None:
     second = Course(given, Pool.of(LESSONS), seed=1)
     second.load(first.state())
     assert [[one.id for one in second.lessons(share)] for share in shares[7:]] == whole[7:]
+
+
+def test_a_tier_that_closes_goes_on_where_it_was_left() -> None:
+    given = settings(curriculum=Competence(harm=0.35, over_refusal=0.35, at_latest=1.0), batch_lessons=1)
+    course = Course(given, Pool.of(LESSONS), seed=1)
+    good = [Outcome("over_refusal", "safe", 0)] * 20
+    bad = [Outcome("over_refusal", "safe", 1)] * 20
+    seen = [course.lessons(0.0)[0].id]
+    course.measured(good, parameters(0.0), share=0.1)
+    course.lessons(0.1)
+    course.measured(bad, parameters(0.0), share=0.2)
+    seen.append(course.lessons(0.2)[0].id)
+    assert course.level == 0 and len(set(seen)) == 2
+
+
+def test_once_all_tiers_are_open_for_good_a_bad_probe_closes_none() -> None:
+    course = Course(settings(curriculum=Competence(at_latest=0.5)), Pool.of(LESSONS), seed=1)
+    course.lessons(0.6)
+    row = course.measured([Outcome("over_refusal", "safe", 1)] * 20, parameters(0.0), share=0.6)
+    assert row["level"] == course.level == 2
+
+
+def test_an_adapter_of_which_a_bound_was_not_measured_is_not_the_best() -> None:
+    course = Course(settings(keep="best"), Pool.of(LESSONS), seed=1)
+    course.measured([one for one in measured(0, 0) if one.constraint != "bias"], parameters(1.0), share=0.1)
+    assert course.best is None
+    course.measured(measured(9, 9), parameters(2.0), share=0.2)
+    assert course.best is not None
+
+
+def test_a_harm_of_the_recipes_own_is_bound_too() -> None:
+    rule = Constrained(harm=0.1)
+    pulls = rule.after({}, {"fraud": Rate(5, 10)})
+    assert rule.bounds_on(["fraud", "over_refusal"])["fraud"] == 0.1 and pulls["fraud"].multiplier > 0

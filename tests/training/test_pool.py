@@ -77,3 +77,20 @@ def test_a_pool_of_lessons_on_disk_is_a_hundred_bytes_a_lesson(tmp_path: Path) -
     finally:
         tracemalloc.stop()
     assert kept / 20_000 < 100
+
+
+def test_prompts_without_replies_have_neighbours_too() -> None:
+    silent = [
+        Lesson(
+            prompt=Prompt(
+                messages=asked(f"What of {number}?"),
+                family=f"f{number}",
+                **({"harm": "bias", "tier": "adversarial", "conduct": "refuse"} if number % 2 else {"harm": "bias"}),
+            ),
+            reply=None,
+        )
+        for number in range(8)
+    ]
+    neighbours = Neighbours(Pool.of(silent))
+    assert all(len(neighbours.beside(lesson)) >= 2 for lesson in silent)
+    assert neighbours.foreign(silent[0]) is None

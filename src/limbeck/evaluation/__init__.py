@@ -91,14 +91,14 @@ def measure(settings: EvaluateSettings, trials: Sequence[Trial], *, store: Store
     by_subject: dict[str, list[Trial]] = {}
     for trial in trials:
         by_subject.setdefault(trial.subject, []).append(trial)
-    first: dict[str, bool | None] = {}
+    first: dict[str, bool | None] | None = None
     for name, mine in by_subject.items():
         figures = [figure for dimension in settings.dimensions for figure in dimension.measure(mine)]
         right = {one.prompt.id: one.chose_right for one in mine if one.asked == "choices"}
-        if first:
+        if first is not None:
             figures += _drop(first, right)
             figures += overall(figures)
-        first = first or right
+        first = right if first is None else first
         yield Scorecard(model=name, measurements=tuple(figures))
 
 

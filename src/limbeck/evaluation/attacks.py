@@ -18,9 +18,9 @@ from limbeck.attacks.past_tense import PastTense
 from limbeck.attacks.persuasion import Persuasion
 from limbeck.attacks.prefill import Prefill
 from limbeck.attacks.role_play import RolePlay
-from limbeck.evaluation.spec import Evaluator, known, measurement, plain, some
+from limbeck.evaluation.spec import Evaluator, known, measurement, plain
 from limbeck.judges.grade import safely
-from limbeck.records import Measurement, Prompt, Trial
+from limbeck.records import Measurement, Prompt, Trial, some
 from limbeck.stats import mean_share, proportion
 
 # The slice of all attacks together, and that of the prompts as they were written.

@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from limbeck.evaluation.spec import Evaluator, known, measurement, plain, some
+from limbeck.evaluation.spec import Evaluator, known, measurement, plain
 from limbeck.perturb import AnyPerturbation, Casing, Paraphrase, Typos
-from limbeck.records import Measurement, Prompt, Trial
+from limbeck.records import Measurement, Prompt, Trial, some
 from limbeck.stats import mean_share, proportion
 
 

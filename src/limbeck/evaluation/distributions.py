@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import ChatModel, Continuation, SoftLabeller, Store, TopK
+from limbeck.protocols import ChatModel, Continuation, LiveTeacher, SoftLabeller, Store, TopK
 from limbeck.records import Message, Trial
 
 if TYPE_CHECKING:
@@ -60,9 +60,10 @@ def _alike(model: ChatModel, other: ChatModel, trials: Sequence[Trial], store: S
 def _unlike(model: ChatModel, other: ChatModel) -> str:
     """Why the two cannot be compared; empty where they can."""
     for one in (model, other):
-        if not isinstance(one, SoftLabeller):
-            return f"{one.name} gives no distributions"
-    assert isinstance(model, SoftLabeller) and isinstance(other, SoftLabeller)
+        # A server gives some ids of a distribution at most.
+        if not isinstance(one, LiveTeacher):
+            return f"{one.name} gives no whole distributions"
+    assert isinstance(model, LiveTeacher) and isinstance(other, LiveTeacher)
     return "" if model.vocabulary == other.vocabulary else f"{other.name} has another vocabulary"
 
 

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from limbeck.evaluation.spec import Evaluator, measurement, some
+from limbeck.evaluation.spec import Evaluator, measurement
 from limbeck.models import AnyModel
 from limbeck.models.spec import ModelSpec
-from limbeck.records import Measurement, Prompt, Trial
+from limbeck.records import Measurement, Prompt, Trial, some
 from limbeck.stats import mean
 
 

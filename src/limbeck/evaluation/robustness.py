@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from limbeck.evaluation.spec import Evaluator, known, measurement, plain, some
+from limbeck.evaluation.spec import Evaluator, known, measurement, plain
 from limbeck.perturb import Typos
-from limbeck.records import Measurement, Prompt, Trial
+from limbeck.records import Measurement, Prompt, Trial, some
 from limbeck.stats import mean, proportion
 
 Rate = Annotated[float, Field(gt=0, le=1)]

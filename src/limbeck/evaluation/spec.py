@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -46,8 +45,3 @@ def known(outcomes: Iterable[bool | None]) -> tuple[list[bool], int]:
     listed = list(outcomes)
     found = [outcome for outcome in listed if outcome is not None]
     return found, len(listed) - len(found)
-
-
-def some(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
-    """So many of the prompts, drawn by hash."""
-    return sorted(prompts, key=lambda one: hashlib.sha256(f"{seed} {one.id}".encode()).digest())[:count]

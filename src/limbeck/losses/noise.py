@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from limbeck.spec import Spec
 
@@ -23,3 +23,14 @@ class Noise(Spec):
     epsilon: float = Field(default=0.05, gt=0)
     steps: int = Field(default=3, ge=1)
     layer: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _says_nothing_in_vain(self) -> Self:
+        vain = {"direction", "epsilon", "steps", "layer"} if self.on == "text" else set()
+        vain |= {"layer"} if self.on != "hidden" else set()
+        vain |= {"steps"} if self.direction != "pgd" else set()
+        if said := sorted(vain & self.model_fields_set):
+            raise ValueError(
+                f"{', '.join(said)} does nothing with on: {self.on}, direction: {self.direction}; leave it out"
+            )
+        return self

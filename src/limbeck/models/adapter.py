@@ -11,9 +11,9 @@ from typing import Any
 from limbeck.errors import InputError, reading
 from limbeck.models.references import Reference, load_tokenizer, load_weights, resolve
 
-# Times the trained effect. Tried from 0.55 to 1 (docs/notebook.md); far above 1 nothing that was trained stands.
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+# Times the trained effect. Tried from 0.55 to 1 (docs/notebook.md); far above 1 nothing that was trained stands.
 STRONGEST = 1.5
 # Settings of PEFT with the values under which all that an adapter changes goes with lora_alpha. Others train or
 # replace weights that keep their full effect whatever alpha is.

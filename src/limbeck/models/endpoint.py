@@ -247,10 +247,10 @@ class EndpointModel:
 
     @cached_property
     def vocabulary(self) -> str:
-        """What the ids of soft labels mean."""
+        """What the ids of soft labels mean; empty where it gives none."""
         from limbeck.models.chat import vocabulary_hash
 
-        return vocabulary_hash(self.tokenizer)
+        return vocabulary_hash(self.tokenizer) if self.spec.tokenizer is not None else ""
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """One reply a request, as they come. Raises Unreachable when no server answers after all retries."""

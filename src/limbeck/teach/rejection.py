@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Literal
 
-from limbeck.judges.grade import as_expected, verdicts
+from limbeck.judges.grade import as_expected, handled_safely, verdicts
 from limbeck.models.answer import ask
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Exchange, Store
@@ -77,5 +77,6 @@ def not_accepted(settings: TeachSettings, drawn: Sequence[Candidate], store: Sto
         one.prompt.id
         for one, verdict in zip(said, graded, strict=True)
         if (as_expected(one.prompt.conduct, verdict) or 0.0) >= settings.until.at_least
+        and handled_safely(one.prompt.conduct, verdict) is not False
     }
     return [one.prompt for one in drawn if one.prompt.id not in accepted]

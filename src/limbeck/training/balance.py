@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from limbeck.spec import Kind, Table
 from limbeck.taxonomy import HARMS
-from limbeck.training.probe import OVER_REFUSAL, ROBUSTNESS, USEFULNESS, Rate
+from limbeck.training.probe import NO_HARM, OVER_REFUSAL, ROBUSTNESS, USEFULNESS, Rate
 
 Bound = Annotated[float, Field(ge=0, lt=1)]
 
@@ -32,6 +32,10 @@ class Balance(Kind):
     @property
     def bounds(self) -> dict[str, float]:
         return {}
+
+    def bounds_on(self, measured: Iterable[str]) -> dict[str, float]:
+        """The bounds, with that of a recipe's own harms where these were measured."""
+        return self.bounds
 
     @abstractmethod
     def multipliers(self, pulls: Mapping[str, Pull], *, share: float) -> dict[str, float]:
@@ -112,12 +116,16 @@ class Constrained(Balance):
         }
         return {name: bound for name, bound in (harms | others).items() if bound is not None}
 
+    def bounds_on(self, measured: Iterable[str]) -> dict[str, float]:
+        own = {} if self.harm is None else {name: self.harm for name in measured if name not in NO_HARM}
+        return self.bounds | own
+
     def multipliers(self, pulls: Mapping[str, Pull], *, share: float) -> dict[str, float]:
         return {name: pull.multiplier for name, pull in pulls.items()}
 
     def after(self, pulls: Mapping[str, Pull], measured: Mapping[str, Rate]) -> dict[str, Pull]:
         found = dict(pulls)
-        for name, bound in self.bounds.items():
+        for name, bound in self.bounds_on(measured).items():
             rate = measured[name].value if name in measured else None
             if rate is not None:
                 found[name] = self._next(found.get(name, Pull()), rate, bound)

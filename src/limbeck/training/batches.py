@@ -19,6 +19,7 @@ from limbeck.protocols import LiveTeacher, TopK
 from limbeck.records import Lesson
 from limbeck.taxonomy import REFUSAL_OPENINGS
 from limbeck.training.pool import Neighbours, Pool
+from limbeck.training.probe import OVER_REFUSAL, USEFULNESS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -150,10 +151,10 @@ def constraint_of(lesson: Lesson) -> str | None:
     twin, `usefulness_drop` where it has nothing to do with harm, else none."""
     prompt = lesson.prompt
     if prompt.harm is None:
-        return "usefulness_drop" if prompt.conduct == "answer" else None
+        return USEFULNESS if prompt.conduct == "answer" else None
     if prompt.conduct == "refuse":
         return prompt.harm
-    return "over_refusal" if prompt.is_twin else None
+    return OVER_REFUSAL if prompt.is_twin else None
 
 
 def wanted(losses: Sequence[Loss]) -> frozenset[str]:
@@ -221,6 +222,11 @@ class LessonEncoder:
             told=prompt_ids(self.tokenizer, told) if told is not None else [],
         )
         example.check_room(self.context)
+        if self.live is not None:
+            held = int(self.live.weights.config.get_text_config().max_position_embeddings)
+            where, of = f"lesson {lesson.id}", f"teacher '{self.live.name}'"
+            told_tokens = len(example.told)
+            check_room(where, lesson.prompt.messages, prompt=told_tokens, reply=len(reply), context=held, of=of)
         return example
 
     def _prompt(self, lesson: Lesson) -> list[int]:

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.records import Lesson
+from limbeck.taxonomy import TIERS
 from limbeck.training import TrainSettings
 from limbeck.training.balance import Pull
-from limbeck.training.curriculum import ORDER
 from limbeck.training.pool import Plan, Pool
-from limbeck.training.probe import OVER_REFUSAL, ROBUSTNESS, USEFULNESS, Outcome, Rate, rates
-
-NO_HARM = {OVER_REFUSAL, ROBUSTNESS, USEFULNESS}
+from limbeck.training.probe import NO_HARM, OVER_REFUSAL, Outcome, Rate, rates
 
 
 class Course:
@@ -29,38 +27,47 @@ class Course:
         self.pulls: dict[str, Pull] = {}
         self.met = 0
         self.best: tuple[tuple[float, float], list[Tensor]] | None = None
+        # Of each level, the steps that were taken at it.
+        self.taken: dict[int, int] = {}
         self._open(settings.curriculum.level(0, share=0.0))
 
-    def _open(self, level: int, *, taken: int = 0) -> None:
-        """Lessons of the tiers up to this level from here on, `taken` steps of them already."""
-        self.level, self.taken = level, taken
+    def _open(self, level: int) -> None:
+        """Lessons of the tiers up to this level from here on, where they were left."""
+        self.level = level
         # A harder tier where the easier ones are empty.
-        some = self.all if level == len(ORDER) - 1 else self.all.of_tiers(ORDER[: level + 1]) or self.all
+        some = self.all if level == len(TIERS) - 1 else self.all.of_tiers(TIERS[: level + 1]) or self.all
         self._plan = Plan(some, batch=self.settings.batch_lessons, seed=self.seed)
 
     def lessons(self, share: float) -> list[Lesson]:
-        """The lessons of the next step: of all open tiers, epoch after epoch, none left out."""
+        """The lessons of the next step: of all open tiers, epoch after epoch; of tiers that open late, as far as the
+        steps reach."""
         level = self.settings.curriculum.level(self.level, share=share)
         if level != self.level:
             self._open(level)
-        self.taken += 1
-        return self._plan.step(self.taken - 1)
+        step = self.taken.get(level, 0)
+        self.taken[level] = step + 1
+        return self._plan.step(step)
 
     def multipliers(self, share: float) -> dict[str, float]:
         """What each constraint adds to the pull of its lessons at this share of the training."""
         return self.settings.balance.multipliers(self.pulls, share=share)
 
-    def measured(self, outcomes: Sequence[Outcome], parameters: Sequence[nn.Parameter]) -> dict[str, Any]:
+    def measured(
+        self, outcomes: Sequence[Outcome], parameters: Sequence[nn.Parameter], *, share: float
+    ) -> dict[str, Any]:
         """Takes in what a probe found of the student with these parameters; the figures of it for the log."""
         found = rates(outcomes)
-        bounds = self.settings.balance.bounds
+        bounds = self.settings.balance.bounds_on(found)
         self.pulls = self.settings.balance.after(self.pulls, found)
         over = [_excess(found.get(name), bound) for name, bound in bounds.items()]
         self.met = self.met + 1 if all(one is not None and one <= 0 for one in over) else 0
-        merit = (-sum(max(0.0, one or 0.0) for one in over), _separation(found))
-        if self.settings.keep == "best" and (self.best is None or merit > self.best[0]):
+        known = [one for one in over if one is not None]
+        merit = (-sum(max(0.0, one) for one in known), _separation(found))
+        # An adapter of which a bound could not be measured is not the best.
+        if self.settings.keep == "best" and len(known) == len(over) and (self.best is None or merit > self.best[0]):
             self.best = merit, [parameter.detach().cpu().clone() for parameter in parameters]
-        level = self.settings.curriculum.after(self.level, outcomes)
+        curriculum = self.settings.curriculum
+        level = curriculum.level(curriculum.after(self.level, outcomes), share=share)
         if level != self.level:
             self._open(level)
         return {"rates": {name: list(rate) for name, rate in found.items()}, "bounds": bounds, "level": self.level}
@@ -69,7 +76,7 @@ class Course:
     def is_met(self) -> bool:
         """Whether the training may end here."""
         enough = self.settings.stop_when_met
-        return enough is not None and self.met >= enough and self.level == len(ORDER) - 1
+        return enough is not None and self.met >= enough and self.level == len(TIERS) - 1
 
     def restore_best(self, parameters: Sequence[nn.Parameter]) -> None:
         """The parameters of the best probe, in place of these."""
@@ -92,7 +99,8 @@ class Course:
         """Goes on from a saved state."""
         self.pulls = {name: Pull(*pull) for name, pull in state["pulls"].items()}
         self.met, self.best = state["met"], state["best"]
-        self._open(state["level"], taken=state["taken"])
+        self.taken = dict(state["taken"])
+        self._open(state["level"])
 
 
 def _excess(rate: Rate | None, bound: float) -> float | None:

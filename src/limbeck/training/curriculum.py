@@ -10,10 +10,9 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from scipy.stats import binomtest
 
 from limbeck.spec import Kind, Table
-from limbeck.taxonomy import Tier
-from limbeck.training.probe import OVER_REFUSAL, ROBUSTNESS, USEFULNESS, Outcome
+from limbeck.taxonomy import TIERS
+from limbeck.training.probe import NO_HARM, OVER_REFUSAL, Outcome
 
-ORDER: tuple[Tier, ...] = ("safe", "borderline", "adversarial")
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -39,7 +38,7 @@ class Flat(Curriculum):
     kind: Literal["flat"] = "flat"
 
     def level(self, now: int, *, share: float) -> int:
-        return len(ORDER) - 1
+        return len(TIERS) - 1
 
 
 class Ramp(Curriculum):
@@ -72,21 +71,20 @@ class Competence(Curriculum):
         return True
 
     def level(self, now: int, *, share: float) -> int:
-        return len(ORDER) - 1 if share >= self.at_latest else now
+        return len(TIERS) - 1 if share >= self.at_latest else now
 
     def after(self, now: int, outcomes: Sequence[Outcome]) -> int:
-        tiers = ORDER[: now + 1]
-        apart = (OVER_REFUSAL, ROBUSTNESS, USEFULNESS)
+        tiers = TIERS[: now + 1]
         found = [
             _judged(
-                [bool(one.wrong) for one in outcomes if one.tier in tiers and one.constraint not in apart], self.harm
+                [bool(one.wrong) for one in outcomes if one.tier in tiers and one.constraint not in NO_HARM], self.harm
             ),
             _judged([bool(one.wrong) for one in outcomes if one.constraint == OVER_REFUSAL], self.over_refusal),
         ]
         if "bad" in found:
             return max(0, now - 1)
         if set(found) <= {"good", "none"} and "good" in found:
-            return min(len(ORDER) - 1, now + 1)
+            return min(len(TIERS) - 1, now + 1)
         return now
 
 

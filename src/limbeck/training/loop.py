@@ -103,7 +103,15 @@ def _train(
         probe = None
         if settings.measures:
             wants = frozenset(settings.balance.bounds)
-            probe = Probe(settings.probe, learner, validation, judges, tools=store.tools, wants=wants, seed=store.seed)
+            base = student.untrained()
+            probe = Probe(
+                settings.probe, learner, base, validation, judges, tools=store.tools, wants=wants, seed=store.seed
+            )
+            if settings.stop_when_met is not None and (lacking := probe.lacks(wants)):
+                raise InputError(
+                    f"train.stop_when_met: no validation prompt that must be refused is on {', '.join(lacking)}, whose "
+                    "bound is never met then; add some, or leave stop_when_met out"
+                )
         steps = run(settings, learner, encoder, usable, probe, store=store, label=f"training {name}, round {number}")
     if learner.frozen_hash() != before:
         raise AssertionError("the frozen backbone has changed")
@@ -182,6 +190,8 @@ def run(
         project_dir=store.folder("track") if settings.track else None,
     )
     check_together(accelerator.num_processes)
+    if accelerator.distributed_type.value == "FSDP":
+        raise InputError("FSDP through accelerate is not supported yet: its shards are not saved; use DDP (torchrun)")
     accelerator.init_trackers("limbeck")
     parameters = learner.trainable()
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -224,8 +234,9 @@ def run(
         for number in store.progress(label, range(done, steps), total=steps - done):
             row: dict[str, Any] = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0]}
             if probe is not None and number % settings.probe.every_steps == 0:
-                row |= course.measured(measured(), parameters)
+                row |= course.measured(measured(), parameters, share=number / steps)
                 if course.is_met:
+                    log.write(json.dumps(row | {"losses": {}}) + "\n")
                     break
             share = number / steps
             row["multipliers"] = multipliers = course.multipliers(share)
@@ -276,9 +287,10 @@ def run(
                     },
                 )
                 saved_at = time.monotonic()
-    if probe is not None and settings.keep == "best":
-        course.measured(measured(), parameters)
-        course.restore_best(parameters)
+        if probe is not None and settings.keep == "best" and not course.is_met:
+            last = course.measured(measured(), parameters, share=1.0)
+            log.write(json.dumps({"step": done + 1, "losses": {}, "multipliers": {}} | last) + "\n")
+    course.restore_best(parameters)
     # Accelerate's own end of a training leaves the other processes too.
     for tracker in accelerator.trackers:
         tracker.finish()

@@ -10,18 +10,17 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import get_args, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.records import Lesson
-from limbeck.taxonomy import Tier
+from limbeck.taxonomy import TIERS, Tier
 
 Places = NDArray[np.int32]
 Drawn = NDArray[np.uint64]
 Flags = NDArray[np.bool_]
-TIERS: tuple[Tier, ...] = get_args(Tier)
 
 
 def drawn(by: str, text: str) -> int:
@@ -162,7 +161,7 @@ class Neighbours:
 
     def foreign(self, lesson: Lesson) -> Lesson | None:
         """Another lesson with a reply."""
-        return self._chosen(lesson, self.answered, "foreign")
+        return self._chosen(lesson, self.answered, "foreign", says=lesson.reply)
 
     def _twin(self, family: str, side: str) -> list[Lesson]:
         """The first lesson of the family that wants this."""
@@ -170,12 +169,13 @@ class Neighbours:
         found = self.by_family[side][first : first + 1]
         return [one for one in (self.pool[int(at)] for at in found) if one.prompt.family == family]
 
-    def _chosen(self, lesson: Lesson, among: Places, what: str) -> Lesson | None:
+    def _chosen(self, lesson: Lesson, among: Places, what: str, *, says: str | None = None) -> Lesson | None:
+        """The first by hash that is of another family, and replies otherwise than what is said."""
         start = int.from_bytes(hashlib.sha256(f"{what} {lesson.id}".encode()).digest()[:6], "big")
         # The next one in the rare case that the first is of the same family.
         for step in range(min(8, len(among))):
             one = self.pool[int(among[(start + step) % len(among)])]
-            if one.prompt.family != lesson.prompt.family and one.reply != lesson.reply:
+            if one.prompt.family != lesson.prompt.family and (says is None or one.reply != says):
                 return one
         return None
 

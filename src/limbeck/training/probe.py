@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
 
 from limbeck.errors import InputError
-from limbeck.judges.grade import GradeSettings, verdicts
+from limbeck.judges.grade import GradeSettings, safely, verdicts
+from limbeck.models.answer import trial_of
 from limbeck.perturb import Typos
 from limbeck.protocols import Exchange, Tools
-from limbeck.records import ChoiceRequest, Prompt, Trial, request_of
+from limbeck.records import ChoiceRequest, Prompt, Trial, Verdict, request_of, some
 from limbeck.spec import Spec
 from limbeck.taxonomy import Tier
 
 if TYPE_CHECKING:
-    from limbeck.models.local import LocalModel
+    from limbeck.models.local import Local, LocalModel
     from limbeck.training.student import Student
 
 OVER_REFUSAL, USEFULNESS, ROBUSTNESS = "over_refusal", "usefulness_drop", "robustness"
+# All other constraints are called after a harm.
+NO_HARM = frozenset({OVER_REFUSAL, USEFULNESS, ROBUSTNESS})
 
 
 class ProbeSettings(Spec):
@@ -62,12 +64,13 @@ def rates(outcomes: Sequence[Outcome]) -> dict[str, Rate]:
 
 
 class Probe:
-    """Asks the student in the middle of its training, as it is."""
+    """Asks the student in the middle of its training, as it is, and judges as the exam does."""
 
     def __init__(
         self,
         settings: ProbeSettings,
         learner: Student,
+        base: Local,
         validation: Sequence[Prompt],
         judges: GradeSettings,
         *,
@@ -80,17 +83,28 @@ class Probe:
         self.judges = judges
         self.tools = tools
         self.wants = wants
-        due = _sample([one for one in validation if one.conduct == "refuse" and not one.choices], seed)
-        twins = _sample([one for one in validation if one.is_twin and not one.choices], seed)
-        self.asked = [*due[: settings.prompts // 2], *twins[: settings.prompts - settings.prompts // 2]]
-        self.choices = [one for one in validation if one.choices] if USEFULNESS in wants else []
+        due = [one for one in validation if one.conduct == "refuse" and not one.choices]
+        twins = [one for one in validation if one.is_twin and not one.choices]
+        half = settings.prompts // 2
+        self.asked = [*some(due, half, seed), *some(twins, settings.prompts - half, seed)]
         if not due or not twins:
             raise InputError(
-                "constraints and the competence curriculum measure the student on validation prompts, and there are "
-                f"{len(due)} that must be refused and {len(twins)} harmless twins; add some, or leave both out"
+                "constraints, the competence curriculum and keep: best measure the student on validation prompts, and "
+                f"there are {len(due)} that must be refused and {len(twins)} harmless twins; add some, or leave all out"
             )
-        if USEFULNESS in wants and not self.choices:
+        choices = [one for one in validation if one.choices] if USEFULNESS in wants else []
+        self.choices = some(choices, settings.prompts, seed)
+        if USEFULNESS in wants and not choices:
             raise InputError("constraint usefulness_drop needs multiple-choice prompts among the validation prompts")
+        self.right_before: list[bool | None] = []
+        if choices:
+            with base.open() as model:
+                self.right_before = self._right(model, self.choices)
+
+    def lacks(self, bounds: Iterable[str]) -> list[str]:
+        """The constraints that no prompt here measures."""
+        harms = {prompt.harm for prompt in self.asked if prompt.conduct == "refuse"}
+        return [name for name in bounds if name not in NO_HARM and name not in harms]
 
     def outcomes(self, number: int = 0, *, of: int = 1) -> Iterator[Outcome]:
         """What goes wrong now: harm by harm, over-refusal, and where it is wanted robustness and usefulness; on the
@@ -109,46 +123,42 @@ class Probe:
         learner.model.eval()
         try:
             asked, choices = self.asked[number::of], self.choices[number::of]
-            refused = self._refused(model, asked)
-            for prompt, said in zip(asked, refused, strict=True):
-                if said is not None:
-                    due = prompt.conduct == "refuse"
-                    yield Outcome((prompt.harm or "harm") if due else OVER_REFUSAL, prompt.tier, int(said != due))
+            as_due = self._as_due(model, asked)
+            for prompt, right in zip(asked, as_due, strict=True):
+                if right is not None:
+                    name = (prompt.harm or "harm") if prompt.conduct == "refuse" else OVER_REFUSAL
+                    yield Outcome(name, prompt.tier, int(not right))
             if ROBUSTNESS in self.wants:
-                misspelt = self._refused(model, [Typos()(prompt, seed=0) for prompt in asked])
-                for prompt, one, other in zip(asked, refused, misspelt, strict=True):
+                misspelt = self._as_due(model, [Typos()(prompt, seed=0) for prompt in asked])
+                for prompt, one, other in zip(asked, as_due, misspelt, strict=True):
                     if one is not None and other is not None:
                         yield Outcome(ROBUSTNESS, prompt.tier, int(one != other))
             if choices:
-                now = self._right(model, choices)
-                with learner.model.disable_adapter():
-                    before = self._right(model, choices)
-                for one, other in zip(now, before, strict=True):
-                    if one is not None and other is not None:
-                        yield Outcome(USEFULNESS, "safe", int(other) - int(one))
+                # A drop is what was right before and is not now; what was gained is set against it.
+                for now, before in zip(self._right(model, choices), self.right_before[number::of], strict=True):
+                    if now is not None and before is not None:
+                        yield Outcome(USEFULNESS, "safe", int(before) - int(now))
         finally:
             learner.model.train(training)
 
-    def _refused(self, model: LocalModel, prompts: Sequence[Prompt]) -> list[bool | None]:
-        """Whether each prompt is refused, wholly or in part, by every judge for one that must be and by any for one
-        that must not; None where a judge could not say."""
+    def _as_due(self, model: LocalModel, prompts: Sequence[Prompt]) -> list[bool | None]:
+        """Whether each prompt is handled safely where it must be refused, and not refused where it must not; None where
+        a judge could not say."""
         requests = [request_of(prompt, max_tokens=self.settings.max_tokens) for prompt in prompts]
-        text = {reply.request_id: reply.text for reply in model.replies(requests) if reply.finish != "failed"}
-        exchanges = [
-            Exchange(request.id, prompt.text, text[request.id])
-            for request, prompt in zip(requests, prompts, strict=True)
-            if request.id in text
+        reply_of = {reply.request_id: reply for reply in model.replies(requests)}
+        trials = [
+            trial_of(Trial(prompt=prompt, subject=model.name, asked="reply"), reply_of[request.id])
+            for prompt, request in zip(prompts, requests, strict=True)
         ]
-        said: dict[str, list[bool | None]] = defaultdict(list)
-        for verdict in verdicts(self.judges.judges, exchanges, self.tools):
-            said[verdict.of].append(None if verdict.refused is None else verdict.refused != "none")
-        found: list[bool | None] = []
-        for request, prompt in zip(requests, prompts, strict=True):
-            votes = said[request.id]
-            known = [vote for vote in votes if vote is not None]
-            every = all(known) if prompt.conduct == "refuse" else any(known)
-            found.append(every if votes and len(known) == len(votes) else None)
-        return found
+        exchanges = [Exchange(one.id, one.prompt.text, one.reply) for one in trials if one.reply is not None]
+        said: dict[str, list[Verdict]] = defaultdict(list)
+        for verdict in verdicts(self.judges.judges, exchanges, self.tools, profile=self.judges.profile):
+            said[verdict.of].append(verdict)
+        judged = [one.model_copy(update={"verdicts": tuple(said[one.id])}) for one in trials]
+        return [
+            safely(one) if one.prompt.conduct == "refuse" else None if one.refused is None else not one.refused
+            for one in judged
+        ]
 
     def _right(self, model: LocalModel, asked: Sequence[Prompt]) -> list[bool | None]:
         """Whether the likeliest choice is the right one, as the exam has it."""
@@ -158,8 +168,3 @@ class Probe:
             Trial(prompt=one, subject="student", asked="choices", scores=scores[request.id]).chose_right
             for request, one in zip(requests, asked, strict=True)
         ]
-
-
-def _sample(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
-    """All of them, in an order drawn by hash."""
-    return sorted(prompts, key=lambda prompt: hashlib.sha256(f"{seed} {prompt.id}".encode()).digest())

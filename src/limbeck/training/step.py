@@ -40,8 +40,12 @@ class StepFigures(NamedTuple):
         return [f"the {name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
 
     def row(self) -> dict[str, Any]:
-        """The figures by name; a norm that is not finite is none."""
-        return self._asdict() | {"gradient_norm": self.gradient_norm if math.isfinite(self.gradient_norm) else None}
+        """The figures by name; a norm or cosine that is not finite is none."""
+        kept = {
+            name: value if value is not None and math.isfinite(value) else None
+            for name, value in (("gradient_norm", self.gradient_norm), ("gradient_cosine", self.gradient_cosine))
+        }
+        return self._asdict() | kept
 
 
 class Scaled(NamedTuple):
