@@ -46,7 +46,7 @@ def sides_of_run(folder: Path) -> Iterator[ModelSpec]:
     """The base of a finished run, its teachers that reply to any prompt, and its student."""
     # A model that was trained whole has no adapter.
     adapter, merged = (folder / "student" / part for part in ("adapter", "merged"))
-    if not (folder / "recipe.yaml").is_file() or not merged.is_dir():
+    if not (folder / "recipe.yaml").is_file() or not (adapter.is_dir() or merged.is_dir()):
         raise InputError(f"{folder}: there is no finished run in it; name one, or models with --model")
     config = load_config(folder / "recipe.yaml")
     base = config.student.untrained()
@@ -55,9 +55,10 @@ def sides_of_run(folder: Path) -> Iterator[ModelSpec]:
         # A recorded teacher knows no reply to what is typed here; another may be the base once more.
         if teacher.redraws and teacher.model_copy(update={"name": base.name}) != base:
             yield teacher
-    yield base.model_copy(
-        update={"name": "student", **({"adapter": adapter} if adapter.is_dir() else {"model": str(merged)})}
-    )
+    if adapter.is_dir():
+        yield config.student.trained("student", adapter)
+    else:
+        yield base.model_copy(update={"name": "student", "model": str(merged)})
 
 
 def sides_of_models(models: Sequence[str], adapter: Path | None) -> Iterator[ModelSpec]:
