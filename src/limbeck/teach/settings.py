@@ -64,7 +64,7 @@ class TeachSettings(Spec):
         for name in names:
             if not name or names.count(name) > 1:
                 raise ValueError(
-                    f"two teachers must not share a name, and each needs one; there is '{name}' in {names}"
+                    f"two teachers must not share a name, and each needs one; the names are {', '.join(names)}"
                 )
         if self.second is not None and self.second not in names:
             raise ValueError(f"second is '{self.second}', which is no teacher; use one of: {', '.join(names)}")
