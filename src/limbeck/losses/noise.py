@@ -29,7 +29,8 @@ class Noise(Spec):
         vain = {"direction", "epsilon", "steps", "layer"} if self.on == "text" else set()
         vain |= {"layer"} if self.on != "hidden" else set()
         vain |= {"steps"} if self.direction != "pgd" else set()
-        if said := sorted(vain & self.model_fields_set):
+        fields = type(self).model_fields
+        if said := sorted(name for name in vain if getattr(self, name) != fields[name].default):
             raise ValueError(
                 f"{', '.join(said)} does nothing with on: {self.on}, direction: {self.direction}; leave it out"
             )
