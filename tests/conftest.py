@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -143,6 +143,25 @@ def _byte_tokenizer() -> Any:
         chat_template=CHAT_TEMPLATE,
         model_max_length=CONTEXT,
     )
+
+
+class Killed(Silent):
+    """Progress that dies before the step of this number."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def track(self, label: str, items: Iterable[Any], *, total: int) -> Iterator[Any]:
+        for item in items:
+            if item == self.step:
+                raise KeyboardInterrupt
+            yield item
+
+
+@pytest.fixture
+def killed_at() -> Callable[[int], Silent]:
+    """Progress that dies before the step of a number."""
+    return Killed
 
 
 class NumberJudge(JudgeSpec):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -117,28 +117,15 @@ def test_a_multiplier_changes_what_is_learnt(store: StageStore, tiny_model: Path
     assert any(not torch.allclose(one[name], other[name]) for name in one)
 
 
-class Killed(Silent):
-    """Progress that dies before the step of this number."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def track(self, label: str, items: Iterable[Any], *, total: int) -> Iterator[Any]:
-        for item in items:
-            if item == self.step:
-                raise KeyboardInterrupt
-            yield item
-
-
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 def test_a_killed_training_goes_on_with_the_same_rates_and_losses(
-    store: StageStore, tiny_model: Path, step: int
+    killed_at: Callable[[int], Silent], store: StageStore, tiny_model: Path, step: int
 ) -> None:
     given = settings(save_every_s=1e-9, curriculum=Competence(), keep="best")
     trained(given, tiny_model, at(store, "whole"))
     killed = at(store, "killed")
     with pytest.raises(KeyboardInterrupt):
-        trained(given, tiny_model, replace(killed, shown=Killed(step)))
+        trained(given, tiny_model, replace(killed, shown=killed_at(step)))
     trained(given, tiny_model, killed)
     for one, other in zip(rows(at(store, "whole")), rows(killed), strict=True):
         assert other["losses"] == pytest.approx(one["losses"], abs=1e-6)

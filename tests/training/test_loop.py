@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,19 +65,6 @@ def adapter(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     return load_file(checkpoint.folder / "adapter_model.safetensors")
 
 
-class Killed(Silent):
-    """Progress that dies before the step of this number."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def track(self, label: str, items: Iterable[Any], *, total: int) -> Iterator[Any]:
-        for item in items:
-            if item == self.step:
-                raise KeyboardInterrupt
-            yield item
-
-
 def at(store: StageStore, folder: str) -> StageStore:
     return replace(store, root=store.root / folder)
 
@@ -110,7 +97,9 @@ def test_the_backbone_is_bit_for_bit_what_it_was(store: StageStore, tiny_model: 
 
 
 @pytest.mark.parametrize("step", [1, 3])
-def test_a_killed_training_goes_on_with_the_same_losses(store: StageStore, tiny_model: Path, step: int) -> None:
+def test_a_killed_training_goes_on_with_the_same_losses(
+    killed_at: Callable[[int], Silent], store: StageStore, tiny_model: Path, step: int
+) -> None:
     saving = settings(save_every_s=1e-9)
     whole = train(saving, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=at(store, "whole"))
     killed = at(store, "killed")
@@ -123,7 +112,7 @@ def test_a_killed_training_goes_on_with_the_same_losses(store: StageStore, tiny_
             None,
             (),
             GradeSettings(),
-            store=replace(killed, shown=Killed(step)),
+            store=replace(killed, shown=killed_at(step)),
         )
     assert len(rows(killed)) == step
     again = train(saving, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=killed)
@@ -134,17 +123,28 @@ def test_a_killed_training_goes_on_with_the_same_losses(store: StageStore, tiny_
         torch.testing.assert_close(adapter(again)[name], weight, rtol=0, atol=1e-6)
 
 
-def test_a_training_killed_before_its_first_state_starts_again(store: StageStore, tiny_model: Path) -> None:
+def test_a_training_killed_before_its_first_state_starts_again(
+    killed_at: Callable[[int], Silent], store: StageStore, tiny_model: Path
+) -> None:
     seldom = settings(save_every_s=1e9)
     with pytest.raises(KeyboardInterrupt):
         train(
-            seldom, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=replace(store, shown=Killed(2))
+            seldom,
+            student(tiny_model),
+            LESSONS,
+            None,
+            None,
+            (),
+            GradeSettings(),
+            store=replace(store, shown=killed_at(2)),
         )
     train(seldom, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=store)
     assert [row["step"] for row in rows(store)] == [1, 2, 3, 4]
 
 
-def test_a_killed_training_with_dropout_goes_on_with_the_same_losses(store: StageStore, tiny_model: Path) -> None:
+def test_a_killed_training_with_dropout_goes_on_with_the_same_losses(
+    killed_at: Callable[[int], Silent], store: StageStore, tiny_model: Path
+) -> None:
     saving, dropping = settings(save_every_s=1e-9), student(tiny_model, dropout=0.5)
     train(saving, dropping, LESSONS, None, None, (), GradeSettings(), store=at(store, "whole"))
     with pytest.raises(KeyboardInterrupt):
@@ -156,7 +156,7 @@ def test_a_killed_training_with_dropout_goes_on_with_the_same_losses(store: Stag
             None,
             (),
             GradeSettings(),
-            store=replace(at(store, "killed"), shown=Killed(2)),
+            store=replace(at(store, "killed"), shown=killed_at(2)),
         )
     train(saving, dropping, LESSONS, None, None, (), GradeSettings(), store=at(store, "killed"))
     for one, other in zip(rows(at(store, "whole")), rows(at(store, "killed")), strict=True):
