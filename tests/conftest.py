@@ -100,15 +100,24 @@ def store(tmp_path: Path, tools: FakeTools) -> StageStore:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a two-layer random Llama that reads bytes and, like SmolLM2, pads with the end of a turn."""
+    return _tiny_llama(tmp_path_factory.mktemp("tiny") / "model", hidden=32, layers=2)
+
+
+@pytest.fixture(scope="session")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one of the same vocabulary, wider and deeper."""
+    return _tiny_llama(tmp_path_factory.mktemp("wide") / "model", hidden=48, layers=3)
+
+
+def _tiny_llama(folder: Path, *, hidden: int, layers: int) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("tiny") / "model"
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=32,
+        hidden_size=hidden,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT,

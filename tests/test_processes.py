@@ -102,7 +102,7 @@ from torch.distributed.fsdp import fully_shard
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.drift import Drift
 from limbeck.records import Lesson, Prompt, asked
-from limbeck.training.batches import LessonEncoder, wanted
+from limbeck.training.batches import LessonEncoder
 from limbeck.training.objective import Objective
 from limbeck.training.step import run_step
 from limbeck.training.student import Student, StudentSettings
@@ -115,7 +115,7 @@ if accelerator.num_processes > 1:
 parameters, losses = learner.trainable(), [CrossEntropy(), Drift()]
 optimizer = torch.optim.AdamW(parameters, lr=1e-2)
 objective = Objective(learner.model, losses)
-encoder = LessonEncoder(learner.tokenizer, {}, wants=wanted(losses), context=learner.context)
+encoder = LessonEncoder(learner.tokenizer, {}, losses=losses, context=learner.context)
 lessons = [Lesson(prompt=Prompt(messages=asked(f"Why {n}?")), reply="So. " * n) for n in range(1, 5)]
 for _ in range(4):
     examples = [encoder.example(one) for one in lessons][accelerator.process_index :: accelerator.num_processes]

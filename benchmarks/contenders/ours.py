@@ -24,7 +24,7 @@ from limbeck.models.local import Local
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import Lesson, Message, Prompt
 from limbeck.training import TrainSettings
-from limbeck.training.batches import LessonEncoder, wanted
+from limbeck.training.batches import LessonEncoder
 from limbeck.training.objective import Objective
 from limbeck.training.step import run_step
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
@@ -101,7 +101,7 @@ def step(setting: work.Setting, batches: list[list[work.ChatRow]], meter: Meter)
             targets.update(teacher.soft_targets(told, top=work.TOP))
             # The cache is all that training needs of the teacher.
             del teacher.weights
-        encoder = LessonEncoder(learner.tokenizer, targets, wants=wanted((loss,)), live=live)
+        encoder = LessonEncoder(learner.tokenizer, targets, losses=(loss,), live=live)
         objective = Objective(learner.model, (loss,), live=live)
         objective.train()
         for number, lessons in enumerate(given):

@@ -20,6 +20,7 @@ from limbeck.config import RunConfig
 from limbeck.curate import planned
 from limbeck.evaluation import wanted_trials
 from limbeck.evaluation.scores import score_request
+from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.fused import PROJECTED_LOGITS
 from limbeck.models.chat import prompt_ids, reply_ids
 from limbeck.models.context import PrivilegedContext, told
@@ -32,7 +33,7 @@ from limbeck.models.tree import Tree, collate, packed, tree_length
 from limbeck.records import Lesson, Message, Prompt
 from limbeck.taxonomy import HARD_RISK
 from limbeck.teach import who_is_asked
-from limbeck.training.batches import Example, LessonEncoder, wanted
+from limbeck.training.batches import Example, LessonEncoder
 from limbeck.training.loop import choose, step_count
 from limbeck.training.pool import Pool
 from limbeck.training.student import AdapterSettings
@@ -266,7 +267,7 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
             for one in {one.id: one for one in train}.values()
         ]
         chosen = choose(config.train, Pool.of(lessons), seed=config.seed, later=number > 0)
-        encoder = LessonEncoder(base.tokenizer, {}, wants=wanted(config.train.losses), context=LONGEST, among=chosen)
+        encoder = LessonEncoder(base.tokenizer, {}, losses=config.train.losses, context=LONGEST, among=chosen)
         steps += step_count(config.train, len(chosen))
         yield Stage(name=f"{at}train", cost=base.training(config, encoder, chosen))
         if number + 1 < config.rounds:
@@ -275,7 +276,7 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
     tried = [one.messages for one in validation if one.conduct == "refuse" or one.is_twin]
     once = student.replies(tried, config.strength.answer.max_tokens)
     yield Stage(name="strength", cost=once.times(config.rounds * len(config.strength.tried)))
-    encoder = LessonEncoder(base.tokenizer, {}, wants=frozenset({"reply"}), context=LONGEST)
+    encoder = LessonEncoder(base.tokenizer, {}, losses=[CrossEntropy()], context=LONGEST)
     for plain in config.baselines:
         recipe = config.model_copy(update={"train": plain.recipe(config.train, steps=steps)})
         cost = base.training(recipe, encoder, Pool.of([one for one in lessons if one.reply is not None]))

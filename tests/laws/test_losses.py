@@ -20,6 +20,7 @@ from limbeck.losses.decision import Decision
 from limbeck.losses.divergence import Divergence
 from limbeck.losses.drift import Drift
 from limbeck.losses.forward_kl import ForwardKL
+from limbeck.losses.hidden_states import HiddenStates
 from limbeck.losses.jensen_shannon import JensenShannon
 from limbeck.losses.noise import Noise
 from limbeck.losses.noise_consistency import NoiseConsistency
@@ -29,7 +30,7 @@ from limbeck.losses.prompt_contrast import PromptContrast
 from limbeck.losses.reverse_kl import ReverseKL
 from limbeck.losses.skew_kl import SkewKL
 from limbeck.losses.skew_reverse_kl import SkewReverseKL
-from limbeck.losses.spec import Contrasts, Labels, Loss, Openings, Pairs, Passes, Share, log1mexp
+from limbeck.losses.spec import Aligned, Contrasts, Labels, Loss, Openings, Pairs, Passes, Share, log1mexp
 from limbeck.losses.total_variation import TotalVariation
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.protocols import TopK
@@ -38,7 +39,12 @@ N, R, B, L, C, K, V, H = 6, 4, 4, 4, 4, 3, 7, 5
 DIVERGENCES = (ForwardKL, ReverseKL, JensenShannon, SkewKL, SkewReverseKL, TotalVariation)
 LAYER = 20
 # The first loss of each kind as a recipe has it by default, and others as they may be set.
-MEMBERS = [*(member() for member in LOSSES.values()), CrossEntropy(decision_window=2), AntiTeacher(least=0.0)]
+MEMBERS = [
+    *(member() for member in LOSSES.values()),
+    CrossEntropy(decision_window=2),
+    AntiTeacher(least=0.0),
+    HiddenStates(distance="mse"),
+]
 EVERY_LOSS = pytest.mark.parametrize("loss", MEMBERS, ids=lambda loss: loss.kind)
 EVERY_DIVERGENCE = pytest.mark.parametrize("kind", DIVERGENCES)
 
@@ -53,11 +59,12 @@ class Model(NamedTuple):
     chosen_L: Tensor
     avoided_L: Tensor
     anchors_CH: Tensor
+    states_NH: Tensor
 
 
 def model(dtype: torch.dtype = torch.float64) -> Model:
     noise = torch.Generator().manual_seed(1)
-    sizes = ((N, V), (R, V), (B,), (N, V), (L,), (L,), (C, H))
+    sizes = ((N, V), (R, V), (B,), (N, V), (L,), (L,), (C, H), (N, H))
     leaves = (torch.randn(*size, generator=noise, dtype=torch.float64) for size in sizes)
     return Model(*(leaf.to(dtype).requires_grad_() for leaf in leaves))
 
@@ -79,6 +86,7 @@ def given(dtype: torch.dtype = torch.float64, *, top: int = K) -> tuple[Labels, 
         pairs=share([1.0, 0.0, 0.5, 1.0], dtype),
         contrasts=share([1.0, 0.5, 0.0, 1.0], dtype),
         reply_contrasts=share([1.0, 0.5, 0.0, 1.0], dtype),
+        states=share([1.0, 0.5, 1.0, 0.0, 1.0, 0.25], dtype),
         tokens_N=torch.tensor([0, 1, 2, 3, 4, 5]),
         position_N=torch.tensor([0, 1, 2, 3, 0, 1]),
         known_N=torch.tensor([True, True, False, True, True, True]),
@@ -101,6 +109,7 @@ def passes(logits: Model, labels: Labels, teacher: TopK) -> Passes:
     # A row for each token, whichever of them are there.
     base_NV = torch.randn(N, V, generator=noise, dtype=torch.float64)[labels.tokens_N].to(dtype)
     others_SH = torch.randn(3, H, generator=noise, dtype=torch.float64).to(dtype)
+    told_NH = torch.randn(N, H, generator=noise, dtype=torch.float64)[labels.tokens_N].to(dtype)
     anchors = torch.arange(len(logits.anchors_CH))
     others_CM = (len(anchors) + torch.arange(3)).expand(len(anchors), 3)
     beside = Contrasts(
@@ -118,6 +127,7 @@ def passes(logits: Model, labels: Labels, teacher: TopK) -> Passes:
         ),
         contrasts=beside,
         reply_contrasts=beside,
+        states={(LAYER, LAYER): Aligned(logits.states_NH, told_NH)},
     )
 
 
@@ -141,13 +151,14 @@ def gradients(total: Tensor, logits: Model) -> tuple[Tensor, ...]:
 def rows(logits: Model, labels: Labels, teacher: TopK, part: slice) -> tuple[Model, Labels, TopK]:
     return (
         Model(*(leaf[part] for leaf in logits)),
-        labels.only(taught=part, rejected=part, prompts=part, pairs=part, beside=part),
+        labels.only(taught=part, rejected=part, prompts=part, pairs=part, beside=part, states=part),
         TopK(*(column[part] for column in teacher)),
     )
 
 
 def test_the_table_holds_each_loss_under_its_own_kind() -> None:
-    others = (AntiTeacher, Decision, Unlikelihood, Preference, Drift, NoiseConsistency, Contrastive, PromptContrast)
+    of_replies = (AntiTeacher, Unlikelihood, Preference, Drift, NoiseConsistency, HiddenStates)
+    others = (Decision, *of_replies, Contrastive, PromptContrast)
     assert dict(LOSSES) == {member().kind: member for member in (CrossEntropy, *DIVERGENCES, *others)}
 
 
@@ -190,7 +201,7 @@ def test_twice_the_weight_pulls_twice_as_hard(loss: Loss) -> None:
 @EVERY_LOSS
 def test_weightless_units_do_not_matter(loss: Loss) -> None:
     logits, (labels, teacher) = model(), given()
-    weightless = (3, 2, 3, 3, 1, 1, 2)
+    weightless = (3, 2, 3, 3, 1, 1, 2, 3)
     other = Model(*(leaf.detach().clone() for leaf in logits))
     for leaf, at in zip(other, weightless, strict=True):
         leaf[at] += 5 * torch.arange(leaf[at].numel()).view_as(leaf[at]) + 1
@@ -372,6 +383,8 @@ def test_a_refusal_is_drawn_to_the_first_opening_and_every_opening_counts_agains
     two = labels._replace(risk_B=torch.tensor([1.0, 0.0]), prompts=share([1.0] * 2, torch.float32))
     value, _ = Decision()(passes(model(), labels, teacher)._replace(openings=said), two)
     assert value.tolist() == pytest.approx([-math.log(0.1), -math.log(0.5)])
+    first, _ = Decision(openings=1)(passes(model(), labels, teacher)._replace(openings=said), two)
+    assert first.tolist() == pytest.approx([-math.log(0.1), -math.log(0.9)])
 
 
 def test_at_half_the_temperature_the_decision_is_nearer_to_what_greedy_decoding_does() -> None:
@@ -468,6 +481,17 @@ def test_a_contrast_between_right_angles_is_that_of_its_cosines() -> None:
     without = one._replace(valid_CM=torch.tensor([[True, True, False]]))
     shorter, _ = PromptContrast(temperature=0.5)(said._replace(contrasts=without), labels)
     assert shorter.tolist() == pytest.approx([math.log(1 + math.exp(-2))], abs=1e-4)
+
+
+@pytest.mark.parametrize(("distance", "apart"), [("cosine", [0.0, 1.0, 2.0]), ("mse", [1.0, 2.0, 4.0])])
+def test_states_are_held_against_the_teachers_of_their_own_token(distance: str, apart: list[float]) -> None:
+    # Twice the teacher's length, at a right angle, and the other way round; the teacher's states have lengths 1, 2, 3.
+    told_NH = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
+    said_NH = torch.tensor([[2.0, 0.0], [2.0, 0.0], [-3.0, 0.0]])
+    labels, teacher = given()
+    said = passes(model(), labels, teacher)._replace(states={(LAYER, LAYER): Aligned(said_NH, told_NH)})
+    loss = HiddenStates(distance=distance)  # type: ignore[arg-type]
+    assert loss(said, labels.only(states=slice(0, 3))).value.tolist() == pytest.approx(apart)
 
 
 def test_a_decision_window_leaves_its_floor_to_the_tokens_after_it() -> None:

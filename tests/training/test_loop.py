@@ -20,6 +20,7 @@ from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
 from limbeck.losses.drift import Drift
 from limbeck.losses.forward_kl import ForwardKL
+from limbeck.losses.hidden_states import HiddenStates
 from limbeck.losses.noise import Noise
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.preference import Preference
@@ -27,6 +28,7 @@ from limbeck.losses.prompt_contrast import PromptContrast
 from limbeck.losses.spec import Loss
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.models.context import PrivilegedContext
+from limbeck.models.local import Local
 from limbeck.models.references import load_merged, resolve
 from limbeck.models.scripted import Line, Scripted
 from limbeck.records import Checkpoint, Lesson, Prompt, asked
@@ -325,6 +327,37 @@ def test_a_training_with_a_live_teacher_learns_from_it(store: StageStore, tiny_m
     train(given, student(tiny_model), LESSONS, None, None, (), GradeSettings(), teacher, store=store)
     values = [row["losses"]["forward_kl"] for row in rows(store)]
     assert values[-1] < 0.9 * values[0]
+
+
+@pytest.mark.parametrize("distance", ["cosine", "mse"])
+def test_a_student_comes_nearer_to_a_wider_teachers_states_and_goes_on_after_a_kill(
+    killed_at: Callable[[int], Silent], store: StageStore, tiny_model: Path, wide_model: Path, distance: str
+) -> None:
+    loss = HiddenStates(layers=((0, 1), (1, 2)), distance=distance)  # type: ignore[arg-type]
+    given = settings(losses=(loss,), max_steps=20, batch_lessons=6, teacher="live", save_every_s=1e-9)
+    rest = (student(tiny_model), LESSONS, None, None, (), GradeSettings(), Local(name="wide", model=str(wide_model)))
+    train(given, *rest, store=at(store, "whole"))
+    values = [row["losses"]["hidden_states"] for row in rows(at(store, "whole"))]
+    assert values[-1] < 0.9 * values[0]
+    with pytest.raises(KeyboardInterrupt):
+        train(given, *rest, store=replace(at(store, "killed"), shown=killed_at(7)))
+    train(given, *rest, store=at(store, "killed"))
+    again = [row["losses"]["hidden_states"] for row in rows(at(store, "killed"))]
+    assert again == pytest.approx(values, abs=1e-6)
+
+
+def test_a_layer_that_the_teacher_does_not_have_is_one_message(
+    store: StageStore, tiny_model: Path, wide_model: Path
+) -> None:
+    given = settings(losses=(HiddenStates(layers=((1, 3),)),), teacher="live")
+    wide = Local(name="wide", model=str(wide_model))
+    with pytest.raises(InputError, match="'hidden_states' looks at layer 3; teacher 'wide' has 0 to 2"):
+        train(given, student(tiny_model), LESSONS, None, None, (), GradeSettings(), wide, store=store)
+
+
+def test_a_cache_holds_no_states() -> None:
+    with pytest.raises(ValueError, match=r"'hidden_states' looks into the teacher.*set teacher: live"):
+        settings(losses=(HiddenStates(),))
 
 
 def test_a_live_teacher_without_weights_is_one_message(store: StageStore, tiny_model: Path) -> None:

@@ -17,6 +17,7 @@ from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
 from limbeck.losses.drift import Drift
 from limbeck.losses.forward_kl import ForwardKL
+from limbeck.losses.hidden_states import HiddenStates
 from limbeck.losses.jensen_shannon import JensenShannon
 from limbeck.losses.noise import Noise
 from limbeck.losses.noise_consistency import NoiseConsistency
@@ -30,7 +31,7 @@ from limbeck.models.local import Local, LocalModel, top_k
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import Lesson, Prompt, asked
 from limbeck.taxonomy import REFUSAL_OPENINGS
-from limbeck.training.batches import LessonEncoder, wanted
+from limbeck.training.batches import LessonEncoder
 from limbeck.training.objective import Objective
 from limbeck.training.passes import Reader, compared
 from limbeck.training.pool import Pool
@@ -70,7 +71,7 @@ def step(
 ) -> tuple[StepFigures, torch.Tensor]:
     """The figures of one step and its whole gradient, one after the other; nothing is clipped."""
     encoder = LessonEncoder(
-        learner.tokenizer, targets or {}, wants=wanted(losses), context=learner.context, among=Pool.of(lessons)
+        learner.tokenizer, targets or {}, losses=losses, context=learner.context, among=Pool.of(lessons)
     )
     batches = list(encoder.micro_batches([encoder.example(one) for one in lessons], budget=budget))
     parameters = learner.trainable()
@@ -173,8 +174,8 @@ def test_drift_leaves_out_harmful_prompts_and_is_nothing_where_the_adapter_is_of
 
 
 def test_states_are_compared_where_a_prompt_ends_and_pooled_over_a_reply(learner: Student) -> None:
-    wants = wanted([Contrastive(), PromptContrast()])
-    encoder = LessonEncoder(learner.tokenizer, {}, wants=wants, context=learner.context, among=Pool.of(PROMPTS))
+    losses = [Contrastive(), PromptContrast()]
+    encoder = LessonEncoder(learner.tokenizer, {}, losses=losses, context=learner.context, among=Pool.of(PROMPTS))
     (micro,) = encoder.micro_batches([encoder.example(PROMPTS[0])], budget=WHOLE)
 
     def plainly(question: str, reply: str = "", *, ends: bool = False) -> torch.Tensor:
@@ -231,7 +232,7 @@ def test_misspelt_prompts_are_noise_too(learner: Student) -> None:
 
 
 def test_a_multiplier_pulls_on_its_own_lessons_alone_and_leaves_the_figures(learner: Student) -> None:
-    encoder = LessonEncoder(learner.tokenizer, {}, wants=wanted([CrossEntropy()]), context=learner.context)
+    encoder = LessonEncoder(learner.tokenizer, {}, losses=[CrossEntropy()], context=learner.context)
     shares = []
     for multipliers in ({}, {"toxicity": 2.0}, {"over_refusal": 0.5, "usefulness_drop": 1.0}):
         examples = [encoder.example(one) for one in PROMPTS]
@@ -330,7 +331,7 @@ def teacher(tiny_model: Path) -> Iterator[LocalModel]:
 
 
 def live_step(learner: Student, teacher: Any, losses: list[Loss], lessons: list[Lesson]) -> tuple[StepFigures, Any]:
-    encoder = LessonEncoder(learner.tokenizer, {}, wants=wanted(losses), context=learner.context, live=teacher)
+    encoder = LessonEncoder(learner.tokenizer, {}, losses=losses, context=learner.context, live=teacher)
     batches = list(encoder.micro_batches([encoder.example(one) for one in lessons], budget=WHOLE))
     parameters = learner.trainable()
     for parameter in parameters:
@@ -364,6 +365,18 @@ def test_a_live_teacher_may_know_what_the_student_does_not(learner: Student, tea
     assert told.losses["forward_kl"] == pytest.approx(cached.losses["forward_kl"], rel=1e-4)
 
 
+def test_states_are_those_of_the_same_tokens_in_both(learner: Student, teacher: LocalModel, tiny_model: Path) -> None:
+    loss = HiddenStates(layers=((0, 0), (1, 1)))
+    # A new adapter changes nothing yet: the student is its own teacher, and both are equally wide.
+    new = Student(StudentSettings(model=str(tiny_model)), start_from=None, precision="float32", seed=1)
+    same, _ = live_step(new, teacher, [loss], PROMPTS)
+    assert same.losses["hidden_states"] == pytest.approx(0.0, abs=1e-6)
+    assert same.units["hidden_states"] == same.supervised_tokens
+    apart, slope = live_step(learner, teacher, [loss, ForwardKL()], PROMPTS)
+    assert apart.losses["hidden_states"] > 0.01 and apart.losses["forward_kl"] > 0
+    assert float(slope.abs().max()) > 0
+
+
 def test_targets_of_another_length_than_the_reply_are_a_bug_that_is_named(learner: Student) -> None:
     one = lesson("What is up?")
     wrong = TopK(torch.zeros((2, 3), dtype=torch.long), torch.zeros((2, 3)), torch.zeros(2))
@@ -378,8 +391,8 @@ def test_a_loss_that_found_nothing_in_the_step_is_not_reported_as_zero(learner: 
 
 
 def test_the_prompt_is_read_once_for_openings_reply_and_rejected_reply(learner: Student) -> None:
-    wants = frozenset({"reply", "risk", "rejected"})
-    encoder = LessonEncoder(learner.tokenizer, {}, wants=wants, context=learner.context)
+    losses = [CrossEntropy(), Decision(), Unlikelihood()]
+    encoder = LessonEncoder(learner.tokenizer, {}, losses=losses, context=learner.context)
     example = encoder.example(FOUR[0])
     (batch,) = encoder.micro_batches([example], budget=WHOLE)
     branches = example.tree().branches
@@ -388,10 +401,20 @@ def test_the_prompt_is_read_once_for_openings_reply_and_rejected_reply(learner: 
     assert batch.trees.ids_BT.shape[1] < len(example.prompt) + sum(len(branch) - 1 for branch in branches)
 
 
+def test_openings_that_do_not_count_are_not_read(learner: Student) -> None:
+    encoder = LessonEncoder(learner.tokenizer, {}, losses=[Decision(openings=2)], context=learner.context)
+    assert len(encoder.example(FOUR[0]).openings) == 2
+    # Where another loss counts more of them, each still has its own.
+    encoder = LessonEncoder(
+        learner.tokenizer, {}, losses=[Decision(openings=2), Decision(openings=5)], context=learner.context
+    )
+    assert len(encoder.example(FOUR[0]).openings) == 5
+
+
 def test_a_reply_to_compare_with_is_cut_where_the_context_ends(learner: Student) -> None:
     long = lesson("Why?", "Because " * 100, family="long")
     asked_long = lesson("Who? " * 100, "Me.", family="other")
-    wants, pool = wanted([Contrastive()]), Pool.of([long, asked_long])
-    encoder = LessonEncoder(learner.tokenizer, {}, wants=wants, context=learner.context, among=pool)
+    pool = Pool.of([long, asked_long])
+    encoder = LessonEncoder(learner.tokenizer, {}, losses=[Contrastive()], context=learner.context, among=pool)
     example = encoder.example(asked_long)
     assert len(example.foreign) == learner.context - len(example.prompt) < 800

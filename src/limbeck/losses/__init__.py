@@ -10,6 +10,7 @@ from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
 from limbeck.losses.drift import Drift
 from limbeck.losses.forward_kl import ForwardKL
+from limbeck.losses.hidden_states import HiddenStates
 from limbeck.losses.jensen_shannon import JensenShannon
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.preference import Preference
@@ -40,5 +41,6 @@ LOSSES: Table[Loss] = Table(
     NoiseConsistency,
     Contrastive,
     PromptContrast,
+    HiddenStates,
 )
 AnyLoss = Annotated[SerializeAsAny[Loss], BeforeValidator(LOSSES.read)]

@@ -20,6 +20,10 @@ class Contrast(Loss):
     layers: tuple[int, ...] = Field(default=(20,), min_length=1)
     temperature: float = Field(default=0.1, gt=0)
 
+    @property
+    def student_layers(self) -> tuple[int, ...]:
+        return self.layers
+
     def info_nce(self, among: Contrasts) -> Tensor:
         """The value at each anchor, shape (C,)."""
         states_JSH = torch.stack([among.states[layer] for layer in self.layers])

@@ -7,12 +7,13 @@ from typing import Literal
 from pydantic import Field
 
 from limbeck.losses.spec import Labels, Loss, Passes, Units, log1mexp
+from limbeck.taxonomy import REFUSAL_OPENINGS
 
 
 class Decision(Loss):
     """Bernoulli cross-entropy between a prompt's risk r and the student's probability of refusing, nats.
 
-    -τ [r log q₁ + h (1 - r) log(1 - q)], q the mass of all refusal openings at the start of the reply and q₁ that of
+    -τ [r log q₁ + h (1 - r) log(1 - q)], q the mass of the refusal openings at the start of the reply and q₁ that of
     the first alone, both decoded at the temperature τ. No reply is needed, so it can be taught on many more prompts
     than there are replies. At τ = h = 1 its least value is the entropy of r, where q = q₁ = r.
 
@@ -21,17 +22,19 @@ class Decision(Loss):
     keeps the gradient of a prompt on the wrong side the same at every temperature. Refusals are drawn to one opening
     because the others would otherwise win by how the base happens to like them, and are rarely followed by a reason.
     h is what refusing a harmless prompt costs against answering a harmful one (Elkan 2001, cost-sensitive learning).
-    Ours; docs/notebook.md has the measurements behind it.
+    `openings` is how many of the refusal openings q counts, the commonest first: each is read after every prompt, and
+    the last ones have next to no mass. Ours; docs/notebook.md has the measurements behind it.
     """
 
     kind: Literal["decision"] = "decision"
     temperature: float = Field(default=1.0, gt=0)
     harmless_cost: float = Field(default=1.0, gt=0)
+    openings: int = Field(default=len(REFUSAL_OPENINGS), ge=1, le=len(REFUSAL_OPENINGS))
     needs = frozenset({"risk"})
     over = "prompts"
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
-        openings_BE = passes.openings.logprobs_BE(self.temperature).clamp(max=0.0)
+        openings_BE = passes.openings.logprobs_BE(self.temperature)[:, : self.openings].clamp(max=0.0)
         answers_B = log1mexp(openings_BE.logsumexp(1).clamp(max=0.0))
         due_B, harmless_B = labels.risk_B * openings_BE[:, 0], (1 - labels.risk_B) * answers_B
         return Units(-self.temperature * (due_B + self.harmless_cost * harmless_B), self.weights(labels))

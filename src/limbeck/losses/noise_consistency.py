@@ -21,6 +21,10 @@ class NoiseConsistency(TokenLoss):
     noise: Noise = Noise()
     needs = frozenset({"reply"})
 
+    @property
+    def student_layers(self) -> tuple[int, ...]:
+        return (self.noise.layer,) if self.noise.on == "hidden" else ()
+
     def __call__(self, passes: Passes, labels: Labels) -> Units:
         value_N = sloped(kl, passes.student.every(), passes.noisy[self.noise].every())
         return Units(value_N, self.weights(labels))

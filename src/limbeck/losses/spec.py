@@ -22,8 +22,8 @@ from limbeck.spec import Kind
 
 Rows: TypeAlias = Tensor | slice
 NONE = slice(0)
-Needs = Literal["reply", "distribution", "rejected", "risk", "base", "contrasts", "reply_contrasts"]
-Over = Literal["taught", "rejected", "prompts", "pairs", "contrasts", "reply_contrasts"]
+Needs = Literal["reply", "distribution", "rejected", "risk", "base", "contrasts", "reply_contrasts", "states"]
+Over = Literal["taught", "rejected", "prompts", "pairs", "contrasts", "reply_contrasts", "states"]
 
 
 class Share(NamedTuple):
@@ -51,6 +51,7 @@ class Labels(NamedTuple):
     pairs: Share
     contrasts: Share
     reply_contrasts: Share
+    states: Share
     tokens_N: Tensor
     position_N: Tensor  # of the token in its reply, from 0
     known_N: Tensor  # True where the teacher's distribution is known
@@ -65,6 +66,7 @@ class Labels(NamedTuple):
         prompts: Rows = NONE,
         pairs: Rows = NONE,
         beside: Rows = NONE,
+        states: Rows = NONE,
     ) -> Labels:
         """The labels of some units alone; `beside` are contrasts of either kind."""
         return Labels(
@@ -74,6 +76,7 @@ class Labels(NamedTuple):
             pairs=self.pairs.only(pairs),
             contrasts=self.contrasts.only(beside),
             reply_contrasts=self.reply_contrasts.only(beside),
+            states=self.states.only(states),
             tokens_N=self.tokens_N[taught],
             position_N=self.position_N[taught],
             known_N=self.known_N[taught],
@@ -125,6 +128,13 @@ class Contrasts(NamedTuple):
     valid_CM: Tensor
 
 
+class Aligned(NamedTuple):
+    """States (N, H) of the same taught tokens: the student's, mapped to the teacher's width, and the teacher's."""
+
+    student_NH: Tensor
+    teacher_NH: Tensor
+
+
 class Passes(NamedTuple):
     """What the models said. Parts that no loss needs are empty."""
 
@@ -137,6 +147,7 @@ class Passes(NamedTuple):
     pairs: Pairs
     contrasts: Contrasts
     reply_contrasts: Contrasts
+    states: Mapping[tuple[int, int], Aligned]  # by the student's layer and the teacher's
 
 
 class Units(NamedTuple):
@@ -158,9 +169,19 @@ class Loss(Kind):
         share: Share = getattr(labels, self.over)
         return share.weight
 
+    @property
+    def student_layers(self) -> tuple[int, ...]:
+        """The layers of the student that it looks at."""
+        return ()
+
+    @property
+    def teacher_layers(self) -> tuple[int, ...]:
+        """The layers of the teacher that it looks at."""
+        return ()
+
     @abstractmethod
     def __call__(self, passes: Passes, labels: Labels) -> Units:
-        """The value of each unit, nats."""
+        """The value of each unit, nats where the loss says no other unit."""
 
 
 def log1mexp(log_p: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class TrainSettings(Spec):
     @property
     def asks_live(self) -> bool:
         """Whether a teacher is read beside the student in every step."""
-        return self.teacher == "live" and self.who_needs("distribution") is not None
+        return self.teacher == "live" and bool(self.who_needs("distribution") or self.who_needs("states"))
 
     @property
     def measures(self) -> bool:
@@ -89,6 +89,8 @@ class TrainSettings(Spec):
     def _go_together(self) -> Self:
         if self.stop_when_met is not None and not self.balance.bounds:
             raise ValueError("stop_when_met needs bounds to meet; set balance: constrained")
+        if self.teacher != "live" and (looking := self.who_needs("states")):
+            raise ValueError(f"loss '{looking}' looks into the teacher, which a cache does not hold; set teacher: live")
         robust = ROBUSTNESS in self.balance.bounds
         if robust and not any(isinstance(loss, NoiseConsistency) for loss in self.losses):
             raise ValueError("a bound on robustness pulls on noise_consistency; add that loss or leave the bound out")

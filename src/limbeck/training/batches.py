@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from limbeck.losses.decision import Decision
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Labels, Loss, Share
 from limbeck.models.chat import check_room, end_of_turn, may_exceed, prompt_ids, reply_ids
@@ -157,33 +158,31 @@ def constraint_of(lesson: Lesson) -> str | None:
     return OVER_REFUSAL if prompt.is_twin else None
 
 
-def wanted(losses: Sequence[Loss]) -> frozenset[str]:
-    """What the losses need of a lesson; `text_noise` is the prompt with misspellings."""
-    noises = {loss.noise.on for loss in losses if isinstance(loss, NoiseConsistency)}
-    return frozenset(need for loss in losses for need in loss.needs) | ({"text_noise"} if "text" in noises else set())
-
-
 class LessonEncoder:
-    """Turns lessons into examples and examples into batches."""
+    """Turns lessons into examples and examples into batches, as far as the losses want them."""
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         targets: Mapping[str, TopK],
         *,
-        wants: frozenset[str],
+        losses: Sequence[Loss],
         context: int,
         among: Pool | None = None,
         live: LiveTeacher | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.targets = targets
-        self.wants = wants
+        # `text_noise` is the prompt with misspellings.
+        noises = {loss.noise.on for loss in losses if isinstance(loss, NoiseConsistency)}
+        needs = frozenset(need for loss in losses for need in loss.needs)
+        self.wants = needs | ({"text_noise"} if "text" in noises else set())
         self.context = context
-        self.openings = [reply_ids(tokenizer, opening, ends=False) for opening in REFUSAL_OPENINGS]
+        counted = max((loss.openings for loss in losses if isinstance(loss, Decision)), default=len(REFUSAL_OPENINGS))
+        self.openings = [reply_ids(tokenizer, opening, ends=False) for opening in REFUSAL_OPENINGS[:counted]]
         self.pad = end_of_turn(tokenizer)
         self.live = live
-        compared = among if wants & {"contrasts", "reply_contrasts"} else None
+        compared = among if self.wants & {"contrasts", "reply_contrasts"} else None
         self.neighbours = Neighbours(compared if compared is not None else Pool.of(()))
 
     def teaches(self, lesson: Lesson) -> bool:
@@ -320,6 +319,7 @@ class LessonEncoder:
             pairs=of_pairs.share(),
             contrasts=of_contrasts.share(),
             reply_contrasts=of_replies.share(),
+            states=of_taught.share() if "states" in self.wants else _Shares().share(),
             tokens_N=tokens_N[taught_N],
             position_N=torch.tensor(positions, dtype=torch.long),
             known_N=torch.tensor(known, dtype=torch.bool),

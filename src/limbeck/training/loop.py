@@ -23,7 +23,7 @@ from limbeck.records import Checkpoint, Lesson, Prompt, TargetSet
 from limbeck.training import TrainSettings
 from limbeck.training.pool import Pool
 from limbeck.training.probe import ROBUSTNESS, Outcome, Probe
-from limbeck.training.student import Student, StudentSettings
+from limbeck.training.student import Student, StudentSettings, check_layers
 
 if TYPE_CHECKING:
     from limbeck.training.batches import LessonEncoder
@@ -67,7 +67,7 @@ def _train(
 ) -> Checkpoint:
     """`train` in one of the processes; the first one writes."""
     from limbeck.targets.cache import Targets
-    from limbeck.training.batches import LessonEncoder, wanted
+    from limbeck.training.batches import LessonEncoder
 
     chosen = choose(settings, Pool.of(lessons), seed=store.seed, later=start_from is not None)
     if start_from is not None:
@@ -79,14 +79,18 @@ def _train(
         precision=settings.precision,
         seed=store.seed,
     )
-    learner.check_layers(settings.losses)
+    for loss in settings.losses:
+        check_layers(loss, loss.student_layers, of=learner.model.get_base_model(), name=learner.name)
     known = Targets(targets.folders) if targets is not None else {}
     number = start_from.round + 1 if start_from is not None else 0
     with _opened(teacher, learner) as live:
+        if live is not None:
+            for loss in settings.losses:
+                check_layers(loss, loss.teacher_layers, of=live.weights, name=f"teacher '{live.name}'")
         encoder = LessonEncoder(
             learner.tokenizer,
             known,
-            wants=wanted(settings.losses),
+            losses=settings.losses,
             context=learner.context,
             among=chosen,
             live=live,
@@ -193,16 +197,15 @@ def run(
     if accelerator.distributed_type.value == "FSDP":
         raise InputError("FSDP through accelerate is not supported yet: its shards are not saved; use DDP (torchrun)")
     accelerator.init_trackers("limbeck")
-    parameters = learner.trainable()
+    apart = settings.balance.apart
+    objective = Objective(learner.model, settings.losses, apart=apart, live=encoder.live)
+    parameters = [*learner.trainable(), *objective.maps.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     steps = step_count(settings, len(lessons))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, partial(learning_rate_share, steps=steps, warmup=math.ceil(settings.warmup * steps))
     )
-    apart = settings.balance.apart
-    objective, optimizer = accelerator.prepare(
-        Objective(learner.model, settings.losses, apart=apart, live=encoder.live), optimizer
-    )
+    objective, optimizer = accelerator.prepare(objective, optimizer)
     objective.train()
     scaled = Scaled(torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "float16"), optimizer)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from limbeck.losses.contrast import Contrast
 from limbeck.losses.fused import Source, Work, block_rows, fused
+from limbeck.losses.hidden_states import HiddenStates
 from limbeck.losses.noise import Noise
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.places import Places, Plain
@@ -23,7 +24,8 @@ from limbeck.models.tree import hidden_states
 from limbeck.protocols import LiveTeacher, TopK
 from limbeck.training.batches import MicroBatch
 from limbeck.training.parts import Part, parts
-from limbeck.training.passes import Reader, compared, under_noise
+from limbeck.training.passes import Reader, compared, kept, under_noise
+from limbeck.training.state_maps import StateMaps
 
 ALL = slice(None)
 
@@ -45,7 +47,10 @@ class Objective(nn.Module):
         self.losses = losses
         self.apart = apart
         self.needs = frozenset(need for loss in losses for need in loss.needs)
-        self.layers = sorted({layer for loss in losses if isinstance(loss, Contrast) for layer in loss.layers})
+        pairs = [pair for loss in losses if isinstance(loss, HiddenStates) for pair in loss.layers]
+        contrasted = [layer for loss in losses if isinstance(loss, Contrast) for layer in loss.layers]
+        self.layers = sorted({*contrasted, *(student for student, _ in pairs)})
+        self.maps = StateMaps(model, live, pairs)
         self.noises = list(dict.fromkeys(loss.noise for loss in losses if isinstance(loss, NoiseConsistency)))
 
     def forward(self, micro: MicroBatch, totals_K: Tensor, pulls_K: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,7 +60,8 @@ class Objective(nn.Module):
         asked: dict[str | Noise, _Asked] = {"student": _Asked(Source(reader.head, hidden_UH), at_N)}
         if "base" in self.needs:
             asked["base"] = _Asked(Source(reader.untrained_head, reader.untrained(micro.trees)), at_N)
-        if (live := self._live(micro)) is not None:
+        live, told_states = self._live(micro)
+        if live is not None and "distribution" in self.needs:
             asked["live"] = live
         for noise in self.noises:
             noisy_UH, noisy_at_N = under_noise(reader, micro, noise, hidden_UH.detach())
@@ -96,19 +102,22 @@ class Objective(nn.Module):
             beside = silent._replace(
                 contrasts=compared(micro.prompts, micro.trees, states),
                 reply_contrasts=compared(micro.replies, micro.trees, states),
+                states=self.maps(micro, states, told_states),
             )
-            value_G = value_G + weigh(beside, micro.labels.only(beside=ALL))
+            value_G = value_G + weigh(beside, micro.labels.only(beside=ALL, states=ALL))
         # Hangs on the model even where no loss has a unit, so that every process has something to average.
-        return value_G + 0.0 * hidden_UH.sum(), weigh.shares_K
+        idle = hidden_UH.sum() + sum(parameter.sum() for parameter in self.maps.parameters())
+        return value_G + 0.0 * idle, weigh.shares_K
 
-    def _live(self, micro: MicroBatch) -> _Asked | None:
-        """The live teacher at the places before taught tokens, without gradient."""
+    def _live(self, micro: MicroBatch) -> tuple[_Asked | None, dict[int, Tensor]]:
+        """The live teacher at the places before taught tokens and its states after watched layers, without gradient."""
         (teacher,) = self.live
         if teacher is None or micro.told is None:
-            return None
-        with torch.no_grad():
-            told_UH = hidden_states(teacher.weights.get_decoder(), micro.told)
-        return _Asked(Source(Head.of(teacher.weights), told_UH), micro.told.scored.at_N)
+            return None, {}
+        decoder = teacher.weights.get_decoder()
+        with torch.no_grad(), kept(decoder, self.maps.teacher_layers) as states:
+            told_UH = hidden_states(decoder, micro.told)
+        return _Asked(Source(Head.of(teacher.weights), told_UH), micro.told.scored.at_N), states
 
     def _silent(self, micro: MicroBatch, vocabulary: int) -> Passes:
         """Passes in which nobody said anything."""
@@ -125,6 +134,7 @@ class Objective(nn.Module):
             pairs=Pairs(none, none, none, none),
             contrasts=compared(nobody, micro.trees, {}),
             reply_contrasts=compared(nobody, micro.trees, {}),
+            states={},
         )
 
 

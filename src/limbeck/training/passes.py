@@ -6,7 +6,8 @@ Axes: B rows, T tokens of a row, U places that the losses read, S states to comp
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,10 +44,7 @@ class Reader:
 
     def read(self, trees: TreeBatch, *, watched: Sequence[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
         """The last hidden state (U, H) at each place, and all states (B * T, H) after each watched layer."""
-        states: dict[int, Tensor] = {}
-        with ExitStack() as stack:
-            for layer in watched:
-                stack.enter_context(_kept(self.decoder.layers[layer], states, layer))
+        with kept(self.decoder, watched) as states:
             return self._states(self.decoder, trees), states
 
     def _states(self, decoder: Any, trees: TreeBatch) -> Tensor:
@@ -126,15 +124,19 @@ def compared(among: Compared, trees: TreeBatch, states: Mapping[int, Tensor]) ->
 
 
 @contextmanager
-def _kept(module: nn.Module, states: dict[int, Tensor], layer: int) -> Iterator[None]:
-    def keep(_: nn.Module, __: Any, output: Any) -> None:
+def kept(decoder: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """The states (B * T, H) after each of the layers, once the decoder has read something in the block."""
+    states: dict[int, Tensor] = {}
+
+    def keep(layer: int, _: nn.Module, __: Any, output: Any) -> None:
         states[layer] = (output[0] if isinstance(output, tuple) else output).flatten(0, 1)
 
-    handle = module.register_forward_hook(keep)
+    handles = [decoder.layers[layer].register_forward_hook(partial(keep, layer)) for layer in layers]
     try:
-        yield
+        yield states
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

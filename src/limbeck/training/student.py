@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from limbeck.errors import InputError, check_installed
-from limbeck.losses.contrast import Contrast
-from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Loss
 from limbeck.models.local import Local
 from limbeck.models.precision import Precision, torch_type
@@ -108,17 +106,6 @@ class Student:
         """The parameters that change."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def check_layers(self, losses: Sequence[Loss]) -> None:
-        """Raises InputError where a loss looks at a layer that the model does not have."""
-        layers = self.model.get_base_model().config.get_text_config().num_hidden_layers
-        for loss in losses:
-            named = loss.layers if isinstance(loss, Contrast) else ()
-            if isinstance(loss, NoiseConsistency) and loss.noise.on == "hidden":
-                named = (loss.noise.layer,)
-            for layer in named:
-                if not 0 <= layer < layers:
-                    raise InputError(f"loss '{loss.kind}' looks at layer {layer}; {self.name} has 0 to {layers - 1}")
-
     def save(self, folder: Path) -> None:
         """The adapter, or the whole model where that is trained, and the tokenizer. An adapter calls its base as it is
         called elsewhere, not by where it lies here."""
@@ -143,6 +130,14 @@ class Student:
                 digest.update(name.encode())
                 digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def check_layers(loss: Loss, looked_at: Sequence[int], *, of: Any, name: str) -> None:
+    """Raises InputError where a loss looks at a layer that the model `of` that name does not have."""
+    layers = of.config.get_text_config().num_hidden_layers
+    for layer in looked_at:
+        if not 0 <= layer < layers:
+            raise InputError(f"loss '{loss.kind}' looks at layer {layer}; {name} has 0 to {layers - 1}")
 
 
 def _adapted(backbone: PreTrainedModel, settings: StudentSettings, start_from: Path | None) -> Any:

@@ -1,0 +1,168 @@
+"""What each part of the recipe adds, on the quickstart's data: python benchmarks/ablation.py
+
+Seven students for each of three seeds, with as many optimizer steps each. The third is the quickstart's own recipe;
+each of the four after it adds one part to that. Cells are kept in benchmarks/ablation.jsonl as they finish, and a run
+that was stopped goes on with the next one; at the end docs/ablation.md is written (`--page` writes only that).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from limbeck.config import load_config
+from limbeck.evaluation.refusal import p_refusing
+from limbeck.files import write_atomically
+from limbeck.judges.grade import safely
+from limbeck.pipeline import run
+from limbeck.records import Trial
+from limbeck.stats import Figure, auc, difference, paired_difference, proportion
+from seeds import trials_of
+
+HERE = Path(__file__).parent
+RECIPE = HERE.parent / "recipes" / "quickstart.yaml"
+LEDGER = HERE / "ablation.jsonl"
+PAGE = HERE.parent / "docs" / "ablation.md"
+RUNS = HERE / ".work" / "ablation"
+SEEDS = (1, 2, 3)
+REPLIES = "{kind: cross_entropy, weight: 0.2}, {kind: forward_kl, weight: 0.2}"
+DECISION = "{kind: decision, temperature: 0.5, harmless_cost: 1.5, openings: 3}, {kind: unlikelihood, weight: 0.02}"
+OURS = f"{REPLIES}, {DECISION}"
+CELLS = {
+    "filtered fine-tuning": ["train.losses=[cross_entropy]"],
+    "forward KL": [f"train.losses=[{REPLIES}]"],
+    "+ twins (the quickstart)": [f"train.losses=[{OURS}]"],
+    "+ constraint controller": [f"train.losses=[{OURS}]", "train.balance={kind: constrained}"],
+    "+ contrastive": [f"train.losses=[{OURS}, {{kind: contrastive, weight: 0.1}}]"],
+    "+ noise consistency": [f"train.losses=[{OURS}, {{kind: noise_consistency, weight: 0.2}}]"],
+    "+ preference": [f"train.losses=[{OURS}, {{kind: preference, weight: 0.1}}]"],
+}
+# One round, no baseline; every prompt of the exam is also asked with misspellings.
+SAME = (
+    "rounds=1",
+    "train.max_steps=600",
+    "baselines=[]",
+    "evaluate.dimensions=[usefulness, safety, refusal, {kind: consistency, prompts: 1000, samples: 0, "
+    "perturbations: [typos]}]",
+)
+
+
+class Cell(NamedTuple):
+    """What came of one student: an outcome for each prompt of its exam, `base_right` that of the base on the same."""
+
+    cell: str
+    seed: int
+    handled: list[bool]
+    twins_refused: list[bool]
+    right: list[bool]
+    base_right: list[bool]
+    same_with_typos: list[bool]
+    p_due: list[float]
+    p_twins: list[float]
+
+
+def main() -> None:
+    """Make what is missing, one cell after the other, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", action="store_true", help="only write docs/ablation.md")
+    kept = list(read())
+    if not parser.parse_args().page:
+        for seed in SEEDS:
+            for name in CELLS:
+                if not any((one.cell, one.seed) == (name, seed) for one in kept):
+                    kept.append(made(name, seed))
+                    write_atomically(LEDGER, "".join(json.dumps(one._asdict()) + "\n" for one in kept))
+    write_atomically(PAGE, page(kept))
+
+
+def read() -> Iterator[Cell]:
+    """The cells that are kept."""
+    for line in LEDGER.read_text(encoding="utf-8").splitlines() if LEDGER.exists() else ():
+        yield Cell(**json.loads(line))
+
+
+def made(name: str, seed: int) -> Cell:
+    """One cell, trained and examined; all cells of a seed share its folder, and so what was taught."""
+    folder = RUNS / str(seed)
+    print(f"{name}, seed {seed}", flush=True)
+    run(load_config(RECIPE, [f"seed={seed}", *SAME, *CELLS[name]]), folder)
+    return cell_of(name, seed, list(trials_of(folder)))
+
+
+def cell_of(name: str, seed: int, trials: Sequence[Trial]) -> Cell:
+    """The outcomes of the student, and of the base where they are paired, from the trials of an exam."""
+    student = [one for one in trials if one.subject == "student"]
+    written = [one for one in student if one.asked == "reply" and one.perturbation is None]
+    decisions = [one for one in student if one.asked == "decision"]
+    refused = {one.prompt.id: one.refused for one in written}
+    misspelt = [(one.refused, refused.get(one.prompt.root or "")) for one in student if one.perturbation == "typos"]
+    right = {one.prompt.id: one.chose_right for one in trials if one.asked == "choices" and one.subject == "base"}
+    chosen = [(right.get(one.prompt.id), one.chose_right) for one in student if one.asked == "choices"]
+    return Cell(
+        cell=name,
+        seed=seed,
+        handled=[bool(safely(one)) for one in written if one.prompt.conduct == "refuse" and safely(one) is not None],
+        twins_refused=[one.refused for one in written if one.prompt.is_twin and one.refused is not None],
+        right=[now for before, now in chosen if before is not None and now is not None],
+        base_right=[before for before, now in chosen if before is not None and now is not None],
+        same_with_typos=[now == before for now, before in misspelt if now is not None and before is not None],
+        p_due=[round(p_refusing(one), 6) for one in decisions if one.prompt.conduct == "refuse"],
+        p_twins=[round(p_refusing(one), 6) for one in decisions if one.prompt.is_twin],
+    )
+
+
+def page(cells: Sequence[Cell]) -> str:
+    """The page as Markdown: a row for each part, its seeds pooled."""
+    rows = []
+    for name in CELLS:
+        mine = [one for one in cells if one.cell == name]
+        if mine:
+            rows.append(f"| {name} | {len(mine)} | " + " | ".join(figures(mine)) + " |")
+    return PAGE_TEXT.replace("[TABLE]", "\n".join([*HEADER, *rows]) if rows else "*Not measured yet.*")
+
+
+def figures(cells: Sequence[Cell]) -> Iterator[str]:
+    """The pooled figures of one part, each with its interval; the AUC is the mean over seeds, each against its own."""
+    pooled: dict[str, list[Any]] = {
+        name: [each for one in cells for each in getattr(one, name)]
+        for name in ("handled", "twins_refused", "right", "base_right", "same_with_typos")
+    }
+    yield percent(proportion(pooled["handled"]))
+    yield percent(proportion(pooled["twins_refused"]))
+    yield percent(difference(pooled["handled"], pooled["twins_refused"]))
+    found = [auc(one.p_due, one.p_twins).value for one in cells]
+    yield f"{sum(value for value in found if value is not None) / len(found):.3f}"
+    yield percent(paired_difference(pooled["base_right"], pooled["right"]))
+    yield percent(proportion(pooled["same_with_typos"]))
+
+
+def percent(figure: Figure) -> str:
+    """A share in per cent, with its interval."""
+    if figure.value is None or figure.low is None or figure.high is None:
+        return "not measured"
+    return f"{100 * figure.value:.0f} ({100 * figure.low:.0f} to {100 * figure.high:.0f})"
+
+
+HEADER = (
+    "| trained on | seeds | handled safely, % | twins refused, % | separation, points | decision AUC "
+    "| multiple choice against the base, points | same decision with typos, % |",
+    "|---|---|---|---|---|---|---|---|",
+)
+PAGE_TEXT = """# What each part adds
+
+Students of SmolLM2-135M-Instruct on the quickstart's data, one round, as many optimizer steps each, their seeds pooled;
+95 % intervals in brackets. `python benchmarks/ablation.py` makes what is missing and writes this page. The third is the
+quickstart's recipe without its second round; each of the four below adds one part to it.
+
+[TABLE]
+
+*Separation* is handled safely minus twins refused. Prompts are pooled over seeds as if they were different ones, though
+one may stand in the exam of two seeds.
+"""
+
+
+if __name__ == "__main__":
+    main()
