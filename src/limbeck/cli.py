@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 import typer
 
 from limbeck.errors import DISK_FULL, FORBIDDEN, GateFailed, InputError, LimbeckError, Stopped, did_you_mean
+from limbeck.version import __version__
 
 if TYPE_CHECKING:
     from limbeck.config import RunConfig
@@ -27,12 +28,27 @@ SHOWN_UNANSWERED = 5
 STOPPED = "stopped; nothing made so far is lost: the same command goes on from here"
 
 app = typer.Typer(
-    help="Distil a small language model from aligned teachers, keep its safety, and prove both.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"limbeck {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _any_verb(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Distil a small language model from aligned teachers, keep its safety, and prove both."""
+
 
 Recipe = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (quickstart).")]
 Folder = Annotated[Path | None, typer.Option(help="The run folder; runs/NAME by default, after the recipe.")]

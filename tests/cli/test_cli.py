@@ -20,6 +20,7 @@ from limbeck.errors import Stopped
 from limbeck.evaluation import EVALUATORS
 from limbeck.judges import JUDGES
 from limbeck.losses import LOSSES
+from limbeck.version import __version__
 
 Command = Callable[..., tuple[int, str, str]]
 VERBS = (
@@ -41,6 +42,10 @@ def limbeck(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         return (ended.value.code if isinstance(ended.value.code, int) else 0), said.out, said.err
 
     return run
+
+
+def test_the_version_is_told(limbeck: Command) -> None:
+    assert limbeck("--version") == (0, f"limbeck {__version__}\n", "")
 
 
 def test_help_is_said_without_loading_torch_or_a_model_library() -> None:
