@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from limbeck.config import RunConfig, save_config
-from limbeck.curate import curate, split_counts
+from limbeck.curate import curate, planned, split_counts
 from limbeck.errors import InputError, check_installed
 from limbeck.evaluation import examine, measure
 from limbeck.evaluation.strength import choose_strength
@@ -24,7 +24,7 @@ from limbeck.report import report
 from limbeck.report.gates import Gate, judged
 from limbeck.report.verdict import choice
 from limbeck.sift import sift
-from limbeck.teach import teach
+from limbeck.teach import routed, teach, wants_reply
 from limbeck.teach.score import score
 from limbeck.training.baselines import baseline
 from limbeck.training.lessons import LessonFiles, read_lessons
@@ -63,6 +63,14 @@ def check_needs(config: RunConfig) -> None:
         deque(dimension.wants((), seed=config.seed), maxlen=0)
 
 
+def check_routes(config: RunConfig) -> None:
+    """Raises InputError where no teacher is for a prompt that may be taught: of the training split, or of the probe,
+    whose failures are taught in later rounds."""
+    splits = ("train", "probe") if config.rounds > 1 else ("train",)
+    taught = [one for one in planned(config.curate, seed=config.seed) if one.split in splits and wants_reply(one)]
+    deque(routed(config.teach.teachers, taught), maxlen=0)
+
+
 def check_packages(config: RunConfig) -> None:
     """Raises InputError where the recipe names what needs a package that is not installed."""
     for tracker in config.train.track:
@@ -73,6 +81,7 @@ def check_packages(config: RunConfig) -> None:
 
 def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Run:
     """All rounds: what the student gets wrong in one round is taught in the next."""
+    check_routes(config)
     return _loop(config, Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress))
 
 

@@ -11,6 +11,8 @@ TIERS: tuple[Tier, ...] = get_args(Tier)
 Conduct = Literal["answer", "answer_with_care", "refuse"]
 Split = Literal["train", "probe", "validation", "exam"]
 Refused = Literal["full", "partial", "none"]
+# What the harm of a prompt without one is called where harms are named.
+EVERYDAY = "everyday"
 Finish = Literal["stop", "length", "blocked", "failed"]
 FailureKind = Literal["unsafe", "over_refusal", "inconsistent", "unhelpful", "unlike_teacher"]
 

@@ -45,7 +45,7 @@ from limbeck.report.calibration import calibration_page
 from limbeck.report.trials import trial_row
 from limbeck.spec import Table, checked, fingerprint
 from limbeck.taxonomy import Split
-from limbeck.teach import routed
+from limbeck.teach import routed, wants_reply
 from limbeck.training import TrainSettings
 from limbeck.training.balance import BALANCES
 from limbeck.training.baselines import BASELINES
@@ -321,7 +321,7 @@ def check(config: RunConfig) -> Iterator[str]:
         fingerprint(model)
     check_needs(config)
     prompts = planned(config.curate, seed=config.seed)
-    asked = [prompt for prompt in prompts if prompt.lesson == "reply" and not prompt.choices]
+    asked = [prompt for prompt in prompts if wants_reply(prompt)]
     for teacher, mine in routed(config.teach.teachers, asked):
         yield f"asked     {teacher.name or teacher.kind}: the training split of {len(mine)} prompts"
     if config.teach.second is not None:

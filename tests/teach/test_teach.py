@@ -139,8 +139,37 @@ def test_a_second_who_is_no_teacher_is_refused() -> None:
         TeachSettings(teachers=(scripted("0.1 Yes."),), second="nobody")
 
 
+@pytest.mark.parametrize(
+    ("for_whom", "other"),
+    [
+        ({"harms": ("unsafe_advice", "bias")}, {"harm": "toxicity"}),
+        ({"harms": ("everyday", "unsafe_advice")}, {"harm": "bias"}),
+        ({"tiers": ("adversarial",)}, {"tier": "borderline"}),
+        ({"languages": ("en",)}, {"language": "de"}),
+        ({"harms": ("unsafe_advice",), "languages": ("en",)}, {"language": "de"}),
+    ],
+)
+def test_prompts_find_their_teacher_by_harm_tier_and_language(
+    taught: Taught, for_whom: dict[str, Any], other: dict[str, Any]
+) -> None:
+    expert = Scripted(name="expert", script=(Line(say=("0.9 No.",)),), **for_whom)
+    generalist = Scripted(name="generalist", script=(Line(say=("0.9 No.",)),))
+    elsewhere = HARMFUL.model_copy(update={"messages": asked("And in other words?"), **other})
+    drawn = taught([expert, generalist], HARMFUL, elsewhere, learn_to_avoid=False)
+    assert {one.prompt.id: one.teacher for one in drawn} == {HARMFUL.id: "expert", elsewhere.id: "generalist"}
+
+
+def test_a_prompt_without_a_harm_is_everyday(taught: Taught) -> None:
+    for harms, found in ((("everyday",), "expert"), (("bias",), "generalist")):
+        expert = Scripted(name="expert", script=(Line(say=("0.1 Yes.",)),), harms=harms)
+        generalist = Scripted(name="generalist", script=(Line(say=("0.1 Yes.",)),))
+        assert [one.teacher for one in taught([expert, generalist], HARMLESS)] == [found]
+
+
 def test_a_prompt_that_nobody_is_for_is_one_message(taught: Taught) -> None:
-    with pytest.raises(InputError, match=r"nobody is for harm unsafe_advice, tier adversarial, conduct refuse"):
+    with pytest.raises(
+        InputError, match="nobody is for harm unsafe_advice, tier adversarial, conduct refuse, language en"
+    ):
         taught([scripted("0.1 Yes.", conducts=("answer",))], HARMFUL)
 
 

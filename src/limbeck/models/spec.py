@@ -11,23 +11,27 @@ from limbeck.models.references import resolve
 from limbeck.protocols import ChatModel
 from limbeck.records import Prompt
 from limbeck.spec import Kind, MayBeFolder
-from limbeck.taxonomy import Conduct, Tier
+from limbeck.taxonomy import EVERYDAY, Conduct, Tier
 
 
 class ModelSpec(Kind):
-    """Settings of something that replies; None in `harms`, `tiers` or `conducts` stands for all of them."""
+    """Settings of something that replies; None in `harms`, `tiers`, `conducts` or `languages` stands for all of them.
+
+    A prompt without a harm is `everyday`.
+    """
 
     name: str = ""
     harms: tuple[str, ...] | None = None
     tiers: tuple[Tier, ...] | None = None
     conducts: tuple[Conduct, ...] | None = None
+    languages: tuple[str, ...] | None = None
     # Whether asking again can bring another reply.
     redraws: ClassVar[bool] = True
 
     @property
     @abstractmethod
     def offers(self) -> frozenset[str]:
-        """What it gives: replies, and perhaps scores and distributions."""
+        """What it gives: `replies`, and perhaps `scores`, a `distribution`, and the `whole distribution` of all ids."""
 
     @abstractmethod
     def open(self) -> AbstractContextManager[ChatModel]:
@@ -43,7 +47,8 @@ class ModelSpec(Kind):
     def is_for(self, prompt: Prompt) -> bool:
         """Whether this model is the one to ask."""
         return (
-            (self.harms is None or prompt.harm in self.harms)
+            (self.harms is None or (prompt.harm or EVERYDAY) in self.harms)
             and (self.tiers is None or prompt.tier in self.tiers)
             and (self.conducts is None or prompt.conduct in self.conducts)
+            and (self.languages is None or prompt.language in self.languages)
         )

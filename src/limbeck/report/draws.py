@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from limbeck.judges.grade import as_expected
 from limbeck.records import Candidate, Lesson, Verdict
 from limbeck.report.headline import in_order
-from limbeck.report.lessons import EVERYDAY
+from limbeck.taxonomy import EVERYDAY
 
 # Lessons of a round with the draws and verdicts that they were made of.
 Round = tuple[Iterable[Candidate], Iterable[Verdict], Iterable[Lesson]]

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from limbeck.records import Lesson
 from limbeck.report.headline import in_order
+from limbeck.taxonomy import EVERYDAY
 
 USUAL = ("kept", "down-weighted", "rejected")
 SCORE = re.compile(r"\b[01]\.\d+ (>=|<)")
-EVERYDAY = "everyday"
 
 
 @dataclass(frozen=True)

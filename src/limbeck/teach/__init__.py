@@ -12,6 +12,7 @@ from limbeck.models.local import Local, check_lengths
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, Store
 from limbeck.records import Candidate, Prompt
+from limbeck.taxonomy import EVERYDAY
 from limbeck.teach.rejection import draw_until_accepted, not_accepted
 from limbeck.teach.settings import TeachSettings
 
@@ -49,9 +50,14 @@ class Asked(NamedTuple):
 def who_is_asked(settings: TeachSettings, prompts: Sequence[Prompt]) -> Asked:
     """Each distinct prompt that wants a reply, for whom it is."""
     distinct = {prompt.id: prompt for prompt in prompts}
-    asked = [prompt for prompt in distinct.values() if prompt.lesson == "reply" and not prompt.choices]
+    asked = [prompt for prompt in distinct.values() if wants_reply(prompt)]
     careful = [prompt for prompt in asked if prompt.conduct != "answer"] if settings.learn_to_avoid else []
     return Asked(list(routed(settings.teachers, _spread(asked, settings.at_most))), careful)
+
+
+def wants_reply(prompt: Prompt) -> bool:
+    """Whether a teacher is to reply to the prompt."""
+    return prompt.lesson == "reply" and not prompt.choices
 
 
 def _spread(prompts: Sequence[Prompt], at_most: int | None) -> list[Prompt]:
@@ -70,8 +76,9 @@ def routed(teachers: Sequence[ModelSpec], prompts: Sequence[Prompt]) -> Iterator
         at = next((at for at, teacher in enumerate(teachers) if teacher.is_for(prompt)), None)
         if at is None:
             raise InputError(
-                f"teach.teachers: nobody is for harm {prompt.harm or 'none'}, tier {prompt.tier}, conduct "
-                f"{prompt.conduct} (prompt {prompt.id}); widen a teacher's harms, tiers or conducts"
+                f"teach.teachers: nobody is for harm {prompt.harm or EVERYDAY}, tier {prompt.tier}, conduct "
+                f"{prompt.conduct}, language {prompt.language} (prompt {prompt.id}); widen a teacher's harms, tiers, "
+                "conducts or languages"
             )
         mine[at].append(prompt)
     for at, teacher in enumerate(teachers):
