@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import ChatModel, Continuation, LiveTeacher, SoftLabeller, Store, TopK
 from limbeck.records import Message, Trial
+from limbeck.targets.mixture import disagreement
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,12 +76,12 @@ def _of(model: ChatModel, messages: tuple[Message, ...], trial: Trial) -> TopK:
 
 def alike(first: TopK, second: TopK) -> Alike:
     """How alike two whole distributions over the same tokens are."""
+    import torch
+
     size = 1 + max(int(first.ids_NK.max()), int(second.ids_NK.max()))
     p_NV, q_NV = (_dense(one, size) for one in (first, second))
-    divergence_N = (_entropy((p_NV + q_NV) / 2) - (_entropy(p_NV) + _entropy(q_NV)) / 2) / math.log(2)
+    alignment = 1 - float(disagreement(torch.stack([p_NV, q_NV])).mean())
     same_N = p_NV.argmax(-1) == q_NV.argmax(-1)
-    # Rounding may take the divergence of equal distributions below 0.
-    alignment = 1 - float(divergence_N.clamp(0, 1).mean())
     return Alike(alignment, float(same_N.double().mean()), len(same_N))
 
 
@@ -91,10 +91,3 @@ def _dense(found: TopK, size: int) -> Tensor:
 
     rows = torch.zeros(len(found.ids_NK), size, dtype=torch.float64)
     return rows.scatter_(1, found.ids_NK, found.logprobs_NK.double().exp())
-
-
-def _entropy(p_NV: Tensor) -> Tensor:
-    """Entropy in nats, shape (N,)."""
-    import torch
-
-    return torch.special.entr(p_NV).sum(-1)
