@@ -82,6 +82,14 @@ def test_a_recorded_teacher_costs_no_time_and_its_prompts_are_counted(config: di
     assert (found.cost.items, found.cost.seconds, found.note) == (20, 0, "r (recorded) costs no time here")
 
 
+def test_the_teachers_of_a_mixture_all_read_every_reply_and_are_in_memory_together(config: dict[str, Any]) -> None:
+    alone = stages(config)["round 0: score"].cost
+    (teacher,) = config["teach"]["teachers"]
+    mixture = {"teachers": [teacher, {**teacher, "name": "u"}], "mixture": {"weights": {"t": 1, "u": 3}}}
+    found = stages(config, teach={**config["teach"], **mixture})["round 0: score"].cost
+    assert (found.items, found.read, found.memory) == (alone.items, 2 * alone.read, 2 * alone.memory)
+
+
 def test_a_later_round_asks_for_what_is_new_alone(config: dict[str, Any]) -> None:
     found = stages(config, rounds=2)
     # The two prompts of the probe, of which the harmful one is asked of the student too.

@@ -110,6 +110,16 @@ class Cost(NamedTuple):
             max(self.memory, other.memory),
         )
 
+    def beside(self, other: Cost) -> Cost:
+        """Both on the same items, with both in memory."""
+        return Cost(
+            max(self.items, other.items),
+            self.read + other.read,
+            self.written + other.written,
+            self.seconds + other.seconds,
+            self.memory + other.memory,
+        )
+
     def times(self, count: float) -> Cost:
         """So many times in a row."""
         items, read, written = (round(each * count) for each in (self.items, self.read, self.written))
@@ -303,20 +313,25 @@ def _exam(config: RunConfig, base: Engine, student: Engine, exam: Sequence[Promp
 
 
 def _soft_labels(config: RunConfig, taught: Sequence[tuple[ModelSpec, Sequence[Prompt]]], known: set[str]) -> Cost:
-    """One pass of each teacher, or of who labels for it, over prompts and replies."""
+    """One pass of who says the distributions behind each teacher's replies over prompts and replies."""
     cost = Cost()
     for teacher, mine in taught:
-        labeller = config.teach.labeller(teacher)
         fresh = [one for one in mine if one.id not in known]
-        if fresh and isinstance(labeller, Local | PrivilegedContext):
-            engine = Engine.of(labeller)
-            reply = [0] * config.teach.max_tokens
-            # A labeller with a policy is told the reply too.
-            more = reply if isinstance(labeller, PrivilegedContext) else []
-            chats = [prompt_ids(engine.tokenizer, _asked(labeller, one)) for one in _spread(fresh, SAMPLED)]
-            read = engine.reading([Tree(chat + more, [reply]) for chat in chats])
-            cost = cost.then(read.times(len(fresh) / len(chats)))
+        together = Cost()
+        for labeller in config.teach.labellers(teacher) if fresh else ():
+            if isinstance(labeller, Local | PrivilegedContext):
+                together = together.beside(_scored_by(labeller, fresh, config.teach.max_tokens))
+        cost = cost.then(together)
     return cost
+
+
+def _scored_by(labeller: Local | PrivilegedContext, prompts: Sequence[Prompt], max_tokens: int) -> Cost:
+    engine = Engine.of(labeller)
+    reply = [0] * max_tokens
+    # A labeller with a policy is told the reply too.
+    more = reply if isinstance(labeller, PrivilegedContext) else []
+    chats = [prompt_ids(engine.tokenizer, _asked(labeller, one)) for one in _spread(prompts, SAMPLED)]
+    return engine.reading([Tree(chat + more, [reply]) for chat in chats]).times(len(prompts) / len(chats))
 
 
 def _asked(model: ModelSpec, prompt: Prompt) -> tuple[Message, ...]:

@@ -46,9 +46,12 @@ def check_needs(config: RunConfig) -> None:
     """Raises InputError where a loss needs what no teacher offers, a package is missing, or a dimension's own items
     cannot be read."""
     check_packages(config)
-    silent = [teacher for teacher in config.teach.teachers if "distribution" not in teacher.offers]
-    if silent and config.teach.soft_labels is not None:
-        silent = [config.teach.soft_labels] if "distribution" not in config.teach.soft_labels.offers else []
+    silent = [
+        one
+        for teacher in config.teach.teachers
+        for one in config.teach.labellers(teacher) or (teacher,)
+        if "distribution" not in one.offers
+    ]
     if (loss := config.train.who_needs("distribution")) and silent:
         raise InputError(
             f"loss '{loss}' needs a distribution; teacher '{silent[0].name}' ({silent[0].kind}) offers "

@@ -108,6 +108,19 @@ class SoftLabeller(Protocol):
     def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]: ...
 
 
+@runtime_checkable
+class WholeLabeller(Protocol):
+    """A model that gives whole distributions, a few tokens at a time: of a vocabulary they are too large to be kept."""
+
+    vocabulary: str
+
+    def places(self, replies: Sequence[Continuation]) -> Iterator[tuple[str, Tensor]]:
+        """The hidden states before each token of each reply, shape (N, H)."""
+
+    def logprobs(self, hidden_NH: Tensor) -> Tensor:
+        """The next-token distributions at some of these places, nats, shape (N, V)."""
+
+
 class Exchange(NamedTuple):
     """A reply and the prompt it answers, as a judge sees them."""
 

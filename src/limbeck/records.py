@@ -272,6 +272,27 @@ class TargetSet(Record):
     key: str
 
 
+class Contested(Record):
+    """A token of a reply, its position there, and how far teachers are apart on it, in [0, 1]."""
+
+    position: int
+    token: str
+    divergence: float
+
+
+class Disagreement(Record):
+    """How far the teachers of a mixture are apart on the reply of one lesson: the Jensen-Shannon divergence in [0, 1],
+    its mean over `tokens` tokens and those where it is `largest`, the largest first."""
+
+    identity = ("lesson", "teachers")
+
+    lesson: str
+    teachers: tuple[str, ...]
+    mean: float
+    tokens: int
+    largest: tuple[Contested, ...]
+
+
 class Trial(Record):
     """One model asked one thing: its reply, or its scores of given texts, and what judges said.
 

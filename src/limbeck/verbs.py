@@ -331,6 +331,8 @@ def check(config: RunConfig) -> Iterator[str]:
     yield f"student   {config.student.model}"
     for teacher in config.teach.teachers:
         yield f"teacher   {teacher.name or teacher.kind} ({teacher.kind}): {', '.join(sorted(teacher.offers))}"
+    if config.teach.mixture is not None:
+        yield f"mixture   {', '.join(config.teach.mixture.members)}: soft labels for the replies of all teachers"
     yield f"losses    {', '.join(loss.kind for loss in config.train.losses)}"
     yield f"prompts   {len(prompts)} from {len(config.curate.sources)} source(s)"
     yield from _split_lines(prompts, rounds=config.rounds)

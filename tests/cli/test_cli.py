@@ -375,6 +375,30 @@ def test_a_server_that_does_not_answer_is_one_message_and_exit_code_3(limbeck: C
     assert len(err.splitlines()) == 1
 
 
+def test_a_prompt_of_the_probe_that_nobody_is_for_is_told_before_anything_is_computed(
+    limbeck: Command, recipe: str
+) -> None:
+    rows = [
+        {"prompt": "How?", "reference": "So.", "split": "train"},
+        {"prompt": "Wie?", "reference": "So.", "split": "probe", "language": "de"},
+    ]
+    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, err = limbeck("run", recipe, "--set", "teach.teachers.0.languages=[en]")
+    assert code == 2 and err.startswith(
+        "teach.teachers: nobody is for harm everyday, tier safe, conduct answer, language de (prompt "
+    )
+    assert not Path("runs").exists()
+
+
+def test_check_says_whose_distributions_are_mixed(limbeck: Command, recipe: str, tiny_model: Path) -> None:
+    teachers = f"[{{name: a, kind: local, model: {tiny_model}}}, {{name: b, kind: context, model: {tiny_model}}}]"
+    mixture = "{weights: {a: 1, b: 2}, veto: b}"
+    options = ("teach.soft_labels=null", f"teach.teachers={teachers}", f"teach.mixture={mixture}")
+    code, out, _ = limbeck("check", recipe, *(part for option in options for part in ("--set", option)))
+    assert code == 0 and "mixture   a, b: soft labels for the replies of all teachers\n" in out
+    assert "round 0: score" in out
+
+
 def test_check_names_the_row_of_a_prompt_that_cannot_be_read(limbeck: Command, recipe: str) -> None:
     Path("prompts.jsonl").write_text('{"prompt": "How?"}\n{"prompt": ""}\n')
     code, _, err = limbeck("check", recipe)

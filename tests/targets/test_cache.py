@@ -9,7 +9,8 @@ import torch
 
 from limbeck.errors import InputError
 from limbeck.protocols import TopK
-from limbeck.targets.cache import Targets, write_part
+from limbeck.records import Contested, Disagreement
+from limbeck.targets.cache import Targets, read_disagreements, write_disagreements, write_part
 
 
 def target(length: int, top: int = 3) -> TopK:
@@ -60,3 +61,16 @@ def test_a_damaged_file_says_which_and_how_to_make_it_anew(tmp_path: Path, damag
     file.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
     with pytest.raises(InputError, match=r"targets-a-00000.parquet: damaged .*; delete"):
         Targets([tmp_path])["one"]
+
+
+def test_disagreements_read_back_and_a_damaged_file_says_which(tmp_path: Path) -> None:
+    token = Contested(position=0, token="\u2028 I", divergence=0.25)
+    found = [
+        Disagreement(lesson=name, teachers=("a", "b"), mean=0.125, tokens=2, largest=(token,)) for name in ("x", "y")
+    ]
+    write_disagreements(tmp_path / "targets-0-00000.parquet", found)
+    assert list(read_disagreements([tmp_path])) == found
+    file = tmp_path / "targets-0-00000.jsonl"
+    file.write_text(file.read_text()[:-20])
+    with pytest.raises(InputError, match=r"targets-0-00000.jsonl: damaged .*; delete its folder"):
+        list(read_disagreements([tmp_path]))

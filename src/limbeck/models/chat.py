@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from limbeck.errors import InputError
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import LiveTeacher, SoftLabeller
+from limbeck.protocols import LiveTeacher, SoftLabeller, WholeLabeller
 from limbeck.records import Message
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def check_same_vocabulary(
-    teacher: ModelSpec, model: SoftLabeller | LiveTeacher, tokenizer: PreTrainedTokenizerBase
+    teacher: ModelSpec, model: SoftLabeller | WholeLabeller | LiveTeacher, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Raises InputError where a teacher's ids mean other tokens than those of the student's tokenizer."""
     if model.vocabulary != vocabulary_hash(tokenizer):

@@ -20,6 +20,7 @@ from limbeck.spec import ModelName
 from limbeck.taxonomy import HARMS
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 POLICY = "\n".join(harm.policy for harm in HARMS)
@@ -37,7 +38,7 @@ class PrivilegedContext(ModelSpec):
     policy: str = POLICY
     dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
-    offers: ClassVar[frozenset[str]] = frozenset({"replies", "distribution"})
+    offers: ClassVar[frozenset[str]] = frozenset({"replies", "distribution", "whole distribution"})
 
     @contextmanager
     def open(self) -> Iterator[ContextModel]:
@@ -71,8 +72,18 @@ class ContextModel:
 
     def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]:
         """Distributions behind each reply, with the policy and the reply's own reasons in context."""
-        informed = [one._replace(messages=self.told(one.messages, one.reply)) for one in replies]
-        yield from self.model.soft_targets(informed, top=top)
+        yield from self.model.soft_targets(self._informed(replies), top=top)
+
+    def places(self, replies: Sequence[Continuation]) -> Iterator[tuple[str, Tensor]]:
+        """The hidden states before each token of each reply, with the same in context."""
+        yield from self.model.places(self._informed(replies))
+
+    def logprobs(self, hidden_NH: Tensor) -> Tensor:
+        """The next-token distributions at these places, nats."""
+        return self.model.logprobs(hidden_NH)
+
+    def _informed(self, replies: Sequence[Continuation]) -> list[Continuation]:
+        return [one._replace(messages=self.told(one.messages, one.reply)) for one in replies]
 
     @property
     def weights(self) -> PreTrainedModel:

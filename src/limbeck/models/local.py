@@ -46,7 +46,7 @@ class Local(ModelSpec):
     adapter: Path | None = None
     dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
-    offers: ClassVar[frozenset[str]] = frozenset({"replies", "scores", "distribution"})
+    offers: ClassVar[frozenset[str]] = frozenset({"replies", "scores", "distribution", "whole distribution"})
 
     def trained(self, name: str, folder: Path) -> Local:
         """This model as a training left it in the folder: with the adapter, or the whole model that is there."""
@@ -309,8 +309,15 @@ class LocalModel:
         """The distribution behind each token of each reply: its `top` likeliest ids and the mass of the rest."""
         import torch
 
+        for name, hidden_NH in self.places(replies):
+            parts = [top_k(self.logprobs(rows_NH), top) for rows_NH in hidden_NH.split(HEAD_ROWS)]
+            yield name, TopK(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+    def places(self, replies: Sequence[Continuation]) -> Iterator[tuple[str, Tensor]]:
+        """The hidden states before each token of each reply."""
+        import torch
+
         from limbeck.models.chat import prompt_ids, reply_ids
-        from limbeck.models.head import logits_of
         from limbeck.models.tree import Tree, tree_length
 
         trees = [
@@ -326,14 +333,17 @@ class LocalModel:
         for rows in self._packed(lengths):
             with torch.inference_mode():
                 batch, hidden_UH = self._read([[trees[item] for item in row] for row in rows])
-                parts = [
-                    top_k(logits_of(self.weights, places_UH).log_softmax(-1), top)
-                    for places_UH in hidden_UH.split(HEAD_ROWS)
-                ]
-            whole = TopK(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
             for position, item in enumerate(chain.from_iterable(rows)):
-                mine_N = batch.scored.at_N[batch.scored.owner_N == position].cpu()
-                yield replies[item].id, TopK(whole.ids_NK[mine_N], whole.logprobs_NK[mine_N], whole.tail_N[mine_N])
+                yield replies[item].id, hidden_UH[batch.scored.at_N[batch.scored.owner_N == position]]
+
+    def logprobs(self, hidden_NH: Tensor) -> Tensor:
+        """The next-token distributions at these places, nats."""
+        import torch
+
+        from limbeck.models.head import logits_of
+
+        with torch.inference_mode():
+            return logits_of(self.weights, hidden_NH).log_softmax(-1)
 
 
 def top_k(logprobs_NV: Tensor, top: int) -> TopK:

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from limbeck.errors import InputError
-from limbeck.files import replacing
+from limbeck.files import replacing, write_atomically
 from limbeck.protocols import TopK
+from limbeck.records import Disagreement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +55,18 @@ def write_part(file: Path, targets: Sequence[tuple[str, TopK]]) -> None:
             column_encoding={"ids.list.element": "BYTE_STREAM_SPLIT"},
             write_page_checksum=True,
         )
+
+
+def write_disagreements(file: Path, found: Sequence[Disagreement]) -> None:
+    """How far the teachers are apart on the lessons of one file of targets, beside it."""
+    write_atomically(file.with_suffix(".jsonl"), "".join(f"{one.line()}\n" for one in found))
+
+
+def read_disagreements(folders: Sequence[Path]) -> Iterator[Disagreement]:
+    """What `write_disagreements` left beside the targets of these folders."""
+    for file in sorted(file for folder in folders for file in folder.glob("targets-*.jsonl")):
+        with _readable(file), file.open(encoding="utf-8") as lines:
+            yield from map(Disagreement.read, lines)
 
 
 class Targets(Mapping[str, TopK]):
@@ -99,7 +112,7 @@ class _readable:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError | pa.ArrowInvalid):
+        if isinstance(error, OSError | ValueError):
             raise InputError(
                 f"{self.file}: damaged ({str(error).splitlines()[0]}); delete its folder {self.file.parent} and run "
                 "again: the targets are scored anew"

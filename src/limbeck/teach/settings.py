@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,9 @@ from limbeck.judges import AnyJudge
 from limbeck.judges.refusal import Refusal
 from limbeck.models import AnyModel
 from limbeck.models.spec import ModelSpec
+from limbeck.records import Prompt
 from limbeck.spec import Spec
+from limbeck.taxonomy import EVERYDAY
 
 
 class Until(Spec):
@@ -21,12 +23,57 @@ class Until(Spec):
     at_least: float = 0.75
 
 
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Mixture(Spec):
+    """Which teachers' distributions are mixed into soft targets, and who decides alone how a reply begins.
+
+    `weights` are by teacher; on prompts of a harm that `by_harm` names its weights take their place. They need not sum
+    to 1, and a teacher without one is not heard. The first `window` tokens of a reply are what the teacher named
+    as `veto` says, whatever its weight.
+    """
+
+    weights: dict[str, Share]
+    by_harm: dict[str, dict[str, Share]] = Field(default_factory=dict)
+    veto: str | None = None
+    window: int = Field(default=8, ge=1)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The teachers that are heard on some prompt."""
+        heard = [name for weights in (self.weights, *self.by_harm.values()) for name, one in weights.items() if one > 0]
+        return tuple(dict.fromkeys([*heard, *self._vetoing]))
+
+    def shares(self, prompt: Prompt) -> dict[str, float]:
+        """The weights on a prompt, summing to 1, of those that have one."""
+        weights = self.by_harm.get(prompt.harm or EVERYDAY, self.weights)
+        return {name: one / sum(weights.values()) for name, one in weights.items() if one > 0}
+
+    def heard(self, prompt: Prompt) -> tuple[str, ...]:
+        """The teachers with a weight on a prompt, and who has the veto."""
+        return tuple(dict.fromkeys([*self.shares(prompt), *self._vetoing]))
+
+    @property
+    def _vetoing(self) -> list[str]:
+        return [] if self.veto is None else [self.veto]
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Self:
+        tables = {"weights": self.weights} | {f"by_harm.{harm}": weights for harm, weights in self.by_harm.items()}
+        for name, weights in tables.items():
+            if not any(weights.values()):
+                raise ValueError(f"in {name} no teacher has a weight; give one of them a weight above 0")
+        return self
+
+
 class TeachSettings(Spec):
     """Who teaches, how often a teacher is asked, and where soft labels come from.
 
     The first teacher that is for a prompt answers it: greedily at first, then sampled at `temperature`, up to
     `draws` times; a prompt on which none of them was accepted goes to the teacher named `second`, where it is for it.
-    `soft_labels` gives distributions for teachers that offer only text; `top` ids are kept.
+    `soft_labels` gives distributions for teachers that offer only text, `mixture` one distribution of several teachers
+    for the replies of all; `top` ids are kept.
     `at_most` prompts get a reply, as evenly over conducts as there are; the others teach the decision alone. With
     `learn_to_avoid` the student itself draws once on every harmful and borderline prompt.
     """
@@ -40,15 +87,25 @@ class TeachSettings(Spec):
     temperature: float = Field(default=1.0, gt=0)
     learn_to_avoid: bool = True
     soft_labels: AnyModel | None = None
+    mixture: Mixture | None = None
     top: int = Field(default=32, ge=1)
 
-    def labeller(self, teacher: ModelSpec) -> ModelSpec | None:
-        """Who says the distribution behind a teacher's replies: itself where it offers that, else `soft_labels`."""
-        return teacher if "distribution" in teacher.offers else self.soft_labels
+    @property
+    def mixed(self) -> tuple[ModelSpec, ...]:
+        """The teachers of the mixture."""
+        return tuple(one for one in self.teachers if self.mixture is not None and one.name in self.mixture.members)
+
+    def labellers(self, teacher: ModelSpec) -> tuple[ModelSpec, ...]:
+        """Who says the distribution behind a teacher's replies: those of the mixture where there is one, else itself
+        where it offers that, else `soft_labels`; nobody where that is not given."""
+        if self.mixture is not None:
+            return self.mixed
+        one = teacher if "distribution" in teacher.offers else self.soft_labels
+        return () if one is None else (one,)
 
     def live_teacher(self) -> ModelSpec:
         """The one model that says the distributions of all teachers. Raises InputError where there is none or more."""
-        found = {self.labeller(teacher) for teacher in self.teachers}
+        found = {one for teacher in self.teachers for one in self.labellers(teacher) or (None,)}
         (one, *others) = found or {None}
         if one is None or others:
             named = ", ".join(sorted(each.name or each.kind if each is not None else "nobody" for each in found))
@@ -68,4 +125,20 @@ class TeachSettings(Spec):
                 )
         if self.second is not None and self.second not in names:
             raise ValueError(f"second is '{self.second}', which is no teacher; use one of: {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_mixed(self) -> Self:
+        if self.mixture is None:
+            return self
+        if self.soft_labels is not None:
+            raise ValueError("mixture and soft_labels both say the soft labels of all replies; leave one of them out")
+        whole = [one.name for one in self.teachers if "whole distribution" in one.offers]
+        named = {name for weights in (self.mixture.weights, *self.mixture.by_harm.values()) for name in weights}
+        for name in sorted(named | set(self.mixture.members)):
+            if name not in whole:
+                raise ValueError(
+                    f"mixture names '{name}', which is no teacher that offers a whole distribution; use "
+                    f"{', '.join(whole) or 'teachers of kind local or context'}"
+                )
         return self

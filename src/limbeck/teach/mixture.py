@@ -1,0 +1,108 @@
+"""Soft targets of several teachers at once: a mixture of their distributions, and how far they are apart.
+
+Axes: M teachers, N reply tokens, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from limbeck.models.chat import check_same_vocabulary, reply_ids
+from limbeck.models.local import HEAD_ROWS, top_k
+from limbeck.models.spec import ModelSpec
+from limbeck.protocols import Continuation, TopK, WholeLabeller
+from limbeck.records import Contested, Disagreement, Lesson
+from limbeck.targets.mixture import begun_by, disagreement, mixed, stacked
+from limbeck.teach.settings import Mixture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+# Tokens of a reply that are kept with how far the teachers are apart on them.
+CONTESTED = 5
+
+
+class Label(NamedTuple):
+    """The soft target of one lesson, and how far its teachers are apart; None where one alone was heard."""
+
+    lesson: str
+    target: TopK
+    apart: Disagreement | None = None
+
+
+def continuation(lesson: Lesson) -> Continuation:
+    """The lesson's reply, to be scored after its prompt."""
+    return Continuation(lesson.id, lesson.prompt.messages, lesson.reply or "", lesson.ends)
+
+
+class Panel(NamedTuple):
+    """The teachers of a mixture, all in memory."""
+
+    mixture: Mixture
+    members: Mapping[str, WholeLabeller]
+    tokenizer: PreTrainedTokenizerBase
+    top: int
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, mixture: Mixture, teachers: Sequence[ModelSpec], tokenizer: PreTrainedTokenizerBase, *, top: int
+    ) -> Iterator[Panel]:
+        """Until the block ends. Raises InputError where a teacher's ids mean other tokens than the student's."""
+        members: dict[str, WholeLabeller] = {}
+        with ExitStack() as stack:
+            for teacher in teachers:
+                model = stack.enter_context(teacher.open())
+                assert isinstance(model, WholeLabeller)
+                check_same_vocabulary(teacher, model, tokenizer)
+                members[teacher.name] = model
+            yield cls(mixture, members, tokenizer, top)
+
+    def labels(self, lessons: Sequence[Lesson]) -> Iterator[Label]:
+        """The mixture behind each token of each reply; each teacher reads the lessons on which it is heard."""
+        heard = {lesson.id: self.mixture.heard(lesson.prompt) for lesson in lessons}
+        places = {
+            name: dict(model.places([continuation(lesson) for lesson in lessons if name in heard[lesson.id]]))
+            for name, model in self.members.items()
+        }
+        for lesson in lessons:
+            yield self._label(lesson, {name: places[name].pop(lesson.id) for name in heard[lesson.id]})
+
+    def _label(self, lesson: Lesson, places: Mapping[str, Tensor]) -> Label:
+        """Whole distributions exist for a few tokens at a time."""
+        import torch
+
+        shares = self.mixture.shares(lesson.prompt)
+        weights_M = torch.tensor([shares.get(name, 0.0) for name in places])
+        targets: list[TopK] = []
+        apart: list[Tensor] = []
+        blocks = zip(*(hidden_NH.split(HEAD_ROWS) for hidden_NH in places.values()), strict=True)
+        for number, block in enumerate(blocks):
+            said = [self.members[name].logprobs(rows_NH) for name, rows_NH in zip(places, block, strict=True)]
+            logprobs_MNV = stacked(said)
+            mixed_NV = mixed(logprobs_MNV, weights_M.to(logprobs_MNV.device))
+            if self.mixture.veto is not None:
+                window = max(0, self.mixture.window - number * HEAD_ROWS)
+                mixed_NV = begun_by(logprobs_MNV[list(places).index(self.mixture.veto)], mixed_NV, window=window)
+            targets.append(top_k(mixed_NV, self.top))
+            if len(places) > 1:
+                apart.append(disagreement(logprobs_MNV.exp()))
+        target = TopK(*(torch.cat(column).cpu() for column in zip(*targets, strict=True)))
+        return Label(lesson.id, target, self._apart(lesson, tuple(places), torch.cat(apart)) if apart else None)
+
+    def _apart(self, lesson: Lesson, teachers: tuple[str, ...], divergence_N: Tensor) -> Disagreement:
+        tokens = reply_ids(self.tokenizer, lesson.reply or "", ends=lesson.ends)
+        largest = divergence_N.argsort(descending=True, stable=True)[:CONTESTED].tolist()
+        return Disagreement(
+            lesson=lesson.id,
+            teachers=teachers,
+            mean=float(divergence_N.mean()),
+            tokens=len(tokens),
+            largest=tuple(
+                Contested(position=at, token=self.tokenizer.decode([tokens[at]]), divergence=float(divergence_N[at]))
+                for at in largest
+            ),
+        )
