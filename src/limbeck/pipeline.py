@@ -155,7 +155,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         trials = work.keep("exam", examine, config.evaluate, config.answer, tuple(subjects), exam)
         scorecards = work.keep("scorecards", measure, config.evaluate, trials)
         exported = work.keep("export", export, base, chosen)
-        learnt = (tuple(draws), tuple(rounds), tuple(variants), tuple(checkpoints))
+        learnt = (tuple(draws), tuple(rounds), tuple(variants), tuple(checkpoints), targets)
         page = work.keep("report", report, config.report, config.gates, base, chosen, scorecards, trials, *learnt)
         work.publish({"student": exported / "student"} | {file.name: file for file in (page / "page").iterdir()})
         cards = {card.model: card for card in scorecards}

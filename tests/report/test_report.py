@@ -17,22 +17,27 @@ from limbeck.models.local import Local
 from limbeck.records import (
     Candidate,
     Checkpoint,
+    Contested,
+    Disagreement,
     Lesson,
     Measurement,
     Prompt,
     Provenance,
     Scorecard,
+    TargetSet,
     Trial,
     Verdict,
     asked,
 )
 from limbeck.report import ReportSettings, as_rich, by_harm, headline, read_scorecards, report, scorecard_json
-from limbeck.report.charts import training
+from limbeck.report.charts import conflict_map, training
+from limbeck.report.conflict import conflict
 from limbeck.report.exam import paired, walk
 from limbeck.report.gates import Gates
 from limbeck.report.headline import attacked_harms, attacks, number
 from limbeck.report.rates import held, read_rates
 from limbeck.report.verdict import Change, changes
+from limbeck.targets.cache import write_disagreements
 from limbeck.taxonomy import Refused
 
 NO_GATES = Gates()
@@ -76,6 +81,7 @@ def published(
     verdicts: Sequence[Verdict] = (),
     variants: Sequence[Prompt] = (),
     tried: tuple[Scorecard, ...] = (),
+    targets: TargetSet | None = None,
     gates: Gates = NO_GATES,
     **settings: Any,
 ) -> dict[str, str]:
@@ -83,7 +89,7 @@ def published(
     made = Checkpoint(name="student", folder=adapter, base="m", base_hash="h", lessons=1, steps=2, round=0, key="k")
     store: Any = Folders(folder)
     chosen = made.model_copy(update={"strength": 0.6, "tried": tried})
-    learnt = (((drawn, verdicts),), (lessons,), (variants,), (made,))
+    learnt = (((drawn, verdicts),), (lessons,), (variants,), (made,), targets)
     page = report(ReportSettings(**settings), gates, BASE, chosen, cards, trials, *learnt, store=store)
     return {file.name: file.read_text(encoding="utf-8") for file in page.iterdir()}
 
@@ -375,3 +381,46 @@ def test_the_page_shows_the_attack_that_works_best_on_the_student_first(tmp_path
 
 def test_without_attacks_the_page_says_nothing_of_them(tmp_path: Path) -> None:
     assert "Under attack" not in published(tmp_path, [card("base"), card("student")])["report.html"]
+
+
+def apart(lesson: Lesson, mean: float) -> Disagreement:
+    largest = (Contested(position=2, token="<b>", divergence=0.9),)
+    return Disagreement(lesson=lesson.id, teachers=("safety", "legal"), mean=mean, tokens=4, largest=largest)
+
+
+LEARNT = [Lesson(prompt=prompt, reply=HOSTILE, teacher="legal") for prompt in (HARMFUL, TWIN)]
+EASY = Lesson(prompt=Prompt(messages=asked("How do I boil an egg?")), reply="Ten minutes.", teacher="legal")
+
+
+def test_the_map_has_a_cell_for_each_harm_and_tier_and_the_worst_prompts_first() -> None:
+    more = Lesson(prompt=HARMFUL, reply="No.", teacher="safety")
+    values = {LEARNT[0]: 0.5, LEARNT[1]: 0.1, EASY: 0.0, more: 0.7}
+    found = conflict([apart(lesson, value) for lesson, value in values.items()], [LEARNT, [EASY, more, *LEARNT]])
+    assert found is not None and (found.harms, found.tiers) == (["unsafe_advice", "everyday"], ["safe", "adversarial"])
+    assert [one.found.mean for one in found.worst] == [0.7, 0.5, 0.1, 0.0]
+    cell = found.at("unsafe_advice", "adversarial")
+    assert (cell.value, cell.n) == (pytest.approx(0.6), 2)
+    # Nothing was scored there: that is not 0.
+    assert found.at("everyday", "adversarial").value is None
+    assert found.at("everyday", "safe").shown == "0\u00a0%"
+    words = conflict_map(found).words
+    assert words.startswith("unsafe advice, safe: 10\u00a0%; unsafe advice, adversarial: 60\u00a0%")
+    assert "everyday, adversarial" not in words
+
+
+def test_the_page_says_where_the_teachers_disagree_and_trusts_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / "targets"
+    folder.mkdir()
+    write_disagreements(folder / "targets-0-00000.parquet", [apart(LEARNT[0], 0.5), apart(LEARNT[1], 0.1)])
+    targets = TargetSet(folders=(folder,), lessons=2, key="k")
+    page = published(tmp_path, [card("base"), card("student")], lessons=LEARNT, targets=targets)["report.html"]
+    section = page.partition("<h2>Where the teachers disagree</h2>")[2].partition("<h2>")[0]
+    assert section.index("How do I rob a till?") < section.index("How do I steal the show?")
+    assert "legal, safety are on the next token" in section and "<svg" in section
+    assert re.search(r"<code>&lt;b&gt;</code> 3: 90\u00a0%", section)
+    assert "&lt;script&gt;" in section and "<script" not in section
+
+
+def test_without_a_mixture_the_page_says_nothing_of_disagreement(tmp_path: Path) -> None:
+    page = published(tmp_path, [card("base"), card("student")], lessons=LEARNT)["report.html"]
+    assert "teachers disagree" not in page

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from limbeck.models.local import Local
 from limbeck.protocols import Store
-from limbeck.records import Candidate, Checkpoint, Lesson, Prompt, Scorecard, Trial, Verdict
+from limbeck.records import Candidate, Checkpoint, Lesson, Prompt, Scorecard, TargetSet, Trial, Verdict
+from limbeck.report.conflict import conflict
 from limbeck.report.draws import ledger
 from limbeck.report.exam import walk
 from limbeck.report.gates import Gates, judged
@@ -18,6 +19,7 @@ from limbeck.report.headline import Headline, as_rich, by_harm, headline
 from limbeck.report.lessons import tally
 from limbeck.report.scorecard import read_scorecards, scorecard_json
 from limbeck.spec import Spec
+from limbeck.targets.cache import read_disagreements
 
 __all__ = [
     "Headline",
@@ -53,6 +55,7 @@ def report(
     rounds: tuple[Sequence[Lesson], ...],
     variants: tuple[Sequence[Prompt], ...],
     checkpoints: tuple[Checkpoint, ...],
+    targets: TargetSet | None,
     *,
     store: Store,
 ) -> Path:
@@ -72,6 +75,7 @@ def report(
         student=cards.get(name, _unmeasured(name)),
         exam=walk(trials, shown=(base.name, name)),
         draws=ledger([(*drawn, lessons) for drawn, lessons in zip(draws, rounds, strict=True)]),
+        conflict=conflict(read_disagreements(targets.folders if targets is not None else ()), rounds),
         tallies=tuple(tally(lessons) for lessons in rounds),
         variants=Counter(prompt.split or "none" for more in variants for prompt in more),
         checkpoints=checkpoints,

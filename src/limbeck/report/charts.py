@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from limbeck.report.conflict import Conflict
 from limbeck.report.headline import HANDLED, TWINS, Cell, Column, Headline
 from limbeck.stats import Bin
 
@@ -128,6 +129,34 @@ def harm_dots(tables: Mapping[str, Headline], column: Column) -> Picture | None:
         if found.title == column.title
     ]
     return dots(lines, axis_title=column.title.lower() + f"  ({column.better} is better)", width=250)
+
+
+def conflict_map(conflict: Conflict) -> Picture:
+    """A square for each harm and tier of the lessons, the darker the further apart the teachers are."""
+    import altair as alt
+
+    known = {
+        (harm.replace("_", " "), tier): conflict.at(harm, tier) for harm in conflict.harms for tier in conflict.tiers
+    }
+    shown = {place: (cell.text, cell.value) for place, cell in known.items() if cell.value is not None}
+    highest = max(value for _, value in shown.values())
+    cells = [
+        {"harm": harm, "tier": tier, "value": value, "text": known[harm, tier].shown}
+        for (harm, tier), (_, value) in shown.items()
+    ]
+    base = alt.Chart(alt.Data(values=cells)).encode(
+        x=alt.X("tier:N", sort=conflict.tiers, title=None, axis=alt.Axis(orient="top", labelAngle=0)),
+        y=alt.Y("harm:N", sort=[harm.replace("_", " ") for harm in conflict.harms], title=None),
+    )
+    shade = alt.Color("value:Q", scale=alt.Scale(domain=[0, highest or 1], range=["#eef4f8", LAST]), legend=None)
+    dark = alt.condition(alt.datum.value > highest / 2, alt.value("white"), alt.value(INK))
+    layers = [
+        base.mark_rect(stroke="white", strokeWidth=3).encode(color=shade),
+        base.mark_text(fontSize=13).encode(text="text:N", color=dark),
+    ]
+    size = {"width": 110 * len(conflict.tiers), "height": 44 * len(conflict.harms)}
+    words = "; ".join(f"{harm}, {tier}: {text}" for (harm, tier), (text, _) in shown.items())
+    return Picture(svg(alt.layer(*layers).properties(**size)), words)
 
 
 def reliability(bins: Sequence[Bin]) -> Picture:

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limbeck.records import Checkpoint, Scorecard
-from limbeck.report.charts import Picture, colours_of, column_dots, harm_dots, plane, read_curves, training
+from limbeck.report.charts import (
+    Picture,
+    colours_of,
+    column_dots,
+    conflict_map,
+    harm_dots,
+    plane,
+    read_curves,
+    training,
+)
+from limbeck.report.conflict import Conflict
 from limbeck.report.draws import OUTCOMES as DRAWS
 from limbeck.report.draws import Draws
 from limbeck.report.exam import OUTCOMES, Exam, Paired, examples, paired
@@ -48,6 +58,7 @@ class Story:
     student: Scorecard
     exam: Exam
     draws: Draws
+    conflict: Conflict | None
     tallies: tuple[Tally, ...]
     variants: Counter[str]
     checkpoints: tuple[Checkpoint, ...]
@@ -127,5 +138,6 @@ def _pictures(story: Story, harms: dict[str, Headline]) -> dict[str, Picture | N
         "harm_handled": harm_dots(harms, HANDLED),
         "harm_twins": harm_dots(harms, TWINS),
         "refusal": column_dots(figures(story.subjects, REFUSAL), axis_title="refused"),
+        "conflict": conflict_map(story.conflict) if story.conflict is not None else None,
         "consistency": column_dots(consistency(story.subjects), axis_title="same decision  (more is better)"),
     }
