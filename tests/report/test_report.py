@@ -397,7 +397,7 @@ def test_the_map_has_a_cell_for_each_harm_and_tier_and_the_worst_prompts_first()
     values = {LEARNT[0]: 0.5, LEARNT[1]: 0.1, EASY: 0.0, more: 0.7}
     found = conflict([apart(lesson, value) for lesson, value in values.items()], [LEARNT, [EASY, more, *LEARNT]])
     assert found is not None and (found.harms, found.tiers) == (["unsafe_advice", "everyday"], ["safe", "adversarial"])
-    assert [one.found.mean for one in found.worst] == [0.7, 0.5, 0.1, 0.0]
+    assert [one.found.mean for one in found.contests] == [0.7, 0.5, 0.1, 0.0]
     cell = found.at("unsafe_advice", "adversarial")
     assert (cell.value, cell.n) == (pytest.approx(0.6), 2)
     # Nothing was scored there: that is not 0.

@@ -166,6 +166,14 @@ def test_a_prompt_without_a_harm_is_everyday(taught: Taught) -> None:
         assert [one.teacher for one in taught([expert, generalist], HARMLESS)] == [found]
 
 
+def test_a_teacher_that_is_for_no_conduct_is_asked_nothing(taught: Taught) -> None:
+    silent, plain = (
+        Scripted(name=name, script=(Line(say=("0.1 Yes.",)),), conducts=conducts)
+        for name, conducts in (("silent", ()), ("plain", None))
+    )
+    assert [one.teacher for one in taught([silent, plain], HARMLESS)] == ["plain"]
+
+
 def test_a_prompt_that_nobody_is_for_is_one_message(taught: Taught) -> None:
     with pytest.raises(
         InputError, match="nobody is for harm unsafe_advice, tier adversarial, conduct refuse, language en"

@@ -34,30 +34,30 @@ class Contest(NamedTuple):
 
 
 class Conflict(NamedTuple):
-    """Every lesson on which several teachers were heard; `worst` has them by their disagreement, the largest first."""
+    """Every lesson on which several teachers were heard; by their disagreement, the largest first."""
 
-    worst: tuple[Contest, ...]
+    contests: tuple[Contest, ...]
 
     @property
     def teachers(self) -> list[str]:
         """Who was heard."""
-        return list(dict.fromkeys(name for one in self.worst for name in sorted(one.found.teachers)))
+        return list(dict.fromkeys(name for one in self.contests for name in sorted(one.found.teachers)))
 
     @property
     def harms(self) -> list[str]:
         """The harms of the lessons, everyday ones last."""
-        harms = {one.harm for one in self.worst}
+        harms = {one.harm for one in self.contests}
         return in_order(harms - {EVERYDAY}) + [EVERYDAY] * (EVERYDAY in harms)
 
     @property
     def tiers(self) -> list[str]:
         """The tiers of the lessons, the mildest first."""
-        found = {one.lesson.prompt.tier for one in self.worst}
+        found = {one.lesson.prompt.tier for one in self.contests}
         return [tier for tier in TIERS if tier in found]
 
     def at(self, harm: str, tier: str) -> Cell:
         """The mean over lessons, with its interval."""
-        values = [one.found.mean for one in self.worst if (one.harm, one.lesson.prompt.tier) == (harm, tier)]
+        values = [one.found.mean for one in self.contests if (one.harm, one.lesson.prompt.tier) == (harm, tier)]
         figure = mean(values)
         return Cell(value=figure.value, low=figure.low, high=figure.high, n=len(values), unscored=0)
 
