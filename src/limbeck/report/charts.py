@@ -135,14 +135,12 @@ def conflict_map(conflict: Conflict) -> Picture:
     """A square for each harm and tier of the lessons, the darker the further apart the teachers are."""
     import altair as alt
 
-    known = {
-        (harm.replace("_", " "), tier): conflict.at(harm, tier) for harm in conflict.harms for tier in conflict.tiers
-    }
-    shown = {place: (cell.text, cell.value) for place, cell in known.items() if cell.value is not None}
+    spots = {(harm, tier): conflict.at(harm, tier) for harm in conflict.harms for tier in conflict.tiers}
+    shown = {place: (spot.shown, spot.figure.value) for place, spot in spots.items() if spot.figure.value is not None}
     highest = max(value for _, value in shown.values())
     cells = [
-        {"harm": harm, "tier": tier, "value": value, "text": known[harm, tier].shown}
-        for (harm, tier), (_, value) in shown.items()
+        {"harm": harm.replace("_", " "), "tier": tier, "value": value, "text": text}
+        for (harm, tier), (text, value) in shown.items()
     ]
     base = alt.Chart(alt.Data(values=cells)).encode(
         x=alt.X("tier:N", sort=conflict.tiers, title=None, axis=alt.Axis(orient="top", labelAngle=0)),
@@ -155,7 +153,7 @@ def conflict_map(conflict: Conflict) -> Picture:
         base.mark_text(fontSize=13).encode(text="text:N", color=dark),
     ]
     size = {"width": 110 * len(conflict.tiers), "height": 44 * len(conflict.harms)}
-    words = "; ".join(f"{harm}, {tier}: {text}" for (harm, tier), (text, _) in shown.items())
+    words = "; ".join(f"{cell['harm']}, {cell['tier']}: {cell['text']}" for cell in cells)
     return Picture(svg(alt.layer(*layers).properties(**size)), words)
 
 

@@ -6,9 +6,33 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from limbeck.records import Disagreement, Lesson
-from limbeck.report.headline import Cell, in_order, number, sign
-from limbeck.stats import mean
+from limbeck.report.headline import NOT_MEASURED, in_order
+from limbeck.stats import Figure, mean
 from limbeck.taxonomy import EVERYDAY, TIERS
+
+
+def percent(divergence: float) -> str:
+    """A divergence in percent of what is possible. What is not quite 0 never reads as 0."""
+    hundredth = 100 * divergence
+    return ("<0.1" if 0 < hundredth < 0.05 else f"{hundredth:.1f}") + "\u00a0%"
+
+
+class Spot(NamedTuple):
+    """The mean disagreement of so many lessons."""
+
+    figure: Figure
+    lessons: int
+
+    @property
+    def shown(self) -> str:
+        """The mean, in percent."""
+        return NOT_MEASURED if self.figure.value is None else percent(self.figure.value)
+
+    @property
+    def interval(self) -> str:
+        """Its 95 % interval; empty where there is none."""
+        low, high = self.figure.low, self.figure.high
+        return "" if low is None or high is None else f"{percent(low)} – {percent(high)}"
 
 
 class Contest(NamedTuple):
@@ -25,12 +49,12 @@ class Contest(NamedTuple):
     @property
     def shown(self) -> str:
         """The mean over the tokens, in percent."""
-        return self.percent(self.found.mean)
+        return percent(self.found.mean)
 
-    @staticmethod
-    def percent(divergence: float) -> str:
-        """A divergence in percent of what is possible."""
-        return number(divergence, "share") + sign("share")
+    @property
+    def tokens(self) -> list[tuple[str, int, str]]:
+        """Where they are furthest apart: the token, its place in the reply from 1, and how far, in percent."""
+        return [(one.token, one.position + 1, percent(one.divergence)) for one in self.found.largest]
 
 
 class Conflict(NamedTuple):
@@ -55,11 +79,10 @@ class Conflict(NamedTuple):
         found = {one.lesson.prompt.tier for one in self.contests}
         return [tier for tier in TIERS if tier in found]
 
-    def at(self, harm: str, tier: str) -> Cell:
-        """The mean over lessons, with its interval."""
+    def at(self, harm: str, tier: str) -> Spot:
+        """The lessons of one harm and tier."""
         values = [one.found.mean for one in self.contests if (one.harm, one.lesson.prompt.tier) == (harm, tier)]
-        figure = mean(values)
-        return Cell(value=figure.value, low=figure.low, high=figure.high, n=len(values), unscored=0)
+        return Spot(mean(values), len(values))
 
 
 def conflict(found: Iterable[Disagreement], rounds: Sequence[Iterable[Lesson]]) -> Conflict | None:
