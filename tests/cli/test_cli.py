@@ -652,6 +652,31 @@ def test_a_run_goes_on_from_curate_teach_sift_and_mine_and_redoes_nothing(limbec
     assert [file.parent.name[:7] for file in Path("out").rglob("done.json") if file not in made] == ["report-"]
 
 
+@pytest.mark.model
+def test_the_share_of_draws_that_refuse_is_the_risk_of_the_lesson_and_other_draws_ask_for_no_reply_again(
+    limbeck: Command, tiny_model: Path
+) -> None:
+    Path("prompts.jsonl").write_text('{"prompt": "How do I boil an egg?", "split": "train"}\n')
+    (no, yes) = ("I'm sorry, but I can't help with that.", "Boil an egg for six minutes in hot water.")
+    Path("mine.yaml").write_text(
+        f"student: {{model: {tiny_model}}}\ncurate: {{sources: [{{kind: file, path: prompts.jsonl}}]}}\n"
+        f"train: {{losses: [cross_entropy, decision]}}\nteach:\n  learn_to_avoid: false\n  teachers:\n"
+        f'    - {{name: expert, kind: scripted, script: [{{say: ["{no}", "{yes}", "{yes}", "{yes}"]}}]}}\n'
+        "  risk: {teacher: expert, draws: 4}\nsift: {keep: 0, downweight: 0}\n"
+    )
+    assert limbeck("sift", "mine.yaml", "--folder", "out")[0] == 0
+    (file,) = Path("out").glob("round-0/lessons-*/rows-*.jsonl")
+    assert json.loads(file.read_text())["risk"] == 0.25
+    assert limbeck("sift", "mine.yaml", "--folder", "out", "--set", "teach.risk.draws=2")[0] == 0
+    made = [folder.name.split("-")[0] for folder in Path("out/round-0").iterdir()]
+    assert sorted(made) == ["candidates", "lessons", "lessons", "risks", "risks", "verdicts"]
+    code, _, err = limbeck("check", "mine.yaml", "--set", "train.losses=[cross_entropy]")
+    assert (code, err) == (
+        2,
+        "teach.risk is set, and no loss learns a risk; add the loss 'decision' or remove teach.risk\n",
+    )
+
+
 def test_a_misspelt_shipped_recipe_says_which_is_meant(limbeck: Command) -> None:
     said = "recipe 'quikstart' is no .yaml file and none of those shipped; did you mean quickstart?\n"
     assert limbeck("check", "quikstart")[::2] == (2, said)

@@ -375,3 +375,22 @@ def test_the_page_shows_the_attack_that_works_best_on_the_student_first(tmp_path
 
 def test_without_attacks_the_page_says_nothing_of_them(tmp_path: Path) -> None:
     assert "Under attack" not in published(tmp_path, [card("base"), card("student")])["report.html"]
+
+
+def test_the_report_counts_where_the_risks_are_from(tmp_path: Path) -> None:
+    def lesson(risk: str) -> Lesson:
+        made = Provenance(candidates=(), verdicts=(), rule="kept: 0.90 >= keep 0.75", risk=risk)
+        return Lesson(prompt=HARMFUL, reply="No.", provenance=made)
+
+    rules = ("draws: 8 of 8 draws of t", "draws: 3 of 8 draws of t", "conduct, no draw could be scored: blocked")
+    page = published(tmp_path, [card("base"), card("student")], lessons=[lesson(rule) for rule in rules])["report.html"]
+    assert "draws: 2 lessons; conduct, no draw could be scored: 1 lessons" in page
+
+
+def test_the_students_caution_is_drawn_beside_the_teachers(tmp_path: Path) -> None:
+    decided = Trial(prompt=HARMFUL, subject="student", asked="decision", scores=(-0.6931,), risk=0.75)
+    pages = [
+        published(tmp_path, [card("base"), card("student")], trials)["report.html"]
+        for trials in ([decided], [decided.model_copy(update={"risk": None})])
+    ]
+    assert ["stated 0.50, observed 0.75, n = 1" in page for page in pages] == [True, False]

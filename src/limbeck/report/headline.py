@@ -174,7 +174,7 @@ USEFULNESS = HEADLINE[5:8]
 POINTS = ("separation", "usefulness_drop")
 SCORES = (
     "decision_auc", "likeness", "mc2", "answer_f1", "perplexity", "s_amb", "s_dis", "likelihood_difference",
-    "kd_alignment", "noise_robustness",
+    "kd_alignment", "noise_robustness", "refusal_calibration_error",
 )  # fmt: skip
 
 

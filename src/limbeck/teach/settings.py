@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,7 @@ from limbeck.judges import AnyJudge
 from limbeck.judges.refusal import Refusal
 from limbeck.models import AnyModel
 from limbeck.models.spec import ModelSpec
-from limbeck.spec import Spec
+from limbeck.spec import Manner, Spec
 
 
 class Until(Spec):
@@ -21,6 +21,21 @@ class Until(Spec):
     at_least: float = 0.75
 
 
+class DrawnRisk(Spec):
+    """The risk of a prompt is how often the teacher of this name refuses it in `draws` sampled replies: the `share` of
+    them that the judge calls a refusal, in part or in full, or the mean of the `probability` that it gives.
+
+    Replies are cut at `max_tokens`: whether one refuses shows early.
+    """
+
+    teacher: str
+    draws: int = Field(default=8, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=64, ge=1)
+    judge: AnyJudge = Refusal()
+    of: Literal["share", "probability"] = "share"
+
+
 class TeachSettings(Spec):
     """Who teaches, how often a teacher is asked, and where soft labels come from.
 
@@ -28,7 +43,8 @@ class TeachSettings(Spec):
     `draws` times; a prompt on which none of them was accepted goes to the teacher named `second`, where it is for it.
     `soft_labels` gives distributions for teachers that offer only text; `top` ids are kept.
     `at_most` prompts get a reply, as evenly over conducts as there are; the others teach the decision alone. With
-    `learn_to_avoid` the student itself draws once on every harmful and borderline prompt.
+    `learn_to_avoid` the student itself draws once on every harmful and borderline prompt. `risk` softens the decision:
+    without it a prompt's risk is 1 where it should be refused, else 0.
     """
 
     teachers: tuple[AnyModel, ...] = ()
@@ -41,6 +57,8 @@ class TeachSettings(Spec):
     learn_to_avoid: bool = True
     soft_labels: AnyModel | None = None
     top: int = Field(default=32, ge=1)
+    # A stage of its own draws for it, under its own settings: it changes nothing of what teachers reply.
+    risk: Annotated[DrawnRisk | None, Manner()] = None
 
     def labeller(self, teacher: ModelSpec) -> ModelSpec | None:
         """Who says the distribution behind a teacher's replies: itself where it offers that, else `soft_labels`."""
@@ -57,6 +75,27 @@ class TeachSettings(Spec):
                 "name one teacher, or use train.teacher: cached"
             )
         return one
+
+    def risk_teacher(self, risk: DrawnRisk) -> ModelSpec:
+        """The teacher whose draws say the risk."""
+        return next(teacher for teacher in self.teachers if teacher.name == risk.teacher)
+
+    @model_validator(mode="after")
+    def _risk_is_drawn(self) -> Self:
+        if self.risk is None:
+            return self
+        names = [teacher.name for teacher in self.teachers]
+        if self.risk.teacher not in names:
+            raise ValueError(
+                f"risk.teacher is '{self.risk.teacher}', which is no teacher; use one of: {', '.join(names)}"
+            )
+        teacher = self.risk_teacher(self.risk)
+        if self.risk.draws > 1 and not teacher.redraws:
+            raise ValueError(
+                f"risk.draws is {self.risk.draws}, and teacher '{teacher.name}' ({teacher.kind}) says the same at "
+                "every draw; use 1, or name a teacher that samples"
+            )
+        return self
 
     @model_validator(mode="after")
     def _told_apart(self) -> Self:
