@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -350,6 +351,19 @@ def test_check_asks_no_server_and_says_so_and_names_a_key_that_is_not_set(
     code, out, _ = limbeck("check", recipe, "--set", f"teach.teachers.0={ENDPOINT}")
     assert code == 0 and "teacher   far (endpoint): replies\n" in out and "secret" not in out
     assert "not checked: http://127.0.0.1:1/v1 is a server, and is asked when it is first used\n" in out
+
+
+@pytest.mark.model
+def test_check_compares_the_teachers_and_ends_with_3_where_one_cannot_be_reached(limbeck: Command, recipe: str) -> None:
+    paper = "{name: paper, kind: recorded}"
+    away = "{name: away, kind: endpoint, model: m, base_url: 'http://127.0.0.1:1/v1', retries: 0}"
+    code, out, err = limbeck("check", recipe, "--teachers", "--set", f"teach.teachers=[{paper}, {away}]")
+    assert code == 3 and err.startswith("could not ask away: teacher 'away': no answer")
+    assert re.search(r"Everyday refused\W+0\s%.*n=1\+0\W+not measured", out)
+    assert re.search(r"Handled safely\W+not measured\W+not measured", out)
+    code, out, err = limbeck("check", recipe, "--teachers", "--set", f"teach.teachers=[{paper}]")
+    assert (code, err) == (0, "")
+    assert not Path("runs").exists()
 
 
 def test_check_says_who_is_asked_what_the_first_could_not_say(limbeck: Command, recipe: str) -> None:

@@ -139,10 +139,10 @@ def _trials(
             answered += replied(Pushed(model, attack), mine, store, max_tokens=answering.max_tokens)
         known = [*scored(model, likely, store), *compared(model, teacher, spread, store)]
     said = graded(answered, settings.judges, store, label=f"grading {subject.name}", profile=settings.profile)
-    return [*_compared(said, store.tools.encoder()), *known, *others]
+    return [*with_likeness(said, store.tools.encoder()), *known, *others]
 
 
-def _compared(trials: Sequence[Trial], encoder: Encoder) -> list[Trial]:
+def with_likeness(trials: Sequence[Trial], encoder: Encoder) -> list[Trial]:
     """The trials with how like their reference the replies to harmless prompts are."""
     compared = [one for one in trials if one.reply and one.prompt.reference and one.prompt.conduct == "answer"]
     replies = encoder.encode([trial.reply or "" for trial in compared])
