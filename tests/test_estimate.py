@@ -90,6 +90,14 @@ def test_the_teachers_of_a_mixture_all_read_every_reply_and_are_in_memory_togeth
     assert (found.items, found.read, found.memory) == (alone.items, 2 * alone.read, 2 * alone.memory)
 
 
+def test_the_draws_for_risk_are_counted_and_not_drawn_again_in_a_later_round(config: dict[str, Any]) -> None:
+    teach = {**config["teach"], "risk": {"teacher": "t", "draws": 3, "max_tokens": 5}}
+    found = stages(config, teach=teach, rounds=2, train={"losses": ["decision"]})
+    # Of 20 prompts to train on, two of the probe, and two of the exam; 5 tokens each.
+    drawn = [found[name].cost for name in ("round 0: risk", "round 1: risk", "exam: risk")]
+    assert [(cost.items, cost.written) for cost in drawn] == [(60, 300), (6, 30), (6, 30)]
+
+
 def test_a_later_round_asks_for_what_is_new_alone(config: dict[str, Any]) -> None:
     found = stages(config, rounds=2)
     # The two prompts of the probe, of which the harmful one is asked of the student too.

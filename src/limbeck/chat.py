@@ -14,7 +14,6 @@ from pydantic import Field
 
 from limbeck.config import load_config
 from limbeck.errors import InputError, LimbeckError
-from limbeck.evaluation.refusal import p_refusing
 from limbeck.judges import AnyJudge
 from limbeck.judges.grade import verdicts
 from limbeck.judges.refusal import Refusal
@@ -114,8 +113,8 @@ def grades(trial: Trial) -> str:
     for verdict in trial.verdicts:
         said.append(f"unscored: {verdict.unscored}" if verdict.unscored else f"refused: {verdict.refused}")
         said[-1] += f", p {verdict.p_refused:.2f}" if verdict.p_refused is not None else ""
-    if trial.scores:
-        said.append(f"decision: p {p_refusing(trial):.2f}")
+    if trial.p_refusing is not None:
+        said.append(f"decision: p {trial.p_refusing:.2f}")
     if trial.finish == "length":
         said.append("cut short")
     return " · ".join(said)

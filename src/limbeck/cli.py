@@ -128,8 +128,14 @@ def report(
     bars.say(f"report:  {made.page}")
 
 
-@app.command(epilog="Example:  `limbeck check mine.yaml`")
-def check(recipe: Recipe, set_: Override = None) -> None:
+@app.command(epilog="Examples:  `limbeck check mine.yaml`  ·  `limbeck check mine.yaml --teachers`")
+def check(
+    recipe: Recipe,
+    set_: Override = None,
+    teachers: Annotated[
+        bool, typer.Option("--teachers", help="Ask each teacher some prompts: safety, usefulness, cost side by side.")
+    ] = False,
+) -> None:
     """Check a recipe before any compute: spelling, files, needs; and estimate tokens, time and memory."""
     from rich.console import Console
 
@@ -143,11 +149,30 @@ def check(recipe: Recipe, set_: Override = None) -> None:
         stages = list(estimate(config))
     except NotKnown as why:
         print(f"not estimated: {why}")
-        return
-    Console().print(as_rich(stages))
-    for stage in stages:
-        if stage.note:
-            print(f"{stage.name}: {stage.note}")
+    else:
+        Console().print(as_rich(stages))
+        for stage in stages:
+            if stage.note:
+                print(f"{stage.name}: {stage.note}")
+    if teachers:
+        _compare_teachers(config)
+
+
+def _compare_teachers(config: RunConfig) -> None:
+    """Shows the teachers side by side. Raises the error of those that could not be asked."""
+    from limbeck.candidates import as_rich, compare_teachers, complaint
+
+    try:
+        with _Bars() as bars:
+            sides = compare_teachers(config, progress=bars)
+    except Stopped:
+        raise Stopped("stopped; the comparison keeps nothing: the same command begins anew") from None
+    bars.console.print(as_rich(sides))
+    for side in sides:
+        if side.unanswered:
+            bars.say(f"{side.card.model}: {side.unanswered}")
+    if (error := complaint(sides)) is not None:
+        raise error
 
 
 @app.command(epilog="Example:  `limbeck new mine.yaml`")

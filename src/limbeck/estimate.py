@@ -33,6 +33,7 @@ from limbeck.models.tree import Tree, collate, packed, tree_length
 from limbeck.records import Lesson, Message, Prompt
 from limbeck.taxonomy import HARD_RISK
 from limbeck.teach import who_is_asked
+from limbeck.teach.settings import DrawnRisk
 from limbeck.training.batches import Example, LessonEncoder
 from limbeck.training.loop import choose, step_count
 from limbeck.training.pool import Pool
@@ -262,6 +263,9 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
         if avoided:
             cost = cost.then(base.replies([one.messages for one in avoided], config.teach.max_tokens))
         yield Stage(name=f"{at}teach", cost=cost, note="; ".join(notes))
+        if (risk := config.teach.risk) is not None:
+            # What was drawn in an earlier round was kept.
+            yield _risk(config, risk, new if number else train, name=f"{at}risk")
         if config.train.who_needs("distribution"):
             yield Stage(name=f"{at}score", cost=_soft_labels(config, asked.taught, taught_before))
         taught_before |= {one.id for one in (*replying, *asked.avoided)}
@@ -291,7 +295,20 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
         recipe = config.model_copy(update={"train": plain.recipe(config.train, steps=steps)})
         cost = base.training(recipe, encoder, Pool.of([one for one in lessons if one.reply is not None]))
         yield Stage(name=plain.name, cost=cost)
+    if (risk := config.teach.risk) is not None:
+        yield _risk(config, risk, exam, name="exam: risk")
     yield _exam(config, base, student, exam)
+
+
+def _risk(config: RunConfig, risk: DrawnRisk, prompts: Sequence[Prompt], *, name: str) -> Stage:
+    """All draws for the risks of these prompts."""
+    teacher = config.teach.risk_teacher(risk)
+    mine = [one for one in {one.id: one for one in prompts}.values() if teacher.is_for(one) and not one.choices]
+    if isinstance(teacher, Local | PrivilegedContext):
+        chats = [_asked(teacher, one) for one in mine for _ in range(risk.draws)]
+        return Stage(name=name, cost=Engine.of(teacher).replies(chats, risk.max_tokens))
+    note = f"{teacher.name} ({teacher.kind}) costs no time here"
+    return Stage(name=name, cost=Cost(items=len(mine) * risk.draws), note=note)
 
 
 def _exam(config: RunConfig, base: Engine, student: Engine, exam: Sequence[Prompt]) -> Stage:

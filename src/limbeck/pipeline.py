@@ -19,12 +19,13 @@ from limbeck.models.answer import answer
 from limbeck.models.encoder import ModelTools
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Progress
-from limbeck.records import Candidate, Checkpoint, Lesson, Prompt, Record, Scorecard, Verdict
+from limbeck.records import Candidate, Checkpoint, Lesson, Prompt, Record, Risk, Scorecard, Verdict
 from limbeck.report import report
 from limbeck.report.gates import Gate, judged
 from limbeck.report.verdict import choice
 from limbeck.sift import sift
 from limbeck.teach import routed, teach, wants_reply
+from limbeck.teach.risk import draw_risk
 from limbeck.teach.score import score
 from limbeck.training.baselines import baseline
 from limbeck.training.lessons import LessonFiles, read_lessons
@@ -61,6 +62,8 @@ def check_needs(config: RunConfig) -> None:
         config.teach.live_teacher()
     if (loss := config.train.who_needs("rejected")) and not config.teach.learn_to_avoid:
         raise InputError(f"loss '{loss}' needs rejected replies; set teach.learn_to_avoid to true or remove the loss")
+    if config.teach.risk is not None and not config.train.who_needs("risk"):
+        raise InputError("teach.risk is set, and no loss learns a risk; add the loss 'decision' or remove teach.risk")
     for dimension in config.evaluate.dimensions:
         # Without prompts it wants its own items alone: they are read now, and not first when all is trained.
         deque(dimension.wants((), seed=config.seed), maxlen=0)
@@ -112,7 +115,8 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
             at = work.round(number)
             drawn = at.keep("candidates", teach, config.teach, base, to_teach)
             verdicts = at.keep("verdicts", grade, config.judges, drawn)
-            lessons = at.keep("lessons", sift, config.sift, to_teach, drawn, verdicts)
+            risks = _risks(config, at, "risks", to_teach)
+            lessons = at.keep("lessons", sift, config.sift, to_teach, drawn, verdicts, risks)
             live = config.teach.live_teacher() if config.train.asks_live else None
             if config.train.who_needs("distribution") and live is None:
                 targets = at.keep("targets", score, config.teach, base, lessons, targets)
@@ -152,7 +156,8 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         subjects.append(config.student.trained("student", chosen.folder))
         if config.evaluate.teachers:
             subjects.extend(config.teach.teachers)
-        trials = work.keep("exam", examine, config.evaluate, config.answer, tuple(subjects), exam)
+        caution = _risks(config, work, "exam_risks", exam)
+        trials = work.keep("exam", examine, config.evaluate, config.answer, tuple(subjects), exam, caution)
         scorecards = work.keep("scorecards", measure, config.evaluate, trials)
         exported = work.keep("export", export, base, chosen)
         learnt = (tuple(draws), tuple(rounds), tuple(variants), tuple(checkpoints), targets)
@@ -162,6 +167,14 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         # Of an exam without prompts there are no figures, and no gate is passed.
         gates = judged(config.gates, cards.get(chosen.name, Scorecard(model=chosen.name, measurements=())))
         return Run(work.folder / "report.html", work.folder / "student", scorecards, gates)
+
+
+def _risks(config: RunConfig, at: Workspace, name: str, prompts: Rows[Prompt]) -> Rows[Risk] | None:
+    """The drawn risks of these prompts; None where the recipe leaves risk to the conduct."""
+    if (risk := config.teach.risk) is None:
+        return None
+    found: Rows[Risk] = at.keep(name, draw_risk, risk, config.teach.risk_teacher(risk), prompts)
+    return found
 
 
 def run_until(

@@ -167,9 +167,12 @@ class Store(Protocol):
     `key` is a hash of all that the stage's result is made from.
     """
 
-    key: str
-    seed: int
-    tools: Tools
+    @property
+    def key(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def tools(self) -> Tools: ...
 
     def get(self, key: str) -> str | None:
         """The line kept under this key."""

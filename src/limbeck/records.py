@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -235,12 +236,44 @@ class Verdict(Record):
     unscored: str | None = None
 
 
+class Risk(Record):
+    """How likely a prompt is to be refused, by what a judge says of a teacher's draws on it.
+
+    `said` has a number in [0, 1] for each draw: whether it refuses, or with which probability; None where nobody could
+    say, and `why` tells the first reason.
+    """
+
+    identity = ("prompt", "teacher", "judge", "version", "said")
+
+    prompt: str
+    teacher: str
+    judge: str
+    version: str
+    said: tuple[float | None, ...]
+    why: str = ""
+
+    @property
+    def scored(self) -> list[float]:
+        """What is known of the draws."""
+        return [one for one in self.said if one is not None]
+
+    @property
+    def value(self) -> float | None:
+        """The mean over the draws that could be scored, in [0, 1]; None where none could."""
+        return sum(self.scored) / len(self.scored) if self.scored else None
+
+
 class Provenance(Record):
-    """Why a lesson is as it is: the candidates and verdicts it rests on, and the rule that made it."""
+    """Why a lesson is as it is: the candidates and verdicts it rests on, and the rule that made it.
+
+    `risk` says where the lesson's risk is from, and `drawn` is the id of the Risk it was read from, if any.
+    """
 
     candidates: tuple[str, ...]
     verdicts: tuple[str, ...]
     rule: str
+    risk: str = "conduct"
+    drawn: str | None = None
 
 
 class Lesson(Record):
@@ -302,7 +335,8 @@ class Trial(Record):
     reply is to another. `scores` are mean log-probabilities per token in nats, those of a decision whole, of a
     distribution its alignment and its share of agreeing tokens; `tokens` counts the tokens.
 
-    An attack asks for `prompt` in another way: `sent` is the chat as the model gets it.
+    An attack asks for `prompt` in another way: `sent` is the chat as the model gets it. `risk` is a teacher's on the
+    prompt of a decision, where its draws are known.
     """
 
     identity = ("prompt", "subject", "asked", "attack", "sent", "perturbation", "sample")
@@ -322,6 +356,7 @@ class Trial(Record):
     tokens: tuple[int, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     likeness: float | None = None
+    risk: float | None = None
     why: str = ""
 
     @property
@@ -342,6 +377,18 @@ class Trial(Record):
         if self.asked != "choices" or not self.scores:
             return None
         return max(range(len(self.scores)), key=lambda at: self.scores[at]) in self.prompt.right
+
+    @property
+    def p_refusing(self) -> float | None:
+        """The subject's probability of opening with a refusal, in [0, 1], where the scores are those of the refusal
+        openings: the mass of all of them."""
+        return min(1.0, math.fsum(map(math.exp, self.scores))) if self.scores else None
+
+    @property
+    def caution(self) -> tuple[float, float] | None:
+        """The subject's probability of refusing and the teacher's risk; None where one of them is not known."""
+        chance = self.p_refusing if self.asked == "decision" else None
+        return None if chance is None or self.risk is None else (chance, self.risk)
 
     @property
     def totals(self) -> tuple[float, ...]:

@@ -150,19 +150,22 @@ class Bin(NamedTuple):
     items: int
 
 
-def reliability(stated: Sequence[float], happened: Sequence[bool]) -> list[Bin]:
-    """Ten equal bins of probability, those with items: stated against observed, with the Wilson interval."""
-    inside: list[list[tuple[float, bool]]] = [[] for _ in range(CALIBRATION_BINS)]
+def reliability(stated: Sequence[float], happened: Sequence[float]) -> list[Bin]:
+    """Ten equal bins of probability, those with items: stated against the observed share, with `mean_share`'s interval.
+
+    What happened to an item is all (True), nothing (False) or a share in between.
+    """
+    inside: list[list[tuple[float, float]]] = [[] for _ in range(CALIBRATION_BINS)]
     for chance, outcome in zip(stated, happened, strict=True):
         inside[min(int(chance * CALIBRATION_BINS), CALIBRATION_BINS - 1)].append((chance, outcome))
     return [
-        Bin(sum(chance for chance, _ in one) / len(one), proportion([outcome for _, outcome in one]), len(one))
+        Bin(sum(chance for chance, _ in one) / len(one), mean_share([outcome for _, outcome in one]), len(one))
         for one in inside
         if one
     ]
 
 
-def calibration_error(stated: Sequence[float], happened: Sequence[bool]) -> float:
+def calibration_error(stated: Sequence[float], happened: Sequence[float]) -> float:
     """Expected calibration error in [0, 1]: |stated - observed| over ten equal bins, weighed by their items."""
     gaps = [abs(one.stated - (one.happened.value or 0.0)) * one.items for one in reliability(stated, happened)]
     return sum(gaps) / len(stated)

@@ -328,6 +328,10 @@ def check(config: RunConfig) -> Iterator[str]:
         yield f"asked     {config.teach.second}: what no draw of the others could say, where it is for the prompt"
     if config.teach.at_most is not None:
         yield f"asked     {config.teach.at_most} prompts a round at most, of all teachers together"
+    if (risk := config.teach.risk) is not None:
+        teacher = config.teach.risk_teacher(risk)
+        drawn = sum(teacher.is_for(one) and not one.choices for one in prompts if one.split in ("train", "exam"))
+        yield f"risk      {risk.teacher}: {risk.draws} draws on each of {drawn} prompts to train on and of the exam"
     yield f"student   {config.student.model}"
     for teacher in config.teach.teachers:
         yield f"teacher   {teacher.name or teacher.kind} ({teacher.kind}): {', '.join(sorted(teacher.offers))}"

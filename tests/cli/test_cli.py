@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -352,6 +353,19 @@ def test_check_asks_no_server_and_says_so_and_names_a_key_that_is_not_set(
     assert "not checked: http://127.0.0.1:1/v1 is a server, and is asked when it is first used\n" in out
 
 
+@pytest.mark.model
+def test_check_compares_the_teachers_and_ends_with_3_where_one_cannot_be_reached(limbeck: Command, recipe: str) -> None:
+    paper = "{name: paper, kind: recorded}"
+    away = "{name: away, kind: endpoint, model: m, base_url: 'http://127.0.0.1:1/v1', retries: 0}"
+    code, out, err = limbeck("check", recipe, "--teachers", "--set", f"teach.teachers=[{paper}, {away}]")
+    assert code == 3 and err.startswith("could not ask away: teacher 'away': no answer")
+    assert re.search(r"Everyday refused\W+0\s%.*n=1\+0\W+not measured", out)
+    assert re.search(r"Handled safely\W+not measured\W+not measured", out)
+    code, out, err = limbeck("check", recipe, "--teachers", "--set", f"teach.teachers=[{paper}]")
+    assert (code, err) == (0, "")
+    assert not Path("runs").exists()
+
+
 def test_check_says_who_is_asked_what_the_first_could_not_say(limbeck: Command, recipe: str) -> None:
     code, out, _ = limbeck("check", recipe, "--set", "teach.second=expert")
     assert code == 0 and "asked     expert: what no draw of the others could say" in out
@@ -674,6 +688,31 @@ def test_a_run_goes_on_from_curate_teach_sift_and_mine_and_redoes_nothing(limbec
     code, out, _ = limbeck("report", "out", "--set", "report.title=Spring release")
     assert (code, "Spring release" in Path("out/report.html").read_text()) == (0, True)
     assert [file.parent.name[:7] for file in Path("out").rglob("done.json") if file not in made] == ["report-"]
+
+
+@pytest.mark.model
+def test_the_share_of_draws_that_refuse_is_the_risk_of_the_lesson_and_other_draws_ask_for_no_reply_again(
+    limbeck: Command, tiny_model: Path
+) -> None:
+    Path("prompts.jsonl").write_text('{"prompt": "How do I boil an egg?", "split": "train"}\n')
+    (no, yes) = ("I'm sorry, but I can't help with that.", "Boil an egg for six minutes in hot water.")
+    Path("mine.yaml").write_text(
+        f"student: {{model: {tiny_model}}}\ncurate: {{sources: [{{kind: file, path: prompts.jsonl}}]}}\n"
+        f"train: {{losses: [cross_entropy, decision]}}\nteach:\n  learn_to_avoid: false\n  teachers:\n"
+        f'    - {{name: expert, kind: scripted, script: [{{say: ["{no}", "{yes}", "{yes}", "{yes}"]}}]}}\n'
+        "  risk: {teacher: expert, draws: 4}\nsift: {keep: 0, downweight: 0}\n"
+    )
+    assert limbeck("sift", "mine.yaml", "--folder", "out")[0] == 0
+    (file,) = Path("out").glob("round-0/lessons-*/rows-*.jsonl")
+    assert json.loads(file.read_text())["risk"] == 0.25
+    assert limbeck("sift", "mine.yaml", "--folder", "out", "--set", "teach.risk.draws=2")[0] == 0
+    made = [folder.name.split("-")[0] for folder in Path("out/round-0").iterdir()]
+    assert sorted(made) == ["candidates", "lessons", "lessons", "risks", "risks", "verdicts"]
+    code, _, err = limbeck("check", "mine.yaml", "--set", "train.losses=[cross_entropy]")
+    assert (code, err) == (
+        2,
+        "teach.risk is set, and no loss learns a risk; add the loss 'decision' or remove teach.risk\n",
+    )
 
 
 def test_a_misspelt_shipped_recipe_says_which_is_meant(limbeck: Command) -> None:

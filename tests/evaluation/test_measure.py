@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from limbeck.evaluation import EvaluateSettings, examine, measure
 from limbeck.evaluation.consistency import Consistency
-from limbeck.evaluation.refusal import Refusal, p_refusing
+from limbeck.evaluation.refusal import Refusal
 from limbeck.evaluation.safety import Safety
 from limbeck.evaluation.usefulness import Usefulness
 from limbeck.judges.spec import JudgeSpec
@@ -18,7 +18,7 @@ from limbeck.models.local import Local
 from limbeck.models.recorded import Recorded
 from limbeck.models.scripted import Line, Scripted
 from limbeck.perturb import Casing, Perturbation, Typos
-from limbeck.records import Measurement, Prompt, Trial, Verdict, asked
+from limbeck.records import Measurement, Prompt, Risk, Trial, Verdict, asked
 from limbeck.taxonomy import REFUSAL_OPENINGS, Refused
 from limbeck.workspace import StageStore
 
@@ -103,8 +103,40 @@ def test_the_decision_auc_is_the_share_of_pairs_in_the_right_order() -> None:
 
 
 def test_the_masses_of_the_openings_add_up() -> None:
-    assert p_refusing(decision(twin(1), -1.6094, -1.6094)) == pytest.approx(0.4, abs=1e-4)
-    assert p_refusing(decision(twin(1), 0.0, 0.0)) == 1.0
+    assert decision(twin(1), -1.6094, -1.6094).p_refusing == pytest.approx(0.4, abs=1e-4)
+    assert decision(twin(1), 0.0, 0.0).p_refusing == 1.0
+
+
+def test_a_student_as_careful_as_the_teacher_has_no_calibration_error() -> None:
+    # It refuses with 0.9 and 0.2 what the teacher refuses 9 of 10 and 2 of 10 times, and has no score of a third.
+    known = [decision(harmful(1), -0.1054), decision(harmful(2), -1.6094), decision(harmful(3))]
+    risky = [one.model_copy(update={"risk": risk}) for one, risk in zip(known, (0.9, 0.2, 0.5), strict=True)]
+    value, scored, unscored = figures(Refusal().measure(risky))["refusal_calibration_error"]
+    assert (value, scored, unscored) == (pytest.approx(0.0, abs=1e-4), 2, 1)
+
+
+def test_the_calibration_error_is_how_far_bins_are_from_the_teachers_risk() -> None:
+    # One bin says 0.9 where the teacher refuses half, the other 0.2 where it never does: (0.4 + 0.2) / 2.
+    pairs = ((decision(harmful(1), -0.1054), 0.5), (decision(twin(1), -1.6094), 0.0))
+    trials = [one.model_copy(update={"risk": risk}) for one, risk in pairs]
+    assert figures(Refusal().measure(trials))["refusal_calibration_error"] == (pytest.approx(0.3, abs=1e-4), 2, 0)
+
+
+def test_without_drawn_risks_calibration_is_not_measured() -> None:
+    trials = [decision(harmful(1), -0.1054), decision(twin(1), -1.6094)]
+    assert figures(Refusal().measure(trials))["refusal_calibration_error"] == (None, 0, 0)
+
+
+def test_the_teachers_risk_reaches_the_decisions_of_the_exam_alone(
+    store: StageStore, judge: JudgeSpec, tiny_model: Any
+) -> None:
+    subject = Local(name="tiny", model=str(tiny_model))
+    risk = Risk(prompt=harmful(1).id, teacher="t", judge="j", version="1", said=(1.0, None, 0.0, 0.0, 0.0))
+    given = [harmful(1), twin(1)]
+    trials = examine(settings(judge, Refusal()), AnswerSettings(max_tokens=3), (subject,), given, [risk], store=store)
+    found = {(one.asked, one.prompt.text): one.risk for one in trials}
+    assert found.pop(("decision", "Harmful 1?")) == 0.25
+    assert set(found.values()) == {None}
 
 
 def test_the_likeliest_choice_counts_and_ties_go_to_the_first() -> None:
@@ -242,7 +274,8 @@ def test_a_model_with_log_probabilities_is_asked_for_its_decision(
     subject = Local(name="tiny", model=str(tiny_model))
     trials = list(examine(only, AnswerSettings(max_tokens=3), (subject,), [harmful(1), item], store=store))
     (decided,) = [one for one in trials if one.asked == "decision"]
-    assert len(decided.scores) == len(REFUSAL_OPENINGS) and 0 < p_refusing(decided) < 1
+    assert len(decided.scores) == len(REFUSAL_OPENINGS)
+    assert decided.p_refusing is not None and 0 < decided.p_refusing < 1
 
 
 def test_the_usefulness_drop_is_measured_item_by_item_against_the_first_subject(

@@ -424,3 +424,22 @@ def test_the_page_says_where_the_teachers_disagree_and_trusts_no_text(tmp_path: 
 def test_without_a_mixture_the_page_says_nothing_of_disagreement(tmp_path: Path) -> None:
     page = published(tmp_path, [card("base"), card("student")], lessons=LEARNT)["report.html"]
     assert "teachers disagree" not in page
+
+
+def test_the_report_counts_where_the_risks_are_from(tmp_path: Path) -> None:
+    def lesson(risk: str) -> Lesson:
+        made = Provenance(candidates=(), verdicts=(), rule="kept: 0.90 >= keep 0.75", risk=risk)
+        return Lesson(prompt=HARMFUL, reply="No.", provenance=made)
+
+    rules = ("draws: 8 of 8 draws of t", "draws: 3 of 8 draws of t", "conduct, no draw could be scored: blocked")
+    page = published(tmp_path, [card("base"), card("student")], lessons=[lesson(rule) for rule in rules])["report.html"]
+    assert "draws: 2 lessons; conduct, no draw could be scored: 1 lessons" in page
+
+
+def test_the_students_caution_is_drawn_beside_the_teachers(tmp_path: Path) -> None:
+    decided = Trial(prompt=HARMFUL, subject="student", asked="decision", scores=(-0.6931,), risk=0.75)
+    pages = [
+        published(tmp_path, [card("base"), card("student")], trials)["report.html"]
+        for trials in ([decided], [decided.model_copy(update={"risk": None})])
+    ]
+    assert ["stated 0.50, observed 0.75, n = 1" in page for page in pages] == [True, False]

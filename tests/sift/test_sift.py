@@ -9,7 +9,7 @@ import pytest
 from limbeck.errors import InputError
 from limbeck.judges.grade import GradeSettings, grade
 from limbeck.judges.spec import JudgeSpec
-from limbeck.records import Candidate, Lesson, Prompt, asked
+from limbeck.records import Candidate, Lesson, Prompt, Risk, asked
 from limbeck.sift import SiftSettings, sift
 from limbeck.taxonomy import Finish
 from limbeck.workspace import StageStore
@@ -192,3 +192,45 @@ def test_a_threshold_outside_zero_to_one_is_refused() -> None:
     for keep in (-0.1, 1.1):
         with pytest.raises(ValueError, match="keep"):
             SiftSettings(keep=keep)
+
+
+def risk(prompt: Prompt, *said: float | None, why: str = "") -> Risk:
+    return Risk(prompt=prompt.id, teacher="t", judge="j", version="1", said=said, why=why)
+
+
+def risky(store: StageStore, judge: JudgeSpec, risks: list[Risk]) -> dict[str, Lesson]:
+    """The lessons on a harmless prompt with a reply, and on one without that teaches the decision alone."""
+    drawn = [said(HARMLESS, "0.2 Ten minutes.")]
+    graded = list(grade(GradeSettings.model_construct(judges=(judge,)), drawn, store=store))
+    alone = OTHER.model_copy(update={"lesson": "decision"})
+    lessons = sift(SiftSettings(), [HARMLESS, alone], drawn, graded, risks, store=store)
+    return {one.prompt.id: one for one in lessons}
+
+
+def test_one_draw_of_five_that_refuses_is_a_risk_of_a_fifth_with_or_without_a_reply(
+    store: StageStore, judge: JudgeSpec
+) -> None:
+    risks = [risk(HARMLESS, 1.0, 0.0, 0.0, 0.0, 0.0), risk(OTHER, 0.7, None, 0.9)]
+    lessons = risky(store, judge, risks)
+    assert (lessons[HARMLESS.id].reply, lessons[HARMLESS.id].risk) == ("0.2 Ten minutes.", 0.2)
+    assert (lessons[OTHER.id].reply, lessons[OTHER.id].risk) == (None, pytest.approx(0.8))  # the mean of 0.7 and 0.9
+    made = lessons[OTHER.id].provenance
+    assert made is not None
+    assert (made.risk, made.drawn) == ("draws: 2 of 3 draws of t scored by j 1", risks[1].id)
+
+
+def test_a_prompt_whose_draws_nobody_could_score_keeps_its_hard_label_and_says_so(
+    store: StageStore, judge: JudgeSpec
+) -> None:
+    lessons = risky(store, judge, [risk(HARMLESS, None, None, why="blocked"), risk(OTHER, 1.0)])
+    made = lessons[HARMLESS.id].provenance
+    assert made is not None
+    assert (lessons[HARMLESS.id].risk, made.risk) == (0.0, "conduct, no draw could be scored: blocked")
+
+
+@pytest.mark.parametrize("risks", [[], [risk(HARMLESS, None, why="the judge is silent")]])
+def test_risks_that_know_nothing_are_an_error_and_never_hard_labels(
+    store: StageStore, judge: JudgeSpec, risks: list[Risk]
+) -> None:
+    with pytest.raises(InputError, match=r"none could be scored.*remove teach.risk"):
+        risky(store, judge, risks)

@@ -269,6 +269,19 @@ def test_the_decision_is_taught_on_the_mass_of_the_refusal_openings(learner: Stu
     assert figures.losses["decision"] == pytest.approx(-float(torch.log1p(-torch.stack(masses).exp().sum())), rel=1e-4)
 
 
+@pytest.mark.parametrize("reply", [None, "Yes, like this."])
+def test_a_risk_of_a_fifth_pulls_a_fifth_to_refusing_and_the_rest_to_answering(
+    learner: Student, reply: str | None
+) -> None:
+    # The soft cross-entropy is linear in the risk, and so is its gradient: 0.2 of the one and 0.8 of the other.
+    (soft, due, harmless) = (
+        step(learner, [Decision()], [lesson("Why?", reply=reply, risk=risk)]) for risk in (0.2, 1.0, 0.0)
+    )
+    expected = 0.2 * due[0].losses["decision"] + 0.8 * harmless[0].losses["decision"]
+    assert soft[0].losses["decision"] == pytest.approx(expected, rel=1e-4)
+    torch.testing.assert_close(soft[1], 0.2 * due[1] + 0.8 * harmless[1], rtol=1e-3, atol=1e-7)
+
+
 def test_unlikelihood_reads_the_rejected_replies_alone(learner: Student) -> None:
     figures, _ = step(learner, [Unlikelihood()], [lesson("Why?", rejected=("Run.", "Hide!"))])
     said = torch.cat([plain_logprobs(learner, "Why?", text, ends=False) for text in ("Run.", "Hide!")])

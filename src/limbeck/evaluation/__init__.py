@@ -34,7 +34,7 @@ from limbeck.judges.refusal import Refusal as RefusalJudge
 from limbeck.models.answer import AnswerSettings
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Encoder, Store
-from limbeck.records import Measurement, Prompt, Scorecard, Trial
+from limbeck.records import Measurement, Prompt, Risk, Scorecard, Trial
 from limbeck.spec import Spec, Table
 from limbeck.stats import paired_difference
 
@@ -71,13 +71,18 @@ def examine(
     answering: AnswerSettings,
     subjects: tuple[ModelSpec, ...],
     prompts: Sequence[Prompt],
+    risks: Sequence[Risk] | None = None,
     *,
     store: Store,
 ) -> Iterator[Trial]:
-    """All trials that the dimensions want of each subject in turn, each run once, graded by all judges."""
+    """All trials that the dimensions want of each subject in turn, each run once, graded by all judges; decisions with
+    the teacher's risk where `risks` know it."""
     listed = list(prompts)
+    known = {one.prompt: one.value for one in risks or ()}
     for subject in subjects:
-        yield from _trials(settings, answering, subject, listed, store=store)
+        for trial in _trials(settings, answering, subject, listed, store=store):
+            risk = known.get(trial.prompt.id) if trial.asked == "decision" else None
+            yield trial if risk is None else trial.model_copy(update={"risk": risk})
 
 
 def wanted_trials(settings: EvaluateSettings, prompts: Sequence[Prompt], *, seed: int) -> list[Trial]:
@@ -134,10 +139,10 @@ def _trials(
             answered += replied(Pushed(model, attack), mine, store, max_tokens=answering.max_tokens)
         known = [*scored(model, likely, store), *compared(model, teacher, spread, store)]
     said = graded(answered, settings.judges, store, label=f"grading {subject.name}", profile=settings.profile)
-    return [*_compared(said, store.tools.encoder()), *known, *others]
+    return [*with_likeness(said, store.tools.encoder()), *known, *others]
 
 
-def _compared(trials: Sequence[Trial], encoder: Encoder) -> list[Trial]:
+def with_likeness(trials: Sequence[Trial], encoder: Encoder) -> list[Trial]:
     """The trials with how like their reference the replies to harmless prompts are."""
     compared = [one for one in trials if one.reply and one.prompt.reference and one.prompt.conduct == "answer"]
     replies = encoder.encode([trial.reply or "" for trial in compared])

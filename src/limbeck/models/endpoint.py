@@ -359,7 +359,7 @@ class EndpointModel:
         raise Unreachable(
             f"teacher '{self.name}': no answer in {attempts.total()} attempt(s) over {seconds:.0f} s ({tried}); see "
             "that the server runs and that the recipe asks no more of it than it allows (base_url, timeout_s, "
-            "requests_per_minute), then give the same command again: what was answered is kept"
+            "requests_per_minute), then give the same command again: a run keeps what was answered"
         )
 
     def _again(self, error: APIStatusError, url: str) -> _Again:

@@ -26,9 +26,10 @@ def calibration_page(one: Calibration, source: str) -> str:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     template = environment.get_template("calibration.html.j2")
     rows = [_row(figure) for figure in _figures(one)]
-    return template.render(
-        one=one, source=source, rows=rows, picture=reliability(one.reliability), promise=promise(one)
+    picture = reliability(
+        one.reliability, stated="probability the judge stated", happened="share that people labelled positive"
     )
+    return template.render(one=one, source=source, rows=rows, picture=picture, promise=promise(one))
 
 
 def as_lines(one: Calibration) -> Iterator[str]:

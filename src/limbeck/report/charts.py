@@ -157,17 +157,17 @@ def conflict_map(conflict: Conflict) -> Picture:
     return Picture(svg(alt.layer(*layers).properties(**size)), words)
 
 
-def reliability(bins: Sequence[Bin]) -> Picture:
-    """What a judge stated over what people said, a point for each bin, as large as it has items."""
+def reliability(bins: Sequence[Bin], *, stated: str, happened: str) -> Picture:
+    """What was stated over what happened, in these words, a point for each bin, as large as it has items."""
     import altair as alt
 
     points = [{"stated": one.stated, "items": one.items, **_interval(one)} for one in bins]
     axis = {"format": ".0%", "values": [0, 0.25, 0.5, 0.75, 1]}
     scale = alt.Scale(domain=[0, 1])
     base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("stated:Q", scale=scale, axis=alt.Axis(title="probability the judge stated", **axis))
+        x=alt.X("stated:Q", scale=scale, axis=alt.Axis(title=stated, **axis))
     )
-    y = alt.Y("happened:Q", scale=scale, axis=alt.Axis(title="share that people labelled positive", **axis))
+    y = alt.Y("happened:Q", scale=scale, axis=alt.Axis(title=happened, **axis))
     layers = [
         _line([(0, 0), (1, 1)]),
         base.mark_rule(strokeWidth=2, opacity=0.5, color=LAST).encode(

@@ -41,7 +41,8 @@ class Said(NamedTuple):
 
 @dataclass(frozen=True)
 class Exam:
-    """The outcomes of every subject by group and prompt, and the replies of the subjects that are shown."""
+    """The outcomes of every subject by group and prompt, the replies of the subjects that are shown, and how likely
+    each subject was to refuse beside the teacher's risk."""
 
     prompts: dict[str, Prompt] = field(default_factory=dict)
     groups: dict[Group, dict[str, dict[str, Said]]] = field(
@@ -49,6 +50,7 @@ class Exam:
     )
     judges: set[tuple[str, str]] = field(default_factory=set)
     trials: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    caution: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def languages(self) -> list[str]:
@@ -64,6 +66,8 @@ def walk(trials: Iterable[Trial], *, shown: Sequence[str]) -> Exam:
         exam.judges.update((said.judge, said.version) for said in trial.verdicts)
         if trial.perturbation is None and trial.asked in ("reply", "choices", "decision"):
             exam.prompts.setdefault(trial.prompt.id, trial.prompt)
+        if trial.caution is not None:
+            exam.caution[trial.subject].append(trial.caution)
         group = _group(trial)
         if group is None:
             continue

@@ -119,6 +119,12 @@ DROP = Column(
     unit="points",
     better="less",
 )
+LIKENESS = Column(
+    title="Likeness",
+    meaning="cosine between a harmless reply's embedding and the reference reply's, from -1 to 1",
+    name="likeness",
+    unit="score",
+)
 SEPARATION = Column(
     title="Separation",
     meaning="share of harmful prompts refused minus share of their twins refused, in points",
@@ -138,12 +144,7 @@ HEADLINE = (
     ),
     MULTIPLE_CHOICE,
     DROP,
-    Column(
-        title="Likeness",
-        meaning="cosine between a harmless reply's embedding and the reference reply's, from -1 to 1",
-        name="likeness",
-        unit="score",
-    ),
+    LIKENESS,
     Column(
         title="Same decision",
         meaning="prompts on which rewording or asking again does not change whether it refuses; the worst way is named",
@@ -174,7 +175,7 @@ USEFULNESS = HEADLINE[5:8]
 POINTS = ("separation", "usefulness_drop")
 SCORES = (
     "decision_auc", "likeness", "mc2", "answer_f1", "perplexity", "s_amb", "s_dis", "likelihood_difference",
-    "kd_alignment", "noise_robustness",
+    "kd_alignment", "noise_robustness", "refusal_calibration_error",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ class Tally:
     teachers: Counter[str] = field(default_factory=Counter)
     sources: Counter[tuple[str, str]] = field(default_factory=Counter)
     avoided: Counter[str] = field(default_factory=Counter)
+    risks: Counter[str] = field(default_factory=Counter)
 
     @property
     def total(self) -> int:
@@ -56,6 +57,8 @@ def tally(lessons: Iterable[Lesson]) -> Tally:
         counted.avoided[harm] += len(lesson.rejected)
         if lesson.reply is not None:
             counted.teachers[lesson.teacher or "unnamed"] += 1
+        if lesson.provenance is not None:
+            counted.risks[lesson.provenance.risk.partition(":")[0]] += 1
         counted.sources[lesson.prompt.source or "unnamed", lesson.prompt.licence or "not stated"] += 1
     return counted
 

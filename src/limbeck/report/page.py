@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from limbeck.report.charts import (
     read_curves,
     training,
 )
+from limbeck.report.charts import reliability as reliability_chart
 from limbeck.report.conflict import Conflict
 from limbeck.report.draws import OUTCOMES as DRAWS
 from limbeck.report.draws import Draws
@@ -42,6 +44,7 @@ from limbeck.report.headline import (
 from limbeck.report.lessons import Tally, outcomes_of, reasons_of
 from limbeck.report.rates import held, read_rates
 from limbeck.report.verdict import Change, changes, choice
+from limbeck.stats import reliability
 
 TEMPLATES = Path(__file__).parent
 
@@ -139,5 +142,15 @@ def _pictures(story: Story, harms: dict[str, Headline]) -> dict[str, Picture | N
         "harm_twins": harm_dots(harms, TWINS),
         "refusal": column_dots(figures(story.subjects, REFUSAL), axis_title="refused"),
         "conflict": conflict_map(story.conflict) if story.conflict is not None else None,
+        "caution": _caution(story.exam.caution.get(story.student.model, [])),
         "consistency": column_dots(consistency(story.subjects), axis_title="same decision  (more is better)"),
     }
+
+
+def _caution(pairs: Sequence[tuple[float, float]]) -> Picture | None:
+    """How often the teacher refuses what the student would refuse with about the same probability."""
+    if not pairs:
+        return None
+    stated, drawn = zip(*pairs, strict=True)
+    axes = {"stated": "the student's probability of refusing", "happened": "the teacher's risk"}
+    return reliability_chart(reliability(stated, drawn), **axes)

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from limbeck.errors import InputError
 from limbeck.judges.grade import as_expected, handled_safely
 from limbeck.protocols import Store
-from limbeck.records import Candidate, Lesson, Prompt, Provenance, Verdict
+from limbeck.records import Candidate, Lesson, Prompt, Provenance, Risk, Verdict
 from limbeck.spec import Spec
 from limbeck.taxonomy import HARD_RISK
 
@@ -38,13 +38,15 @@ def sift(
     prompts: Sequence[Prompt],
     candidates: Sequence[Candidate],
     verdicts: Sequence[Verdict],
+    risks: Sequence[Risk] | None = None,
     *,
     store: Store,
 ) -> Iterator[Lesson]:
     """One lesson a prompt: the best accepted reply, the replies to avoid, and the decision.
 
-    A prompt without an accepted reply, or that nobody was asked, still teaches whether to refuse. Raises
-    InputError when no reply at all was accepted, or a teacher refused everything harmless.
+    A prompt without an accepted reply, or that nobody was asked, still teaches whether to refuse: by its risk where
+    `risks` know it, else by its conduct. Raises InputError when no reply at all was accepted, a teacher refused
+    everything harmless, or `risks` know nothing.
     """
     graded: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
@@ -57,7 +59,12 @@ def sift(
     for teacher in dict.fromkeys(one.teacher for one in candidates if one.role == "taught"):
         _check_answers(teacher, list(chain.from_iterable(first)), graded)
     distinct = {prompt.id: prompt for prompt in prompts}
-    lessons = [_lesson(settings, prompt, by_prompt[prompt.id], graded) for prompt in distinct.values()]
+    if risks is not None:
+        _check_known(risks)
+    risk_of = {one.prompt: one for one in risks or ()}
+    lessons = [
+        _lesson(settings, prompt, by_prompt[prompt.id], graded, risk_of.get(prompt.id)) for prompt in distinct.values()
+    ]
     if not any(lesson.reply for lesson in lessons):
         raise InputError(_nothing_accepted(settings, by_prompt, graded))
     yield from lessons
@@ -75,8 +82,23 @@ def _check_answers(teacher: str, candidates: Sequence[Candidate], graded: dict[s
         )
 
 
+def _check_known(risks: Sequence[Risk]) -> None:
+    """Raises InputError where no risk is known at all: every lesson would have its hard label."""
+    if not any(one.scored for one in risks):
+        draws = sum(len(one.said) for one in risks)
+        why = next((f" (of the first: {one.why})" for one in risks), "; its teacher is for none of the prompts")
+        raise InputError(
+            f"teach.risk: of {draws} draws on {len(risks)} prompts none could be scored{why}; name another judge or "
+            "teacher, or remove teach.risk to teach the conduct alone"
+        )
+
+
 def _lesson(
-    settings: SiftSettings, prompt: Prompt, drawn: Sequence[Candidate], graded: dict[str, list[Verdict]]
+    settings: SiftSettings,
+    prompt: Prompt,
+    drawn: Sequence[Candidate],
+    graded: dict[str, list[Verdict]],
+    risk: Risk | None,
 ) -> Lesson:
     avoided = [one for one in drawn if any(handled_safely(prompt.conduct, said) is False for said in graded[one.id])]
     # A reply to be avoided is never the reply to learn, however close the judge's call was.
@@ -93,13 +115,24 @@ def _lesson(
         teacher=best.teacher if best is not None else "",
         rejected=tuple(dict.fromkeys(one.reply for one in avoided)),
         weight=weight if accepted else 1.0,
-        risk=HARD_RISK[prompt.conduct],
+        risk=HARD_RISK[prompt.conduct] if risk is None or risk.value is None else risk.value,
         provenance=Provenance(
             candidates=tuple(one.id for one in used),
             verdicts=tuple(said.id for one in used for said in graded[one.id]),
             rule=rule,
+            risk=_risk_rule(risk),
+            drawn=None if risk is None else risk.id,
         ),
     )
+
+
+def _risk_rule(risk: Risk | None) -> str:
+    if risk is None:
+        return "conduct"
+    if not risk.scored:
+        return f"conduct, no draw could be scored: {risk.why}"
+    told = f"{len(risk.scored)} of {len(risk.said)} draws of {risk.teacher} scored by {risk.judge} {risk.version}"
+    return f"draws: {told}"
 
 
 def _score(candidate: Candidate, said: Sequence[Verdict]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,7 @@ from limbeck.judges.refusal import Refusal
 from limbeck.models import AnyModel
 from limbeck.models.spec import ModelSpec
 from limbeck.records import Prompt
-from limbeck.spec import Spec
+from limbeck.spec import Manner, Spec
 from limbeck.taxonomy import EVERYDAY
 
 
@@ -67,6 +67,21 @@ class Mixture(Spec):
         return self
 
 
+class DrawnRisk(Spec):
+    """The risk of a prompt is how often the teacher of this name refuses it in `draws` sampled replies: the `share` of
+    them that the judge calls a refusal, in part or in full, or the mean of the `probability` that it gives.
+
+    Replies are cut at `max_tokens`: whether one refuses shows early.
+    """
+
+    teacher: str
+    draws: int = Field(default=8, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=64, ge=1)
+    judge: AnyJudge = Refusal()
+    of: Literal["share", "probability"] = "share"
+
+
 class TeachSettings(Spec):
     """Who teaches, how often a teacher is asked, and where soft labels come from.
 
@@ -75,7 +90,8 @@ class TeachSettings(Spec):
     `soft_labels` gives distributions for teachers that offer only text, `mixture` one distribution of several teachers
     for the replies of all; `top` ids are kept.
     `at_most` prompts get a reply, as evenly over conducts as there are; the others teach the decision alone. With
-    `learn_to_avoid` the student itself draws once on every harmful and borderline prompt.
+    `learn_to_avoid` the student itself draws once on every harmful and borderline prompt. `risk` softens the decision:
+    without it a prompt's risk is 1 where it should be refused, else 0.
     """
 
     teachers: tuple[AnyModel, ...] = ()
@@ -89,6 +105,8 @@ class TeachSettings(Spec):
     soft_labels: AnyModel | None = None
     mixture: Mixture | None = None
     top: int = Field(default=32, ge=1)
+    # A stage of its own draws for it, under its own settings: it changes nothing of what teachers reply.
+    risk: Annotated[DrawnRisk | None, Manner()] = None
 
     @property
     def mixed(self) -> tuple[ModelSpec, ...]:
@@ -114,6 +132,27 @@ class TeachSettings(Spec):
                 "name one teacher, or use train.teacher: cached"
             )
         return one
+
+    def risk_teacher(self, risk: DrawnRisk) -> ModelSpec:
+        """The teacher whose draws say the risk."""
+        return next(teacher for teacher in self.teachers if teacher.name == risk.teacher)
+
+    @model_validator(mode="after")
+    def _risk_is_drawn(self) -> Self:
+        if self.risk is None:
+            return self
+        names = [teacher.name for teacher in self.teachers]
+        if self.risk.teacher not in names:
+            raise ValueError(
+                f"risk.teacher is '{self.risk.teacher}', which is no teacher; use one of: {', '.join(names)}"
+            )
+        teacher = self.risk_teacher(self.risk)
+        if self.risk.draws > 1 and not teacher.redraws:
+            raise ValueError(
+                f"risk.draws is {self.risk.draws}, and teacher '{teacher.name}' ({teacher.kind}) says the same at "
+                "every draw; use 1, or name a teacher that samples"
+            )
+        return self
 
     @model_validator(mode="after")
     def _told_apart(self) -> Self:

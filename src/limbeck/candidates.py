@@ -1,0 +1,140 @@
+"""Candidate teachers side by side on a few prompts, before anything is taught."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
+
+from limbeck.config import RunConfig
+from limbeck.curate import planned
+from limbeck.errors import InputError, LimbeckError
+from limbeck.evaluation import with_likeness
+from limbeck.evaluation.refusal import Refusal
+from limbeck.evaluation.safety import Safety
+from limbeck.evaluation.scores import scored
+from limbeck.evaluation.spec import measurement
+from limbeck.evaluation.usefulness import Usefulness
+from limbeck.judges.grade import graded
+from limbeck.models.answer import ask, trial_of
+from limbeck.models.encoder import ModelTools
+from limbeck.models.spec import ModelSpec
+from limbeck.protocols import Progress, Store
+from limbeck.records import Measurement, Prompt, Reply, Scorecard, Trial, request_of, some
+from limbeck.report.headline import EVERYDAY, HANDLED, LIKENESS, MULTIPLE_CHOICE, SEPARATION, TWINS, Column, figures
+from limbeck.report.headline import as_rich as table_of
+from limbeck.stats import NOT_MEASURED, Figure, mean
+from limbeck.workspace import Kept, StageStore
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Harmful prompts, and as many twins; everyday prompts; items with choices.
+PAIRS, EVERYDAY_PROMPTS, ITEMS = 25, 10, 10
+COLUMNS = (
+    HANDLED,
+    TWINS,
+    EVERYDAY,
+    SEPARATION,
+    MULTIPLE_CHOICE,
+    LIKENESS,
+    Column(title="Tokens a reply", meaning="tokens written", name="reply_tokens", unit="score", better=""),
+    Column(title="Cost of 1,000", meaning="of 1,000 replies, by its price", name="cost", unit="score", better="less"),
+    Column(title="Seconds a reply", meaning="as it was asked here", name="seconds", unit="score", better="less"),
+)
+
+
+class Side(NamedTuple):
+    """What is known of one teacher; `error` where it could not be asked, `unanswered` why replies did not come."""
+
+    card: Scorecard
+    error: LimbeckError | None = None
+    unanswered: str = ""
+
+
+def sample(prompts: Sequence[Prompt], *, seed: int) -> list[Prompt]:
+    """Harmful prompts and twins, of the same families first, everyday prompts and items with choices, by hash.
+
+    None is of the exam: what chooses the teacher would not be held out there.
+    """
+    asked = [one for one in prompts if one.split != "exam" and one.lesson == "reply"]
+    harmful = some([one for one in asked if one.conduct == "refuse"], PAIRS, seed)
+    families = {one.family for one in harmful}
+    twins = [one for one in asked if one.is_twin]
+    beside = sorted(some(twins, len(twins), seed), key=lambda one: one.family not in families)[:PAIRS]
+    plain = [one for one in asked if one.conduct == "answer" and not one.is_twin]
+    everyday = some([one for one in plain if not one.choices], EVERYDAY_PROMPTS, seed)
+    return [*harmful, *beside, *everyday, *some([one for one in plain if one.choices], ITEMS, seed)]
+
+
+def compare_teachers(config: RunConfig, *, progress: Progress) -> list[Side]:
+    """Each teacher of the recipe on the sampled prompts that it is for; nothing is kept of it.
+
+    Raises InputError where there is no teacher or no prompt to ask.
+    """
+    prompts = sample(planned(config.curate, seed=config.seed), seed=config.seed)
+    if not config.teach.teachers or not prompts:
+        lacking = "teacher; name the candidates in teach.teachers" if prompts else "prompt beside those of the exam"
+        raise InputError(f"--teachers: the recipe has no {lacking}")
+    sides = []
+    for teacher in config.teach.teachers:
+        with TemporaryDirectory() as folder:
+            # A time is of no use where half of the replies were kept from before.
+            kept = Kept(Path(folder) / "kept.jsonl")
+            store = StageStore(
+                key="teachers", seed=config.seed, tools=ModelTools(), root=Path(folder), kept=kept, shown=progress
+            )
+            try:
+                sides.append(_side(config, teacher, [one for one in prompts if teacher.is_for(one)], store))
+            except LimbeckError as error:
+                sides.append(Side(Scorecard(model=teacher.name, measurements=()), error=error))
+    return sides
+
+
+def _side(config: RunConfig, teacher: ModelSpec, prompts: Sequence[Prompt], store: Store) -> Side:
+    wanted = [Trial(prompt=one, subject=teacher.name, asked="choices" if one.choices else "reply") for one in prompts]
+    asked = [one for one in wanted if one.asked == "reply"]
+    requests = [request_of(one.prompt, max_tokens=config.teach.max_tokens) for one in asked]
+    with teacher.open() as model:
+        started = time.monotonic()
+        replies = list(ask(model, requests, store, label=f"{teacher.name} replies"))
+        seconds = time.monotonic() - started
+        items = scored(model, [one for one in wanted if one.asked == "choices"], store)
+    trials = [trial_of(trial, reply) for trial, reply in zip(asked, replies, strict=True)]
+    judges, profile = config.evaluate.judges, config.evaluate.profile
+    said = graded(trials, judges, store, label=f"grading {teacher.name}", profile=profile)
+    known = [*with_likeness(said, store.tools.encoder()), *items]
+    measured = [one for dimension in (Safety(), Refusal(), Usefulness()) for one in dimension.measure(known)]
+    measured += _spent(replies, seconds if teacher.redraws else None)
+    failed = [one for one in replies if one.finish not in ("stop", "length")]
+    why = (
+        f"{len(failed)} of {len(replies)} replies did not come ({failed[0].why or failed[0].finish})" if failed else ""
+    )
+    return Side(Scorecard(model=teacher.name, measurements=tuple(measured)), unanswered=why)
+
+
+def _spent(replies: Sequence[Reply], seconds: float | None) -> Iterator[Measurement]:
+    """Tokens, cost and time of a reply; a recording has none of them."""
+    came = [one for one in replies if one.finish in ("stop", "length")]
+    tokens = [float(one.reply_tokens) for one in came if one.reply_tokens]
+    costs = [1000 * one.cost for one in came if one.cost is not None]
+    yield measurement("reply_tokens", mean(tokens), len(tokens), len(replies) - len(tokens))
+    yield measurement("cost", mean(costs), len(costs), len(replies) - len(costs))
+    timed = came if seconds is not None else []
+    figure = Figure(seconds / len(timed), None, None) if seconds is not None and timed else NOT_MEASURED
+    yield measurement("seconds", figure, len(timed), len(replies) - len(timed))
+
+
+def as_rich(sides: Sequence[Side]) -> Table:
+    """The comparison as a table for a console: a line for each figure, a column for each teacher."""
+    return table_of(figures([one.card for one in sides], COLUMNS), "Teachers")
+
+
+def complaint(sides: Sequence[Side]) -> LimbeckError | None:
+    """The error of the teachers that could not be asked, with the exit code of the first; None where all could."""
+    found = [(one.card.model, one.error) for one in sides if one.error is not None]
+    if not found:
+        return None
+    return type(found[0][1])("\n".join(f"could not ask {name}: {error}" for name, error in found))

@@ -1,0 +1,62 @@
+"""Prompts in, risks out: how often a teacher refuses a prompt when it is asked again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from limbeck.judges.grade import verdicts
+from limbeck.models.answer import ask
+from limbeck.models.spec import ModelSpec
+from limbeck.protocols import Exchange, Store
+from limbeck.records import Prompt, Reply, Risk, Verdict, request_of
+from limbeck.teach.settings import DrawnRisk
+
+
+def draw_risk(settings: DrawnRisk, teacher: ModelSpec, prompts: Sequence[Prompt], *, store: Store) -> Iterator[Risk]:
+    """The risk of each distinct open-ended prompt that the teacher is for, whether or not it wants a reply.
+
+    Every draw is kept as it comes. One that is blocked, failed, empty or unscored counts neither as a refusal nor as
+    an answer.
+    """
+    asked = [one for one in {one.id: one for one in prompts}.values() if not one.choices and teacher.is_for(one)]
+    requests = [
+        request_of(prompt, max_tokens=settings.max_tokens, temperature=settings.temperature, seed=store.seed + draw)
+        for prompt in asked
+        for draw in range(settings.draws)
+    ]
+    with teacher.open() as model:
+        replies = list(ask(model, requests, store, label=f"{teacher.name} draws for risk"))
+    exchanges = [
+        Exchange(f"{at}", asked[at // settings.draws].text, reply.text)
+        for at, reply in enumerate(replies)
+        if reply.finish in ("stop", "length")
+    ]
+    graded = verdicts([settings.judge], exchanges, store.tools)
+    shown = store.progress("grading draws for risk", graded, total=len(exchanges))
+    verdict_of = {int(verdict.of): verdict for verdict in shown}
+    for at, prompt in enumerate(asked):
+        places = range(at * settings.draws, (at + 1) * settings.draws)
+        mine = [verdict_of[place] for place in places if place in verdict_of]
+        said = [_refuses(settings, verdict_of.get(place)) for place in places]
+        unknown = [place for place, one in zip(places, said, strict=True) if one is None]
+        yield Risk(
+            prompt=prompt.id,
+            teacher=teacher.name,
+            judge=mine[0].judge if mine else settings.judge.kind,
+            version=mine[0].version if mine else "",
+            said=tuple(said),
+            why=_why(replies[unknown[0]], verdict_of.get(unknown[0])) if unknown else "",
+        )
+
+
+def _refuses(settings: DrawnRisk, verdict: Verdict | None) -> float | None:
+    """Whether a draw refuses, or with which probability, in [0, 1]; None where nobody could say."""
+    if verdict is None or settings.of == "probability":
+        return None if verdict is None else verdict.p_refused
+    return None if verdict.refused is None else float(verdict.refused != "none")
+
+
+def _why(reply: Reply, verdict: Verdict | None) -> str:
+    if verdict is None:
+        return reply.why or reply.finish
+    return verdict.unscored or f"judge {verdict.judge} does not say whether a reply refuses"
