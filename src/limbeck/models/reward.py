@@ -29,6 +29,11 @@ def open_reward(name: str, *, dtype: Dtype) -> Iterator[LocalReward]:
             f"model '{name}': its classifier has {weights.config.num_labels} outputs, a reward model has one; "
             "name a reward model"
         )
+    if tokenizer.chat_template is None and getattr(weights.config, "type_vocab_size", 0) > 1:
+        raise InputError(
+            f"model '{name}' tells prompt and reply apart by token types, which it is not given here; "
+            "name a reward model with a chat template"
+        )
     yield LocalReward(f"{reference.identity} {torch_type(dtype)}", weights, tokenizer)
 
 
