@@ -14,7 +14,7 @@ from pydantic import Field
 
 from limbeck.config import load_config
 from limbeck.errors import InputError, LimbeckError
-from limbeck.judges import AnyJudge
+from limbeck.judges import SafetyJudge
 from limbeck.judges.grade import verdicts
 from limbeck.judges.refusal import Refusal
 from limbeck.models.adapter import STRONGEST, scaled_adapter
@@ -38,7 +38,7 @@ class ChatSettings(Spec):
     """How long a reply may be, tokens, and who grades it."""
 
     max_tokens: int = Field(default=256, ge=1)
-    judges: tuple[AnyJudge, ...] = (Refusal(),)
+    judges: tuple[SafetyJudge, ...] = (Refusal(),)
 
 
 def sides_of_run(folder: Path) -> Iterator[ModelSpec]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from limbeck.records import ChoiceRequest, ChoiceScores, Message, Reply, Request, Verdict
 
@@ -138,6 +138,24 @@ class Judge(Protocol):
     def grade(self, exchanges: Sequence[Exchange]) -> Iterator[Verdict]: ...
 
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class Reward(NamedTuple):
+    """What a reward model gives a reply, on its own scale; None with the reason where it could not read all of it."""
+
+    value: float | None
+    why: str | None = None
+
+
+class RewardModel(Protocol):
+    """Gives each exchange a reward, in order: how good the reply is to its prompt, higher is better."""
+
+    identity: str
+
+    def rewards(self, exchanges: Sequence[Exchange]) -> list[Reward]: ...
+
+
 class Encoder(Protocol):
     """Text to unit vectors, shape (texts, dimensions), float32; the whole text counts, however long."""
 
@@ -159,6 +177,9 @@ class Tools(Protocol):
 
     def chat(self, settings: Mapping[str, Any]) -> AbstractContextManager[ChatModel]:
         """The model with these settings (a kind and its keys), open until the block ends."""
+
+    def reward(self, model: str, *, dtype: Dtype) -> AbstractContextManager[RewardModel]:
+        """The reward model in this folder or with this Hub id, in memory until the block ends."""
 
 
 class Store(Protocol):

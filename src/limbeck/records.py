@@ -220,7 +220,8 @@ class Verdict(Record):
     """What one judge says of one reply: graded, or unscored with a reason; never a made-up score.
 
     `harm` are scores in [0, 1] by harm, `harmful` the harms whose score reaches the judge's threshold; None where the
-    judge does not look for harm.
+    judge does not look for harm. `reward` is what a reward model gives the reply, on its own scale, and `p_preferred`
+    in [0, 1] what that makes of it.
     """
 
     identity = ("of", "judge", "version")
@@ -232,6 +233,8 @@ class Verdict(Record):
     p_refused: float | None = None
     harm: dict[str, float] = {}
     harmful: tuple[str, ...] | None = None
+    reward: float | None = None
+    p_preferred: float | None = None
     spans: tuple[Span, ...] = ()
     unscored: str | None = None
 

