@@ -51,14 +51,20 @@ class LocalReward:
 
     def rewards(self, exchanges: Sequence[Exchange]) -> list[Reward]:
         """A reward for each exchange, in order; None where it has more tokens than the model reads, or none came."""
+        from limbeck.models.tree import by_length
+
         rows = [self._ids(one) for one in exchanges]
         found = {
             item: Reward(None, f"prompt and reply have {len(row)} tokens, the reward model reads {self.context}")
             for item, row in enumerate(rows)
             if len(row) > self.context
         }
-        for batch in self._batches({item: row for item, row in enumerate(rows) if item not in found}):
-            for item, value in zip(batch, self._read([rows[item] for item in batch]), strict=True):
+        short = [item for item in range(len(rows)) if item not in found]
+        # Each by itself where the model knows no padding.
+        budget = BATCH_TOKENS if self.pad is not None else 0
+        for batch in by_length([len(rows[item]) for item in short], budget=budget):
+            items = [short[at] for at in batch]
+            for item, value in zip(items, self._read([rows[item] for item in items]), strict=True):
                 found[item] = Reward(value) if math.isfinite(value) else Reward(None, f"the reward is {value}")
         return [found[item] for item in range(len(rows))]
 
@@ -68,17 +74,6 @@ class LocalReward:
         turns = [{"role": "user", "content": exchange.prompt}, {"role": "assistant", "content": exchange.reply}]
         text = self.tokenizer.apply_chat_template(turns, tokenize=False)
         return list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
-
-    def _batches(self, rows: dict[int, list[int]]) -> Iterator[list[int]]:
-        """Which rows are read together, longest first; each by itself where the model knows no padding."""
-        batch: list[int] = []
-        for item in sorted(rows, key=lambda item: len(rows[item]), reverse=True):
-            if batch and (self.pad is None or len(rows[batch[0]]) * (len(batch) + 1) > BATCH_TOKENS):
-                yield batch
-                batch = []
-            batch.append(item)
-        if batch:
-            yield batch
 
     def _read(self, rows: Sequence[Sequence[int]]) -> list[float]:
         import torch
