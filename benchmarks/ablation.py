@@ -13,13 +13,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from limbeck.config import load_config
-from limbeck.evaluation.refusal import p_refusing
+from limbeck.config import RunConfig, load_config
 from limbeck.files import write_atomically
 from limbeck.judges.grade import safely
+from limbeck.losses.contrastive import Contrastive
+from limbeck.losses.noise_consistency import NoiseConsistency
+from limbeck.losses.preference import Preference
+from limbeck.losses.spec import Loss
 from limbeck.pipeline import run
 from limbeck.records import Trial
 from limbeck.stats import Figure, auc, difference, paired_difference, proportion
+from limbeck.training.balance import Constrained
 from seeds import trials_of
 
 HERE = Path(__file__).parent
@@ -28,18 +32,17 @@ LEDGER = HERE / "ablation.jsonl"
 PAGE = HERE.parent / "docs" / "ablation.md"
 RUNS = HERE / ".work" / "ablation"
 SEEDS = (1, 2, 3)
-REPLIES = "{kind: cross_entropy, weight: 0.2}, {kind: forward_kl, weight: 0.2}"
-DECISION = "{kind: decision, temperature: 0.5, harmless_cost: 1.5, openings: 3}, {kind: unlikelihood, weight: 0.02}"
-OURS = f"{REPLIES}, {DECISION}"
-CELLS = {
-    "filtered fine-tuning": ["train.losses=[cross_entropy]"],
-    "forward KL": [f"train.losses=[{REPLIES}]"],
-    "+ twins (the quickstart)": [f"train.losses=[{OURS}]"],
-    "+ constraint controller": [f"train.losses=[{OURS}]", "train.balance={kind: constrained}"],
-    "+ contrastive": [f"train.losses=[{OURS}, {{kind: contrastive, weight: 0.1}}]"],
-    "+ noise consistency": [f"train.losses=[{OURS}, {{kind: noise_consistency, weight: 0.2}}]"],
-    "+ preference": [f"train.losses=[{OURS}, {{kind: preference, weight: 0.1}}]"],
+# What each cell learns from: losses of the quickstart by kind, None for all of them, and what is added to them.
+CELLS: dict[str, tuple[tuple[str, ...] | None, tuple[Loss, ...]]] = {
+    "filtered fine-tuning": (("cross_entropy",), ()),
+    "forward KL": (("cross_entropy", "forward_kl"), ()),
+    "+ twins (the quickstart)": (None, ()),
+    "+ constraint controller": (None, ()),
+    "+ contrastive": (None, (Contrastive(weight=0.1),)),
+    "+ noise consistency": (None, (NoiseConsistency(weight=0.2),)),
+    "+ preference": (None, (Preference(weight=0.1),)),
 }
+CONTROLLED = "+ constraint controller"
 # One round, no baseline; every prompt of the exam is also asked with misspellings.
 SAME = (
     "rounds=1",
@@ -84,11 +87,21 @@ def read() -> Iterator[Cell]:
         yield Cell(**json.loads(line))
 
 
+def recipe_of(name: str, seed: int) -> RunConfig:
+    """The recipe of one cell: the quickstart with other losses, and in one cell with a constraint controller."""
+    plain = load_config(RECIPE, [f"seed={seed}", *SAME])
+    kinds, added = CELLS[name]
+    losses = tuple(loss for loss in plain.train.losses if kinds is None or loss.kind in kinds)
+    balance = Constrained() if name == CONTROLLED else plain.train.balance
+    train = plain.train.model_copy(update={"losses": (*losses, *added), "balance": balance})
+    return plain.model_copy(update={"train": train})
+
+
 def made(name: str, seed: int) -> Cell:
     """One cell, trained and examined; all cells of a seed share its folder, and so what was taught."""
     folder = RUNS / str(seed)
     print(f"{name}, seed {seed}", flush=True)
-    run(load_config(RECIPE, [f"seed={seed}", *SAME, *CELLS[name]]), folder)
+    run(recipe_of(name, seed), folder)
     return cell_of(name, seed, list(trials_of(folder)))
 
 
@@ -109,8 +122,8 @@ def cell_of(name: str, seed: int, trials: Sequence[Trial]) -> Cell:
         right=[now for before, now in chosen if before is not None and now is not None],
         base_right=[before for before, now in chosen if before is not None and now is not None],
         same_with_typos=[now == before for now, before in misspelt if now is not None and before is not None],
-        p_due=[round(p_refusing(one), 6) for one in decisions if one.prompt.conduct == "refuse"],
-        p_twins=[round(p_refusing(one), 6) for one in decisions if one.prompt.is_twin],
+        p_due=[one.p_refusing for one in decisions if one.prompt.conduct == "refuse" and one.p_refusing is not None],
+        p_twins=[one.p_refusing for one in decisions if one.prompt.is_twin and one.p_refusing is not None],
     )
 
 
@@ -134,7 +147,8 @@ def figures(cells: Sequence[Cell]) -> Iterator[str]:
     yield percent(proportion(pooled["twins_refused"]))
     yield percent(difference(pooled["handled"], pooled["twins_refused"]))
     found = [auc(one.p_due, one.p_twins).value for one in cells]
-    yield f"{sum(value for value in found if value is not None) / len(found):.3f}"
+    known = [value for value in found if value is not None]
+    yield f"{sum(known) / len(known):.3f}" if known else "not measured"
     yield percent(paired_difference(pooled["base_right"], pooled["right"]))
     yield percent(proportion(pooled["same_with_typos"]))
 
