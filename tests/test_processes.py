@@ -94,6 +94,23 @@ def test_processes_that_do_not_find_one_another_do_not_train(tmp_path: Path, rec
     assert not (tmp_path / "lone").exists()
 
 
+LEADS = """
+from pathlib import Path
+from limbeck.processes import leading
+with leading():
+    pass
+print(*(name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")), flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of threads are read from /proc")
+def test_no_thread_of_the_group_outlives_it_to_abort_the_process_at_its_end(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(LEADS)
+    ended = in_processes(*TWO[:-2], "program.py", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "python" in ended.stdout and "gloo" not in ended.stdout
+
+
 PROGRAM = """
 import json, os, sys
 import torch
@@ -125,6 +142,7 @@ for _ in range(4):
     optimizer.zero_grad()
     if accelerator.is_main_process:
         print(json.dumps({**figures.losses, "norm": figures.gradient_norm}))
+accelerator.end_training()
 """
 
 

@@ -49,7 +49,9 @@ def leading() -> Iterator[bool]:
             _order(None)
         raise
     finally:
-        # Left to itself, the group aborts a process that ends before the others.
+        # Left to itself, the group aborts a process that ends before the others; and one that is still referred to
+        # keeps threads, any of which aborts the process where it lets go of its last tensor after Python has ended.
+        _orders.cache_clear()
         destroy_process_group()
 
 
