@@ -62,11 +62,16 @@ class Part(NamedTuple, Generic[Noun]):
 
 
 class Index(NamedTuple):
-    """Where each of some rows begins: in which of the files, and at which byte."""
+    """Where each of some rows begins: at which byte of its file, and how many rows come before those of each file."""
 
     files: tuple[Path, ...]
-    file_N: NDArray[np.int32]
+    before_F: NDArray[np.int64]
     byte_N: NDArray[np.int64]
+
+    def place(self, row: int) -> tuple[Path, int]:
+        """The file of a row, and the byte it begins at."""
+        file = int(np.searchsorted(self.before_F, row, "right")) - 1
+        return self.files[file], int(self.byte_N[row])
 
 
 class Rows(Sequence[Noun], Generic[Noun]):
@@ -90,18 +95,18 @@ class Rows(Sequence[Noun], Generic[Noun]):
     @cached_property
     def _index(self) -> Index:
         files: list[Path] = []
-        file_N, byte_N = array("i"), array("q")
+        before_F, byte_N = array("q"), array("q")
         for part in self.parts:
             for file in sorted(part.folder.glob("rows-*.jsonl")):
                 files.append(file)
+                before_F.append(len(byte_N))
                 with file.open("rb") as lines:
                     at = 0
                     for number, line in enumerate(lines, 1):
                         if part.keep is _all or part.keep(_row(file, part.noun, line.decode(), place=str(number))):
-                            file_N.append(len(files) - 1)
                             byte_N.append(at)
                         at += len(line)
-        return Index(tuple(files), np.asarray(file_N), np.asarray(byte_N))
+        return Index(tuple(files), np.asarray(before_F), np.asarray(byte_N))
 
     @overload
     def __getitem__(self, index: int) -> Noun: ...
@@ -110,7 +115,7 @@ class Rows(Sequence[Noun], Generic[Noun]):
     def __getitem__(self, index: int | slice) -> Noun | Sequence[Noun]:
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
-        file, at = self._index.files[self._index.file_N[index]], int(self._index.byte_N[index])
+        file, at = self._index.place(range(len(self))[index])
         with file.open("rb") as stream:
             stream.seek(at)
             return _row(file, self.parts[0].noun, stream.readline().decode(), place=f"byte {at}")

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import overload
 
 import numpy as np
@@ -19,45 +18,38 @@ from limbeck.records import Lesson
 from limbeck.taxonomy import TIERS, Tier
 
 Places = NDArray[np.int32]
-Drawn = NDArray[np.uint64]
+Drawn = NDArray[np.uint32]
 Flags = NDArray[np.bool_]
 
 
-def drawn(by: str, text: str) -> int:
-    """A number below 2^64 that hangs on the text and `by` alone."""
-    return int.from_bytes(hashlib.sha256(f"{by}{text}".encode()).digest()[:8], "big")
+def drawn(text: str) -> int:
+    """A number below 2^32 that hangs on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
-class Texts:
-    """Short texts behind one another, none of them an object of its own."""
+def mixed(drawn_N: Drawn, by: str) -> Drawn:
+    """The numbers as others that hang on them and on `by`, different ones still apart.
 
-    def __init__(self) -> None:
-        self.joined = bytearray()
-        self.ends = array("q", [0])
-
-    def add(self, text: str) -> None:
-        self.joined += text.encode()
-        self.ends.append(len(self.joined))
-
-    def __iter__(self) -> Iterator[str]:
-        return (self.joined[start:end].decode() for start, end in pairwise(self.ends))
-
-    def drawn(self, by: str) -> Drawn:
-        """The number of each text."""
-        return np.fromiter((drawn(by, text) for text in self), np.uint64, count=len(self.ends) - 1)
+    After the finalizer of MurmurHash3 (Appleby 2011).
+    """
+    mixed_N = drawn_N ^ np.uint32(drawn(by))
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        mixed_N ^= mixed_N >> np.uint32(shift)
+        mixed_N *= np.uint32(factor)
+    return mixed_N
 
 
 @dataclass(frozen=True, eq=False)
 class Pool(Sequence[Lesson]):
     """Some of the lessons in some order, each read when it is asked for; `at_N` is its place among all.
 
-    Of all are known: id, family, whether the prompt is to be refused, whether it has a reply, and whether the prompt is
-    no variant of another, and its tier.
+    Of all are known: numbers drawn from id and family, whether the prompt is to be refused, whether it has a reply, and
+    whether the prompt is no variant of another, and its tier.
     """
 
     lessons: Sequence[Lesson]
     ids_A: Drawn
-    families: Texts
+    families_A: Drawn
     refused_A: Flags
     answered_A: Flags
     unvaried_A: Flags
@@ -67,15 +59,23 @@ class Pool(Sequence[Lesson]):
     @classmethod
     def of(cls, lessons: Sequence[Lesson]) -> Pool:
         """All of the lessons in their own order, each read once."""
-        ids, families, known, tiers = array("Q"), Texts(), bytearray(), bytearray()
+        ids, families, known, tiers = array("I"), array("I"), bytearray(), bytearray()
         for lesson in lessons:
-            ids.append(int(lesson.id, 16))
-            families.add(lesson.prompt.family)
+            ids.append(drawn(lesson.id))
+            families.append(drawn(lesson.prompt.family))
             tiers.append(TIERS.index(lesson.prompt.tier))
             known += bytes((lesson.prompt.conduct == "refuse", lesson.reply is not None, lesson.prompt.root is None))
         refused_A, answered_A, unvaried_A = np.asarray(known).view(np.bool_).reshape(-1, 3).T
-        places_A = np.arange(len(ids), dtype=np.int32)
-        return cls(lessons, np.asarray(ids), families, refused_A, answered_A, unvaried_A, np.asarray(tiers), places_A)
+        return cls(
+            lessons,
+            np.asarray(ids, np.uint32),
+            np.asarray(families, np.uint32),
+            refused_A,
+            answered_A,
+            unvaried_A,
+            np.asarray(tiers),
+            np.arange(len(ids), dtype=np.int32),
+        )
 
     def __len__(self) -> int:
         return len(self.at_N)
@@ -100,17 +100,13 @@ class Pool(Sequence[Lesson]):
 
     def new_first(self, *, seed: int) -> Pool:
         """The variants of other prompts before the rest, both shuffled."""
-        return self._sorted(self._drawn(f"{seed} "), self.unvaried_A[self.at_N])
+        return self._sorted(mixed(self.ids_A[self.at_N], f"{seed}"), self.unvaried_A[self.at_N])
 
     def in_order(self, *, seed: int, epoch: int) -> Pool:
         """The lessons of one epoch: families shuffled by a hash, so that the order hangs on nothing else, and the
         lessons of a family one after the other, so that a step sees a harmful prompt beside its twin."""
-        by = f"{seed} {epoch} "
-        return self._sorted(self._drawn(by), self.families.drawn(by)[self.at_N])
-
-    def _drawn(self, by: str) -> Drawn:
-        """The number of each lesson's id."""
-        return np.fromiter((drawn(by, f"{self.ids_A[at]:016x}") for at in self.at_N), np.uint64, count=len(self))
+        by = f"{seed} {epoch}"
+        return self._sorted(mixed(self.ids_A[self.at_N], by), mixed(self.families_A[self.at_N], by))
 
     def _sorted(self, *keys_N: NDArray[np.generic]) -> Pool:
         """Sorted by the last of the keys, equal ones by the one before it."""
@@ -145,7 +141,7 @@ class Neighbours:
         refused_N = pool.refused_A[pool.at_N]
         self.by_side = {"refuse": _where(refused_N), "answer": _where(~refused_N)}
         self.answered = _where(pool.answered_A[pool.at_N])
-        families_N = pool.families.drawn("")[pool.at_N]
+        families_N = pool.families_A[pool.at_N]
         self.by_family = {side: at[np.argsort(families_N[at], kind="stable")] for side, at in self.by_side.items()}
         self.families = {side: families_N[at] for side, at in self.by_family.items()}
 
@@ -165,9 +161,11 @@ class Neighbours:
 
     def _twin(self, family: str, side: str) -> list[Lesson]:
         """The first lesson of the family that wants this."""
-        first = int(np.searchsorted(self.families[side], np.uint64(drawn("", family))))
-        found = self.by_family[side][first : first + 1]
-        return [one for one in (self.pool[int(at)] for at in found) if one.prompt.family == family]
+        number = np.uint32(drawn(family))
+        first, after = (int(np.searchsorted(self.families[side], number, end)) for end in ("left", "right"))
+        found = (self.pool[int(at)] for at in self.by_family[side][first:after])
+        # Two families may have one number.
+        return [lesson for lesson in found if lesson.prompt.family == family][:1]
 
     def _chosen(self, lesson: Lesson, among: Places, what: str, *, says: str | None = None) -> Lesson | None:
         """The first by hash that is of another family, and replies otherwise than what is said."""
