@@ -42,6 +42,7 @@ LAYER = 20
 MEMBERS = [
     *(member() for member in LOSSES.values()),
     CrossEntropy(decision_window=2),
+    Decision(against="likeliest"),
     AntiTeacher(least=0.0),
     HiddenStates(distance="mse"),
 ]
@@ -387,19 +388,38 @@ def test_a_refusal_is_drawn_to_the_first_opening_and_every_opening_counts_agains
     assert first.tolist() == pytest.approx([-math.log(0.1), -math.log(0.9)])
 
 
+def test_a_refusal_goes_on_with_the_words_it_is_taught_with_and_an_answer_does_not_count_them() -> None:
+    # "No" (0.4) "thanks" (0.5): due is taught both, -log 0.2; harmless is kept from "No" alone, -log 0.6.
+    labels, teacher = given()
+    logprobs_DV = torch.tensor([[0.4, 0.6], [0.5, 0.5]]).log()
+    said = Openings(Plain(logprobs_DV), torch.tensor([[0, 1]] * 2), torch.tensor([0, 0]), (1,))
+    two = labels._replace(risk_B=torch.tensor([1.0, 0.0]), prompts=share([1.0] * 2, torch.float32))
+    value, _ = Decision()(passes(model(), labels, teacher)._replace(openings=said), two)
+    assert value.tolist() == pytest.approx([-math.log(0.2), -math.log(0.6)])
+
+
 def test_at_half_the_temperature_the_decision_is_nearer_to_what_greedy_decoding_does() -> None:
     # "No" opens with 0.4; "Yes" (0.3), "Well" (0.2) and "So" (0.1) answer. Squared and shared out: 16 of 30.
     logprobs_DV = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
     said = Openings(Plain(logprobs_DV), torch.zeros(1, 1, dtype=torch.long), torch.tensor([0]), (1,))
-    assert said.logprobs_BE(1.0).exp().tolist() == [pytest.approx([0.4])]
-    assert said.logprobs_BE(0.5).exp().tolist() == [pytest.approx([16 / 30])]
+    assert said.against_all(1.0).openings_BE.exp().tolist() == [pytest.approx([0.4])]
+    assert said.against_all(0.5).openings_BE.exp().tolist() == [pytest.approx([16 / 30])]
+
+
+def test_against_the_likeliest_the_decision_is_above_half_just_where_greedy_decoding_refuses() -> None:
+    # "I can't": "I" (.3) beats "The" (.2), then "can't" (.1) loses to "am" (.4): 3/5 * 1/5. "No" (.1) loses to "I".
+    logprobs_DV = torch.tensor([[0.3, 0.2, 0.1, 0.4 / 3, 0.4 / 3, 0.4 / 3], [0.1, 0.1, 0.1, 0.1, 0.2, 0.4]]).log()
+    said = Openings(Plain(logprobs_DV), torch.tensor([[0, 1, 0]]), torch.tensor([0, 3, 2]), (2, 1))
+    assert said.against_likeliest(1.0).openings_BE.exp().tolist() == [pytest.approx([0.12, 0.25])]
+    # Squared: 9/13 * 1/17, and 1/10.
+    assert said.against_likeliest(0.5).openings_BE.exp().tolist() == [pytest.approx([9 / 13 / 17, 0.1])]
 
 
 def test_each_opening_is_the_product_of_its_tokens() -> None:
     # "I can't" (0.5 * 0.6) and "I won't" (0.5 * 0.2) and "No" (0.1).
     logprobs_DV = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.1, 0.1, 0.6, 0.2]]).log()
     said = Openings(Plain(logprobs_DV), torch.tensor([[0, 1, 0, 1, 0]]), torch.tensor([0, 2, 0, 3, 1]), (2, 2, 1))
-    assert said.logprobs_BE(1.0).exp().tolist() == [pytest.approx([0.3, 0.1, 0.1])]
+    assert said.against_all(1.0).openings_BE.exp().tolist() == [pytest.approx([0.3, 0.1, 0.1])]
 
 
 def test_unlikelihood_of_a_token_with_probability_one_fifth_is_the_log_of_five_quarters() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from limbeck.losses.decision import Decision
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.training import TrainSettings
 from limbeck.training.balance import Constrained, Plain, Pull, Scheduled
@@ -73,3 +74,7 @@ def test_settings_that_cannot_work_together_are_refused() -> None:
     with pytest.raises(ValidationError, match="robustness pulls on noise_consistency"):
         TrainSettings(balance=Constrained(robustness=0.1))
     TrainSettings(balance=Constrained(robustness=0.1), losses=(NoiseConsistency(),))
+    with pytest.raises(ValidationError, match=r"give them the same refuse_with"):
+        TrainSettings(losses=(Decision(), Decision(refuse_with="I can't do that")))
+    with pytest.raises(ValidationError, match="must begin with"):
+        Decision(refuse_with="No way")

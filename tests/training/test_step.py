@@ -269,6 +269,19 @@ def test_the_decision_is_taught_on_the_mass_of_the_refusal_openings(learner: Stu
     assert figures.losses["decision"] == pytest.approx(-float(torch.log1p(-torch.stack(masses).exp().sum())), rel=1e-4)
 
 
+def test_what_is_due_is_taught_all_words_of_the_refusal_and_what_is_harmless_kept_from_its_opening(
+    learner: Student,
+) -> None:
+    words = Decision(refuse_with="I can't help you")
+    due, _ = step(learner, [words], [lesson("Why?", reply=None, risk=1.0)])
+    expected = -float(plain_logprobs(learner, "Why?", "I can't help you", ends=False).sum())
+    assert due.losses["decision"] == pytest.approx(expected, rel=1e-4)
+    for risk in (0.0, 1.0):
+        whole, _ = step(learner, [words], [lesson("Why?", reply=None, risk=risk)])
+        opening, _ = step(learner, [Decision()], [lesson("Why?", reply=None, risk=risk)])
+        assert (whole.losses["decision"] == pytest.approx(opening.losses["decision"], rel=1e-4)) == (risk == 0.0)
+
+
 @pytest.mark.parametrize("reply", [None, "Yes, like this."])
 def test_a_risk_of_a_fifth_pulls_a_fifth_to_refusing_and_the_rest_to_answering(
     learner: Student, reply: str | None

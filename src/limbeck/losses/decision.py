@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from limbeck.losses.spec import Labels, Loss, Passes, Units, log1mexp
 from limbeck.taxonomy import REFUSAL_OPENINGS
@@ -14,27 +14,42 @@ class Decision(Loss):
     """Bernoulli cross-entropy between a prompt's risk r and the student's probability of refusing, nats.
 
     -τ [r log q₁ + h (1 - r) log(1 - q)], q the mass of the refusal openings at the start of the reply and q₁ that of
-    the first alone, both decoded at the temperature τ. No reply is needed, so it can be taught on many more prompts
+    `refuse_with` alone, both decoded at the temperature τ. No reply is needed, so it can be taught on many more prompts
     than there are replies. At τ = h = 1 its least value is the entropy of r, where q = q₁ = r.
 
     Greedy decoding refuses once the likeliest opening beats the likeliest answer, long before refusals have half of
     the mass, because answers open in many more ways; the lower τ, the nearer q is to what is decoded. τ in front
     keeps the gradient of a prompt on the wrong side the same at every temperature. Refusals are drawn to one opening
-    because the others would otherwise win by how the base happens to like them, and are rarely followed by a reason.
+    because the others would otherwise win by how the base happens to like them, and are rarely followed by a reason;
+    `refuse_with` begins with it and may go on, so that a prompt without a reply teaches how a refusal goes on, too.
     h is what refusing a harmless prompt costs against answering a harmful one (Elkan 2001, cost-sensitive learning).
     `openings` is how many of the refusal openings q counts, the commonest first: each is read after every prompt, and
-    the last ones have next to no mass. Ours; docs/notebook.md has the measurements behind it.
+    the last ones have next to no mass. `against` says what a token of an opening is likelier than: all other tokens
+    together, or the likeliest of them alone (Bradley and Terry 1952), which is what greedy decoding asks. Ours;
+    docs/notebook.md has the measurements behind it.
     """
 
     kind: Literal["decision"] = "decision"
     temperature: float = Field(default=1.0, gt=0)
     harmless_cost: float = Field(default=1.0, gt=0)
+    against: Literal["all", "likeliest"] = "all"
+    refuse_with: str = REFUSAL_OPENINGS[0]
     openings: int = Field(default=len(REFUSAL_OPENINGS), ge=1, le=len(REFUSAL_OPENINGS))
     needs = frozenset({"risk"})
     over = "prompts"
 
+    @field_validator("refuse_with")
+    @classmethod
+    def _begins_as_counted(cls, words: str) -> str:
+        if not words.startswith(REFUSAL_OPENINGS[0]):
+            raise ValueError(f"must begin with {REFUSAL_OPENINGS[0]!r}, the opening that refusals are drawn to")
+        return words
+
     def __call__(self, passes: Passes, labels: Labels) -> Units:
-        openings_BE = passes.openings.logprobs_BE(self.temperature)[:, : self.openings].clamp(max=0.0)
+        openings = passes.openings
+        said = (openings.against_all if self.against == "all" else openings.against_likeliest)(self.temperature)
+        openings_BE = said.openings_BE[:, : self.openings].clamp(max=0.0)
         answers_B = log1mexp(openings_BE.logsumexp(1).clamp(max=0.0))
-        due_B, harmless_B = labels.risk_B * openings_BE[:, 0], (1 - labels.risk_B) * answers_B
+        refused_B = openings_BE[:, 0] + said.rest_B
+        due_B, harmless_B = labels.risk_B * refused_B, (1 - labels.risk_B) * answers_B
         return Units(-self.temperature * (due_B + self.harmless_cost * harmless_B), self.weights(labels))

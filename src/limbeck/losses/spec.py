@@ -85,11 +85,19 @@ class Labels(NamedTuple):
         )
 
 
+class Refusing(NamedTuple):
+    """Log-probability of each of E openings, and of the words that go on from the first of them as it is taught,
+    nats."""
+
+    openings_BE: Tensor
+    rest_B: Tensor
+
+
 class Openings(NamedTuple):
     """The places where tokens of refusal openings would come, for B prompts.
 
     All prompts share the openings: `token_O` are their tokens, one opening after the other, `sizes` their lengths,
-    `at_BO` the place of each token.
+    `at_BO` the place of each token. What comes after the last opening goes on from the first.
     """
 
     places: Places
@@ -97,12 +105,29 @@ class Openings(NamedTuple):
     token_O: Tensor
     sizes: tuple[int, ...]
 
-    def logprobs_BE(self, temperature: float) -> Tensor:
-        """Log-probability of each of the E openings, nats, when the model is decoded at that temperature."""
-        token_BO = self.token_O.expand_as(self.at_BO)
-        said_P = self.places.said(token_BO.flatten(), at_P=self.at_BO.flatten(), temperature=temperature)
-        said_BO = said_P.view_as(self.at_BO)
-        return torch.stack([one.sum(1) for one in said_BO.split(self.sizes, dim=1)], dim=1)
+    def against_all(self, temperature: float) -> Refusing:
+        """How likely each opening is when the model is decoded at that temperature."""
+        token_P, at_P = self._asked
+        return self._summed(self.places.said(token_P, at_P=at_P, temperature=temperature))
+
+    def against_likeliest(self, temperature: float) -> Refusing:
+        """The same where each token has but one rival, the likeliest other one at its place: above ½ only what greedy
+        decoding says."""
+        token_P, at_P = self._asked
+        first_P, second_P = self.places.likeliest(2)[at_P].unbind(1)
+        rival_P = first_P.where(first_P != token_P, second_P)
+        ahead_P = self.places.said(token_P, at_P=at_P) - self.places.said(rival_P, at_P=at_P)
+        return self._summed(torch.nn.functional.logsigmoid(ahead_P / temperature))
+
+    @property
+    def _asked(self) -> tuple[Tensor, Tensor]:
+        """The tokens after each prompt, and the places they are asked at."""
+        return self.token_O.expand_as(self.at_BO).flatten(), self.at_BO.flatten()
+
+    def _summed(self, value_P: Tensor) -> Refusing:
+        rest = len(self.token_O) - sum(self.sizes)
+        sums = [one.sum(1) for one in value_P.view_as(self.at_BO).split((*self.sizes, rest), dim=1)]
+        return Refusing(torch.stack(sums[:-1], dim=1), sums[-1])
 
 
 class Pairs(NamedTuple):

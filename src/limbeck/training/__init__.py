@@ -91,6 +91,8 @@ class TrainSettings(Spec):
             raise ValueError("stop_when_met needs bounds to meet; set balance: constrained")
         if self.teacher != "live" and (looking := self.who_needs("states")):
             raise ValueError(f"loss '{looking}' looks into the teacher, which a cache does not hold; set teacher: live")
+        if len(words := sorted({loss.refuse_with for loss in self.losses if isinstance(loss, Decision)})) > 1:
+            raise ValueError(f"losses of kind decision refuse with {words}; give them the same refuse_with")
         robust = ROBUSTNESS in self.balance.bounds
         if robust and not any(isinstance(loss, NoiseConsistency) for loss in self.losses):
             raise ValueError("a bound on robustness pulls on noise_consistency; add that loss or leave the bound out")

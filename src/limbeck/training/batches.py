@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from limbeck.errors import InputError
 from limbeck.losses.decision import Decision
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Labels, Loss, Share
@@ -81,9 +82,10 @@ class MicroBatch(NamedTuple):
     """One forward pass: the trees, the labels, and which scored tokens belong to which loss.
 
     `openings_BO` are the scored tokens of refusal openings for each deciding prompt, `opening_O` the tokens
-    themselves and `opening_sizes` how many of them each opening has. `chosen_N` and `avoided_R` count the replies that
-    tokens belong to, `pair_L2` is which of them are pairs. `rewritten` are the trees of taught replies after their
-    misspelt prompts, `told` those after what a live teacher sees; None where nobody wants them.
+    themselves and `opening_sizes` how many of them each opening has; the rest go on from the first. `chosen_N` and
+    `avoided_R` count the replies that tokens belong to, `pair_L2` is which of them are pairs. `rewritten` are the trees
+    of taught replies after their misspelt prompts, `told` those after what a live teacher sees; None where nobody wants
+    them.
     """
 
     trees: TreeBatch
@@ -178,8 +180,20 @@ class LessonEncoder:
         needs = frozenset(need for loss in losses for need in loss.needs)
         self.wants = needs | ({"text_noise"} if "text" in noises else set())
         self.context = context
-        counted = max((loss.openings for loss in losses if isinstance(loss, Decision)), default=len(REFUSAL_OPENINGS))
-        self.openings = [reply_ids(tokenizer, opening, ends=False) for opening in REFUSAL_OPENINGS[:counted]]
+        decisions = [loss for loss in losses if isinstance(loss, Decision)] or [Decision()]
+        counted = [
+            reply_ids(tokenizer, opening, ends=False)
+            for opening in REFUSAL_OPENINGS[: max(loss.openings for loss in decisions)]
+        ]
+        self.opening_sizes = tuple(map(len, counted))
+        # All decisions teach the same words.
+        words = reply_ids(tokenizer, decisions[0].refuse_with, ends=False)
+        if words[: self.opening_sizes[0]] != counted[0]:
+            raise InputError(
+                f"loss 'decision': the student's tokens of {decisions[0].refuse_with!r} do not begin with those of "
+                f"{REFUSAL_OPENINGS[0]!r}; choose other words for refuse_with"
+            )
+        self.openings = [words, *counted[1:]]
         self.pad = end_of_turn(tokenizer)
         self.live = live
         compared = among if self.wants & {"contrasts", "reply_contrasts"} else None
@@ -243,6 +257,11 @@ class LessonEncoder:
         if not useful:
             yield self._batch([], multipliers)
 
+    def _rest_last(self, openings: Sequence[Sequence[int]]) -> list[int]:
+        """What belongs to the openings, one after the other, and then what goes on from the first."""
+        first = self.opening_sizes[0]
+        return [*openings[0][:first], *chain.from_iterable(openings[1:]), *openings[0][first:]]
+
     def _trees(self, example: Example) -> list[Tree]:
         """The lesson's own tree and one for each prompt beside it. A branch of one token asks for the state before it
         and is not read itself."""
@@ -259,7 +278,7 @@ class LessonEncoder:
         taught: list[int] = []
         rejected: list[int] = []
         openings: list[list[int]] = []
-        opening_O = [token for tokens in self.openings for token in tokens]
+        opening_O = self._rest_last(self.openings)
         risks: list[float | None] = []
         known: list[bool] = []
         positions: list[int] = []
@@ -277,7 +296,7 @@ class LessonEncoder:
             own = [list(islice(scored, len(branch))) for branch in self._trees(example)[0].branches]
             branches = iter(own)
             if example.openings:
-                openings.append([at for _, branch in zip(example.openings, branches, strict=False) for at in branch])
+                openings.append(self._rest_last([next(branches) for _ in example.openings]))
                 risks.append(lesson.risk)
                 of_prompts.add(lesson, 1.0, pull)
             pooled: list[list[int]] = []
@@ -333,7 +352,7 @@ class LessonEncoder:
             rejected_R,
             torch.tensor(openings, dtype=torch.long).view(len(openings), len(opening_O)),
             torch.tensor(opening_O),
-            tuple(map(len, self.openings)),
+            self.opening_sizes,
             _stacked(teachers),
             torch.tensor(chosen, dtype=torch.long),
             torch.tensor(avoided, dtype=torch.long),
