@@ -95,13 +95,14 @@ def step(setting: work.Setting, batches: list[list[work.ChatRow]], meter: Meter)
     targets: dict[str, TopK] = {}
     with Local(model=model, dtype=setting["dtype"]).open() as teacher:
         live = teacher if setting["teacher"] == "live" else None
+        learner.share_with(teacher.weights)
         if live is None:
             lessons = [lesson for lessons in given for lesson in lessons]
             told = [Continuation(one.id, one.prompt.messages, one.reply or "", one.ends) for one in lessons]
             targets.update(teacher.soft_targets(told, top=work.TOP))
             # The cache is all that training needs of the teacher.
             del teacher.weights
-        encoder = LessonEncoder(learner.tokenizer, targets, losses=(loss,), live=live)
+        encoder = LessonEncoder(learner.tokenizer, targets, losses=(loss,), context=learner.context, live=live)
         objective = Objective(learner.model, (loss,), live=live)
         objective.train()
         for number, lessons in enumerate(given):

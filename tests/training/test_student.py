@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from limbeck.errors import InputError
+from limbeck.models.references import load_weights, resolve
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 
 
@@ -53,3 +54,14 @@ def test_a_four_bit_backbone_is_small_and_frozen_and_bears_a_float32_adapter(tin
     # Half a byte for each of its 64 x 32 weights.
     assert (kept.dtype, kept.numel()) == (torch.uint8, 1024)
     assert {parameter.dtype for parameter in student.trainable()} == {torch.float32}
+
+
+def test_a_student_that_is_its_own_teacher_is_in_memory_once(tiny_model: Path, wide_model: Path) -> None:
+    learner = Student(StudentSettings(model=str(tiny_model)), start_from=None, precision="float32", seed=1)
+    frozen = {parameter.data_ptr() for parameter in learner.model.parameters() if not parameter.requires_grad}
+    for folder, alike in ((tiny_model, True), (wide_model, False)):
+        weights = load_weights(resolve(str(folder)), "float32")
+        before = {name: parameter.clone() for name, parameter in weights.named_parameters()}
+        learner.share_with(weights)
+        assert all((parameter.data_ptr() in frozen) == alike for parameter in weights.parameters())
+        assert all(torch.equal(parameter, before[name]) for name, parameter in weights.named_parameters())

@@ -61,7 +61,7 @@ class TrainSettings(Spec):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     clip: float = Field(default=1.0, gt=0)
     batch_lessons: int = Field(default=16, ge=1)
-    micro_batch_tokens: int = Field(default=1024, ge=1)
+    micro_batch_tokens: int = Field(default=512, ge=1)
     precision: Precision = "float32"
     gradient_checkpointing: bool = False
     supervise: Supervised = "last"

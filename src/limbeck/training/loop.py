@@ -147,6 +147,7 @@ def _opened(teacher: ModelSpec | None, learner: Student) -> Iterator[LiveTeacher
                 f"teacher '{teacher.name or teacher.kind}' ({teacher.kind}) is not here; use train.teacher: cached"
             )
         check_same_vocabulary(teacher, model, learner.tokenizer)
+        learner.share_with(model.weights)
         yield model
 
 

@@ -98,6 +98,24 @@ class Student:
             untrained = load_weights(self.reference, "float32").requires_grad_(False)
             self.model.untrained = (untrained.to("cuda" if torch.cuda.is_available() else "cpu"),)
 
+    def share_with(self, weights: PreTrainedModel) -> None:
+        """Lets tensors of other weights that are bit for bit frozen ones of the student's be these: a student that is
+        its own teacher is in memory once."""
+        import torch
+
+        # PEFT calls the layer below an adapter so.
+        mine = {
+            name.replace(".base_layer.", "."): parameter
+            for name, parameter in self.model.get_base_model().named_parameters()
+            if not parameter.requires_grad
+        }
+        for name, parameter in weights.named_parameters():
+            frozen = mine.get(name)
+            if frozen is None or (frozen.dtype, frozen.device) != (parameter.dtype, parameter.device):
+                continue
+            if torch.equal(frozen, parameter):
+                parameter.data = frozen.data
+
     def checkpoint_activations(self) -> None:
         """The backward pass computes each layer anew: less memory, more time."""
         self.model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
