@@ -20,6 +20,7 @@ def test_the_losses_of_the_readme_run_in_a_trainer_of_ones_own() -> None:
 
 def test_every_shipped_recipe_loads() -> None:
     recipes = sorted((HOUSE / "recipes").glob("*.yaml"))
-    assert [recipe.stem for recipe in recipes] == ["endpoint_teacher", "lessons", "multi_teacher", "quickstart"]
+    named = ["endpoint_teacher", "lessons", "multi_teacher", "privileged_context", "quickstart"]
+    assert [recipe.stem for recipe in recipes] == named
     for recipe in recipes:
         assert load_config(recipe).student.model == "smollm2-135m-instruct"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,19 +11,25 @@ from scipy.stats import binomtest
 
 from limbeck.stats import (
     NOT_MEASURED,
+    Crossed,
     adjusted,
+    apart,
     auc,
     calibration_error,
+    chance_of,
     difference,
     flips,
     kappa,
     least_p_value,
     mean,
     mean_share,
+    more_often,
     paired_difference,
     promised_threshold,
     proportion,
+    quantile,
     reliability,
+    went_towards,
 )
 
 
@@ -181,3 +188,44 @@ def test_nothing_is_promised_on_too_few() -> None:
     assert promised_threshold([0.9] * 28, catch=0.9, confidence=0.95) is None
     assert promised_threshold([0.9] * 29, catch=0.9, confidence=0.95) == 0.9
     assert promised_threshold([], catch=0.9, confidence=0.95) is None
+
+
+def test_a_quantile_is_one_of_the_values_between_two_others() -> None:
+    # Of ten, the second and the ninth hold the median: P(Bin(10, 1/2) <= 1) = 0.011, P(<= 2) = 0.055.
+    assert quantile([float(n) for n in range(1, 11)], 0.5) == (5.0, 2.0, 9.0)
+    assert quantile([3.0], 0.25) == (3.0, None, None)
+    assert quantile([], 0.5) == NOT_MEASURED
+
+
+def test_the_divergence_of_equal_distributions_is_0_and_of_disjoint_ones_1_bit() -> None:
+    assert apart((0.25, 0.75), (0.25, 0.75)) == 0.0
+    assert apart((1.0, 0.0), (0.0, 1.0)) == pytest.approx(1.0)
+    # H(3/4, 1/4) - (0 + 1) / 2.
+    assert apart((1.0, 0.0), (0.5, 0.5)) == pytest.approx(0.3113, abs=1e-4)
+
+
+def test_a_distribution_goes_towards_another_where_it_ends_nearer_to_it() -> None:
+    before, goal = (0.5, 0.5), (0.9, 0.1)
+    assert went_towards(before, (0.7, 0.3), goal) is True
+    assert went_towards(before, (0.3, 0.7), goal) is False
+    assert went_towards(before, before, goal) is None and went_towards(goal, before, goal) is None
+
+
+def test_losses_are_counted_on_both_sides_and_compared_by_fishers_exact_test() -> None:
+    kinds = Counter({(False, True, False): 3, (False, True, True): 1, (True, True, False): 1, (True, True, True): 3,
+                     (True, False, True): 9})  # fmt: skip
+    crossed = Crossed(kinds)
+    assert (sum(crossed.lost(teacher=False)), sum(crossed.lost(teacher=True))) == (3, 1)
+    # Fisher's tea: 34 of 70.
+    assert crossed.p_value == pytest.approx(34 / 70)
+    assert Crossed(Counter({(True, True, False): 3})).p_value is None
+
+
+def test_a_phrase_is_said_more_often_by_its_log_odds_and_a_rare_one_proves_little() -> None:
+    # Prior 10 * 40 / 200 = 2 of 10: log(32 / 78) - log(12 / 98) over sqrt(1/32 + 1/78 + 1/12 + 1/98).
+    z = (math.log(32 / 78) - math.log(12 / 98)) / math.sqrt(1 / 32 + 1 / 78 + 1 / 12 + 1 / 98)
+    assert more_often(30, 100, before=10, of_before=100) == pytest.approx(z)
+    assert 0 < more_often(3, 100, before=1, of_before=100) < 1.96 < z
+    assert more_often(5, 10, before=5, of_before=10) == pytest.approx(0.0)
+    assert more_often(9, 9, before=9, of_before=9) == more_often(0, 9, before=0, of_before=9) == 0.0
+    assert chance_of(1.959964) == pytest.approx(0.025)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,8 +21,7 @@ from limbeck.evaluation.usefulness import Usefulness
 from limbeck.judges.grade import graded
 from limbeck.models.answer import ask, trial_of
 from limbeck.models.encoder import ModelTools
-from limbeck.models.spec import ModelSpec
-from limbeck.protocols import Progress, Store
+from limbeck.protocols import ChatModel, Progress, Store
 from limbeck.records import Measurement, Prompt, Reply, Scorecard, Trial, request_of, some
 from limbeck.report.headline import EVERYDAY, HANDLED, LIKENESS, MULTIPLE_CHOICE, SEPARATION, TWINS, Column, figures
 from limbeck.report.headline import as_rich as table_of
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Harmful prompts, and as many twins; everyday prompts; items with choices.
 PAIRS, EVERYDAY_PROMPTS, ITEMS = 25, 10, 10
+REPLY_TOKENS = Column(title="Tokens a reply", meaning="tokens written", name="reply_tokens", unit="score", better="")
+SECONDS = Column(title="Seconds a reply", meaning="as it was asked here", name="seconds", unit="score", better="less")
 COLUMNS = (
     HANDLED,
     TWINS,
@@ -40,9 +42,9 @@ COLUMNS = (
     SEPARATION,
     MULTIPLE_CHOICE,
     LIKENESS,
-    Column(title="Tokens a reply", meaning="tokens written", name="reply_tokens", unit="score", better=""),
+    REPLY_TOKENS,
     Column(title="Cost of 1,000", meaning="of 1,000 replies, by its price", name="cost", unit="score", better="less"),
-    Column(title="Seconds a reply", meaning="as it was asked here", name="seconds", unit="score", better="less"),
+    SECONDS,
 )
 
 
@@ -80,42 +82,70 @@ def compare_teachers(config: RunConfig, *, progress: Progress) -> list[Side]:
         raise InputError(f"--teachers: the recipe has no {lacking}")
     sides = []
     for teacher in config.teach.teachers:
-        with TemporaryDirectory() as folder:
-            # A time is of no use where half of the replies were kept from before.
-            kept = Kept(Path(folder) / "kept.jsonl")
-            store = StageStore(
-                key="teachers", seed=config.seed, tools=ModelTools(), root=Path(folder), kept=kept, shown=progress
-            )
+        with passing_store(config, progress) as store:
             try:
-                sides.append(_side(config, teacher, [one for one in prompts if teacher.is_for(one)], store))
+                with teacher.open() as model:
+                    said = answers(config, model, [one for one in prompts if teacher.is_for(one)], store)
+                known = graded_answers(config, said, store)
             except LimbeckError as error:
                 sides.append(Side(Scorecard(model=teacher.name, measurements=()), error=error))
+                continue
+        measured = [one for dimension in (Safety(), Refusal(), Usefulness()) for one in dimension.measure(known)]
+        measured += spent(said.replies, said.seconds if teacher.redraws else None)
+        sides.append(Side(Scorecard(model=teacher.name, measurements=tuple(measured)), unanswered=said.unanswered))
     return sides
 
 
-def _side(config: RunConfig, teacher: ModelSpec, prompts: Sequence[Prompt], store: Store) -> Side:
-    wanted = [Trial(prompt=one, subject=teacher.name, asked="choices" if one.choices else "reply") for one in prompts]
+@contextmanager
+def passing_store(config: RunConfig, progress: Progress) -> Iterator[Store]:
+    """A store of which nothing stays: a time is of no use where half of the replies were kept from before."""
+    with TemporaryDirectory() as folder:
+        kept = Kept(Path(folder) / "kept.jsonl")
+        yield StageStore(
+            key="compared", seed=config.seed, tools=ModelTools(), root=Path(folder), kept=kept, shown=progress
+        )
+
+
+class Answers(NamedTuple):
+    """What one model made of the prompts: its trials, not yet graded, the replies and how long they took, and the items
+    with choices."""
+
+    name: str
+    trials: list[Trial]
+    replies: list[Reply]
+    seconds: float
+    items: list[Trial]
+
+    @property
+    def unanswered(self) -> str:
+        """How many replies did not come, with the first reason; empty where all did."""
+        failed = [one for one in self.replies if one.finish not in ("stop", "length")]
+        if not failed:
+            return ""
+        return f"{len(failed)} of {len(self.replies)} replies did not come ({failed[0].why or failed[0].finish})"
+
+
+def answers(config: RunConfig, model: ChatModel, prompts: Sequence[Prompt], store: Store) -> Answers:
+    """One greedy reply of the model to each prompt, `teach.max_tokens` long at most, and its scores of the items."""
+    wanted = [Trial(prompt=one, subject=model.name, asked="choices" if one.choices else "reply") for one in prompts]
     asked = [one for one in wanted if one.asked == "reply"]
     requests = [request_of(one.prompt, max_tokens=config.teach.max_tokens) for one in asked]
-    with teacher.open() as model:
-        started = time.monotonic()
-        replies = list(ask(model, requests, store, label=f"{teacher.name} replies"))
-        seconds = time.monotonic() - started
-        items = scored(model, [one for one in wanted if one.asked == "choices"], store)
+    started = time.monotonic()
+    replies = list(ask(model, requests, store, label=f"{model.name} replies"))
+    seconds = time.monotonic() - started
+    items = scored(model, [one for one in wanted if one.asked == "choices"], store)
     trials = [trial_of(trial, reply) for trial, reply in zip(asked, replies, strict=True)]
+    return Answers(model.name, trials, replies, seconds, items)
+
+
+def graded_answers(config: RunConfig, said: Answers, store: Store) -> list[Trial]:
+    """All trials, the replies graded by the judges of the exam."""
     judges, profile = config.evaluate.judges, config.evaluate.profile
-    said = graded(trials, judges, store, label=f"grading {teacher.name}", profile=profile)
-    known = [*with_likeness(said, store.tools.encoder()), *items]
-    measured = [one for dimension in (Safety(), Refusal(), Usefulness()) for one in dimension.measure(known)]
-    measured += _spent(replies, seconds if teacher.redraws else None)
-    failed = [one for one in replies if one.finish not in ("stop", "length")]
-    why = (
-        f"{len(failed)} of {len(replies)} replies did not come ({failed[0].why or failed[0].finish})" if failed else ""
-    )
-    return Side(Scorecard(model=teacher.name, measurements=tuple(measured)), unanswered=why)
+    graded_trials = graded(said.trials, judges, store, label=f"grading {said.name}", profile=profile)
+    return [*with_likeness(graded_trials, store.tools.encoder()), *said.items]
 
 
-def _spent(replies: Sequence[Reply], seconds: float | None) -> Iterator[Measurement]:
+def spent(replies: Sequence[Reply], seconds: float | None) -> Iterator[Measurement]:
     """Tokens, cost and time of a reply; a recording has none of them."""
     came = [one for one in replies if one.finish in ("stop", "length")]
     tokens = [float(one.reply_tokens) for one in came if one.reply_tokens]

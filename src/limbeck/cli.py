@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
@@ -18,6 +18,9 @@ from limbeck.errors import DISK_FULL, FORBIDDEN, GateFailed, InputError, Limbeck
 from limbeck.version import __version__
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from limbeck.candidates import Side
     from limbeck.config import RunConfig
     from limbeck.records import Scorecard
     from limbeck.report.gates import Gate
@@ -128,21 +131,30 @@ def report(
     bars.say(f"report:  {made.page}")
 
 
-@app.command(epilog="Examples:  `limbeck check mine.yaml`  ·  `limbeck check mine.yaml --teachers`")
+@app.command(
+    epilog="Examples:  `limbeck check mine.yaml`  ·  `limbeck check mine.yaml --teachers`  ·  "
+    "`limbeck check mine.yaml --contexts help_desk --contexts policies/`"
+)
 def check(
     recipe: Recipe,
     set_: Override = None,
     teachers: Annotated[
         bool, typer.Option("--teachers", help="Ask each teacher some prompts: safety, usefulness, cost side by side.")
     ] = False,
+    contexts: Annotated[
+        list[str] | None,
+        typer.Option(help="A context to try: a text file, a folder of them, a policy that ships; may be repeated."),
+    ] = None,
 ) -> None:
     """Check a recipe before any compute: spelling, files, needs; and estimate tokens, time and memory."""
     from rich.console import Console
 
+    from limbeck.contexts import read_contexts
     from limbeck.estimate import NotKnown, as_rich, estimate
     from limbeck.verbs import check as check_recipe
 
     _, config = _read(recipe, set_)
+    texts = read_contexts(contexts) if contexts else {}
     for line in check_recipe(config):
         print(line)
     try:
@@ -156,23 +168,36 @@ def check(
                 print(f"{stage.name}: {stage.note}")
     if teachers:
         _compare_teachers(config)
+    if texts:
+        _compare_contexts(config, texts)
 
 
 def _compare_teachers(config: RunConfig) -> None:
     """Shows the teachers side by side. Raises the error of those that could not be asked."""
     from limbeck.candidates import as_rich, compare_teachers, complaint
 
-    try:
-        with _Bars() as bars:
-            sides = compare_teachers(config, progress=bars)
-    except Stopped:
-        raise Stopped("stopped; the comparison keeps nothing: the same command begins anew") from None
-    bars.console.print(as_rich(sides))
-    for side in sides:
-        if side.unanswered:
-            bars.say(f"{side.card.model}: {side.unanswered}")
+    bars, sides = _compared(lambda progress: compare_teachers(config, progress=progress))
+    bars.show_sides(sides, as_rich(sides))
     if (error := complaint(sides)) is not None:
         raise error
+
+
+def _compare_contexts(config: RunConfig, contexts: Mapping[str, str]) -> None:
+    """Shows what each context changes, the best one first."""
+    from limbeck.contexts import advice, as_rich, compare_contexts
+
+    bars, sides = _compared(lambda progress: compare_contexts(config, contexts, progress=progress))
+    bars.show_sides(sides, as_rich(sides))
+    bars.say(advice(sides))
+
+
+def _compared(compare: Callable[[_Bars], list[Side]]) -> tuple[_Bars, list[Side]]:
+    """The sides of a comparison that keeps nothing."""
+    try:
+        with _Bars() as bars:
+            return bars, compare(bars)
+    except Stopped:
+        raise Stopped("stopped; the comparison keeps nothing: the same command begins anew") from None
 
 
 @app.command(epilog="Example:  `limbeck new mine.yaml`")
@@ -510,6 +535,13 @@ class _Bars:
         self.console.print(as_rich(headline(scorecards)))
         if (attacked := attacks(scorecards, on)).columns:
             self.console.print(as_rich(attacked, "Attack success"))
+
+    def show_sides(self, sides: Sequence[Side], table: Table) -> None:
+        """A comparison, and below it who left something unanswered."""
+        self.console.print(table)
+        for side in sides:
+            if side.unanswered:
+                self.say(f"{side.card.model}: {side.unanswered}")
 
     def pass_gates(self, gates: tuple[Gate, ...]) -> None:
         """Says what came of each gate. Raises GateFailed where one is not passed."""

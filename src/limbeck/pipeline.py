@@ -17,6 +17,7 @@ from limbeck.judges.grade import grade
 from limbeck.mine import mine, vary
 from limbeck.models.answer import answer
 from limbeck.models.encoder import ModelTools
+from limbeck.models.origin import told, trace
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Progress
 from limbeck.records import Candidate, Checkpoint, Lesson, Prompt, Record, Risk, Scorecard, Verdict
@@ -100,6 +101,9 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         prompts = work.keep("prompts", curate, config.curate)
         for line in split_counts(prompts):
             work.progress.say(line)
+        origins = work.keep("origins", trace, base, config.teach.models)
+        for line in filter(None, map(told, origins)):
+            work.progress.say(line)
         to_teach, validation = prompts.where(split="train"), prompts.where(split="validation")
         exam = prompts.where(split="exam")
         draws: list[tuple[Rows[Candidate], Rows[Verdict]]] = []
@@ -154,13 +158,13 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
             )
             subjects.append(config.student.trained(plain.name, made.folder))
         subjects.append(config.student.trained("student", chosen.folder))
-        if config.evaluate.teachers:
-            subjects.extend(config.teach.teachers)
+        examined = config.teach.teachers if config.evaluate.teachers else ()
+        subjects.extend(examined)
         caution = _risks(config, work, "exam_risks", exam)
         trials = work.keep("exam", examine, config.evaluate, config.answer, tuple(subjects), exam, caution)
-        scorecards = work.keep("scorecards", measure, config.evaluate, trials)
+        scorecards = work.keep("scorecards", measure, config.evaluate, trials, examined)
         exported = work.keep("export", export, base, chosen)
-        learnt = (tuple(draws), tuple(rounds), tuple(variants), tuple(checkpoints), targets)
+        learnt = (tuple(draws), tuple(rounds), tuple(variants), tuple(checkpoints), targets, origins)
         page = work.keep("report", report, config.report, config.gates, base, chosen, scorecards, trials, *learnt)
         work.publish({"student": exported / "student"} | {file.name: file for file in (page / "page").iterdir()})
         cards = {card.model: card for card in scorecards}

@@ -329,14 +329,27 @@ class Disagreement(Record):
     largest: tuple[Contested, ...]
 
 
+class Origin(Record):
+    """How a teacher's weights are related to the student's: `itself` where they are the student's before any lesson,
+    `told` where these have a policy in context, `kin` where they come from the same ones (`cosine` is how alike they
+    are), `apart` or `unknown`, and `why`."""
+
+    identity = ("teacher", "relation")
+
+    teacher: str
+    relation: Literal["itself", "told", "kin", "apart", "unknown"]
+    cosine: float | None = None
+    why: str = ""
+
+
 class Trial(Record):
     """One model asked one thing: its reply, or its scores of given texts, and what judges said.
 
     `asked` says which: a reply (an `instruction` is one whose words are checked and no judge's business), the scores of
-    the prompt's choices in the chat, as `continuations` of its bare text or as `sentences` of their own, of the
-    refusal openings (the `decision`) or of the prompt's `reference` reply, or how alike the `distribution` over that
-    reply is to another. `scores` are mean log-probabilities per token in nats, those of a decision whole, of a
-    distribution its alignment and its share of agreeing tokens; `tokens` counts the tokens.
+    the prompt's choices in the chat (of a `canary` none is right), as `continuations` of its bare text or as
+    `sentences` of their own, of the refusal openings (the `decision`) or of the prompt's `reference` reply, or how
+    alike the `distribution` over that reply is to another. `scores` are mean log-probabilities per token in nats, those
+    of a decision whole, of a distribution its alignment and its share of agreeing tokens; `tokens` counts the tokens.
 
     An attack asks for `prompt` in another way: `sent` is the chat as the model gets it. `risk` is a teacher's on the
     prompt of a decision, where its draws are known.
@@ -347,8 +360,9 @@ class Trial(Record):
     prompt: Prompt
     subject: str
     asked: Literal[
-        "reply", "instruction", "choices", "continuations", "sentences", "decision", "reference", "distribution"
-    ]
+        "reply", "instruction", "choices", "canary", "continuations", "sentences", "decision", "reference",
+        "distribution",
+    ]  # fmt: skip
     attack: str | None = None
     sent: tuple[Message, ...] = ()
     perturbation: str | None = None
@@ -375,11 +389,16 @@ class Trial(Record):
         return None if not said or None in said else all(said)
 
     @property
-    def chose_right(self) -> bool | None:
-        """Whether the best-scored choice is a right one, ties to the first; None without scores."""
+    def chosen(self) -> int | None:
+        """The position of the best-scored choice, ties to the first; None without scores."""
         if self.asked != "choices" or not self.scores:
             return None
-        return max(range(len(self.scores)), key=lambda at: self.scores[at]) in self.prompt.right
+        return max(range(len(self.scores)), key=lambda at: self.scores[at])
+
+    @property
+    def chose_right(self) -> bool | None:
+        """Whether the best-scored choice is a right one; None without scores."""
+        return None if self.chosen is None else self.chosen in self.prompt.right
 
     @property
     def p_refusing(self) -> float | None:
@@ -397,6 +416,13 @@ class Trial(Record):
     def totals(self) -> tuple[float, ...]:
         """The log-probability of each scored text as a whole, nats."""
         return tuple(score * count for score, count in zip(self.scores, self.tokens, strict=True))
+
+    @property
+    def chances(self) -> tuple[float, ...]:
+        """The probability of each scored text among all of them, by the whole of it."""
+        totals = self.totals
+        odds = [math.exp(total - max(totals)) for total in totals]
+        return tuple(one / sum(odds) for one in odds)
 
 
 class Measurement(Record):

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from math import isnan
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap, false_discovery_control, mannwhitneyu
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import (
+    binomtest,
+    bootstrap,
+    false_discovery_control,
+    fisher_exact,
+    mannwhitneyu,
+    norm,
+    quantile_test,
+)
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 CALIBRATION_BINS = 10
+# Bits; two distributions that are no further apart are one.
+SAME_BITS = 1e-6
+# How many replies of the usual kind a phrase is thought to have been looked for in before any was read.
+PRIOR_REPLIES = 10.0
 
 
 class Figure(NamedTuple):
@@ -52,6 +67,16 @@ def mean_share(shares: Sequence[float]) -> Figure:
     """Mean of shares in [0, 1], with the bootstrap interval; the Wilson interval where each is all or nothing."""
     outcomes = [share == 1 for share in shares]
     return proportion(outcomes) if all(share in (0, 1) for share in shares) else mean(shares)
+
+
+def quantile(values: Sequence[float], share: float) -> Figure:
+    """The value below or at which this share of all lies, with the exact (binomial) interval between two of them; an
+    end for which they are too few is None."""
+    if not values:
+        return NOT_MEASURED
+    interval = quantile_test(values, p=share).confidence_interval(CONFIDENCE)
+    low, high = (None if isnan(end) else float(end) for end in interval)
+    return Figure(float(np.quantile(values, share, method="inverted_cdf")), low, high)
 
 
 def difference(first: Sequence[bool], second: Sequence[bool]) -> Figure:
@@ -208,3 +233,60 @@ def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> Figure:
         bound = float(binomtest(0, len(before)).proportion_ci(CONFIDENCE, method="exact").high)
         return Figure(0.0, -bound, bound)
     return mean([float(a) - float(b) for b, a in zip(before, after, strict=True)])
+
+
+class Crossed(NamedTuple):
+    """How many items there are of each kind: whether the teacher has them right, and whether they were before and are
+    after."""
+
+    kinds: Counter[tuple[bool, bool, bool]]
+
+    def lost(self, *, teacher: bool) -> list[bool]:
+        """Of the items right before that the teacher has right, or wrong: whether each is wrong after."""
+        return [True] * self.kinds[teacher, True, False] + [False] * self.kinds[teacher, True, True]
+
+    @property
+    def p_value(self) -> float | None:
+        """Fisher's exact test of whether more or less is lost where the teacher is wrong; None where nothing was
+        right before on one of the sides."""
+        sides = [self.lost(teacher=teacher) for teacher in (False, True)]
+        if not all(sides):
+            return None
+        return float(fisher_exact([[sum(side), len(side) - sum(side)] for side in sides]).pvalue)
+
+
+def apart(first: Sequence[float], second: Sequence[float]) -> float:
+    """The Jensen-Shannon divergence of two distributions over the same things, bits, in [0, 1]."""
+    # Scipy gives its root, and NaN where rounding takes it below 0.
+    return float(np.nan_to_num(jensenshannon(first, second, base=2))) ** 2
+
+
+def went_towards(before: Sequence[float], after: Sequence[float], goal: Sequence[float]) -> bool | None:
+    """Whether a distribution is nearer to the goal than it was, by `apart`; None where it did not move, or was there
+    from the beginning."""
+    away = apart(before, goal)
+    if away < SAME_BITS or apart(before, after) < SAME_BITS:
+        return None
+    return apart(after, goal) < away
+
+
+def more_often(said: int, of: int, *, before: int, of_before: int) -> float:
+    """How clearly a phrase is in more of the replies than before: the z score of its log-odds ratio, 0 for as often.
+
+    After Monroe et al. 2008 (Fightin' Words), whose informative prior keeps rare phrases from winning: here
+    PRIOR_REPLIES replies that say it as often as both sides together.
+    """
+    if said + before in (0, of + of_before):
+        return 0.0
+    usual = PRIOR_REPLIES * (said + before) / (of + of_before)
+    cells = [
+        (count + usual, total - count + PRIOR_REPLIES - usual) for count, total in ((said, of), (before, of_before))
+    ]
+    (now_yes, now_no), (then_yes, then_no) = cells
+    ratio = np.log(now_yes / now_no) - np.log(then_yes / then_no)
+    return float(ratio / np.sqrt(sum(1 / count for cell in cells for count in cell)))
+
+
+def chance_of(z: float) -> float:
+    """The probability of a z score as great as this or greater, if nothing is behind it."""
+    return float(norm.sf(z))

@@ -35,6 +35,7 @@ from limbeck.models import MODELS
 from limbeck.models.answer import AnswerSettings
 from limbeck.models.encoder import ModelTools
 from limbeck.models.local import Local, check_lengths
+from limbeck.models.origin import told, traced_here
 from limbeck.models.references import SHORT_NAMES, resolve
 from limbeck.perturb import PERTURBATIONS
 from limbeck.pipeline import check_needs, check_packages
@@ -314,9 +315,8 @@ def export(model: str, adapter: Path, folder: Path, *, strength: float) -> None:
 
 def check(config: RunConfig) -> Iterator[str]:
     """What fits and what not, before any compute. Raises InputError where a loss lacks what it needs."""
-    labellers = (config.teach.soft_labels,) if config.teach.soft_labels is not None else ()
     not_checked = set()
-    for model in (config.student.untrained(), *config.teach.teachers, *labellers):
+    for model in (config.student.untrained(), *config.teach.models):
         not_checked |= set(model.looked_up_later())
         fingerprint(model)
     check_needs(config)
@@ -335,6 +335,9 @@ def check(config: RunConfig) -> Iterator[str]:
     yield f"student   {config.student.model}"
     for teacher in config.teach.teachers:
         yield f"teacher   {teacher.name or teacher.kind} ({teacher.kind}): {', '.join(sorted(teacher.offers))}"
+    for origin in traced_here(config.student.untrained(), config.teach.models):
+        if line := told(origin):
+            yield f"{'warning' if origin.relation == 'kin' else 'origin':9} {line}"
     if config.teach.mixture is not None:
         yield f"mixture   {', '.join(config.teach.mixture.members)}: soft labels for the replies of all teachers"
     yield f"losses    {', '.join(loss.kind for loss in config.train.losses)}"

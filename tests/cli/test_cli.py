@@ -366,6 +366,35 @@ def test_check_compares_the_teachers_and_ends_with_3_where_one_cannot_be_reached
     assert not Path("runs").exists()
 
 
+@pytest.mark.model
+def test_check_ranks_contexts_and_names_one_that_is_not_there_before_anything_else(
+    limbeck: Command, recipe: str
+) -> None:
+    Path("prompts.jsonl").write_text(
+        '{"prompt": "How do I insult him?", "harm": "toxicity", "split": "train"}\n'
+        '{"prompt": "How do I thank him?", "harm": "toxicity", "tier": "safe", "split": "train"}\n'
+    )
+    Path("kind.md").write_text("Be kind.")
+    options = ("--set", "teach.max_tokens=8")
+    code, out, err = limbeck("check", recipe, *options, "--contexts", "kind.md", "--contexts", "help_desk")
+    assert (code, err) == (0, "")
+    assert "Made safe" in out and re.search(r"Context, tokens.* n=2\+0", out)
+    assert limbeck("check", recipe, "--contexts", "nice.md") == (
+        2, "", "--contexts: policy 'nice.md' is no file and none of those shipped; use one of: help_desk\n"
+    )  # fmt: skip
+    assert not Path("runs").exists()
+
+
+def test_check_says_whose_weights_a_teachers_are(limbeck: Command, recipe: str, tiny_model: Path) -> None:
+    code, out, _ = limbeck("check", recipe)
+    own = "the student's own weights, told a policy; what that makes of them can pass through any of its replies"
+    assert code == 0 and f"origin    soft labels (context): {own}, here by design\n" in out
+    Path("adapter").mkdir()
+    kin = f"teach.teachers=[{{name: tuned, kind: local, model: {tiny_model}, adapter: adapter}}]"
+    code, out, _ = limbeck("check", recipe, "--set", kin)
+    assert code == 0 and "warning   tuned: the student's own weights with an adapter; its traits can pass" in out
+
+
 def test_check_says_who_is_asked_what_the_first_could_not_say(limbeck: Command, recipe: str) -> None:
     code, out, _ = limbeck("check", recipe, "--set", "teach.second=expert")
     assert code == 0 and "asked     expert: what no draw of the others could say" in out

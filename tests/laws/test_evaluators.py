@@ -23,7 +23,7 @@ GIVEN: dict[str, dict[str, Any]] = {
 MEMBERS = [member(**GIVEN.get(kind, {})) for kind, member in EVALUATORS.items()]
 EVERY = pytest.mark.parametrize("evaluator", MEMBERS, ids=list(EVALUATORS))
 # They bring items of their own, whatever the exam's prompts are.
-OWN_ITEMS = ("bbq", "crows_pairs", "instructions")
+OWN_ITEMS = ("bbq", "crows_pairs", "instructions", "quirks")
 REPLIES = ("Yes.", "So it is, and I will say it once more.", '{"a": 1}', "- a\n- b\n- c", "1. a\n2. b", "")
 
 
@@ -45,9 +45,9 @@ def prompts(count: int) -> list[Prompt]:
     return found
 
 
-def answered(evaluator: Evaluator, count: int) -> list[Trial]:
-    """All that it wants to ask of so many prompts, with outcomes that differ from trial to trial."""
-    noise = random.Random(0)
+def answered(evaluator: Evaluator, count: int, *, seed: int = 0) -> list[Trial]:
+    """All that it wants to ask of so many prompts, with outcomes that differ from trial to trial and seed to seed."""
+    noise = random.Random(seed)
     wanted = {one.id: one for one in evaluator.wants(prompts(count), seed=0)}
     return [outcome(one, noise) for one in wanted.values()]
 
@@ -140,3 +140,21 @@ def test_no_trial_is_wanted_of_no_prompts_and_none_is_answered_yet(evaluator: Ev
     assert evaluator.kind in OWN_ITEMS or list(evaluator.wants([], seed=0)) == []
     wanted = list(evaluator.wants(prompts(3), seed=0))
     assert wanted and all(one.reply is None and one.scores == () and one.verdicts == () for one in wanted)
+
+
+@EVERY
+def test_beside_nothing_that_was_scored_there_is_no_figure_and_never_zero(evaluator: Evaluator) -> None:
+    mine = answered(evaluator, 3)
+    unanswered = list(evaluator.wants(prompts(3), seed=0))
+    for trials, others in (([], []), (mine, unanswered), (unanswered, mine)):
+        found = list(evaluator.beside(trials, others, {"teacher": others}))
+        assert {(one.value, one.low, one.high, one.scored) for one in found} <= {(None, None, None, 0)}
+
+
+@EVERY
+def test_beside_others_too_a_value_lies_inside_its_interval(evaluator: Evaluator) -> None:
+    mine, first, teacher = (answered(evaluator, 8, seed=seed) for seed in range(3))
+    for one in evaluator.beside(mine, first, {"teacher": teacher}):
+        if one.value is not None:
+            assert one.low is not None and one.high is not None
+            assert one.low - 1e-9 <= one.value <= one.high + 1e-9

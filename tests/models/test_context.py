@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from limbeck.models.context import POLICY, ContextModel, PrivilegedContext
+import pytest
+from pydantic import ValidationError
+
+from limbeck.models.context import POLICIES, POLICY, ContextModel, PrivilegedContext, policy_in
 from limbeck.models.local import Local
 from limbeck.protocols import Continuation
-from limbeck.records import Message, Request, asked
+from limbeck.records import ChoiceRequest, Message, Request, asked
 from limbeck.taxonomy import HARMS
 
 
@@ -49,3 +52,43 @@ def test_another_policy_is_another_model(tiny_model: Path) -> None:
 
 def test_the_default_policy_has_a_sentence_for_each_harm() -> None:
     assert all(harm.policy in POLICY for harm in HARMS)
+
+
+def test_choices_are_scored_with_the_policy_before_the_chat_and_bare_texts_without(tiny_model: Path) -> None:
+    chat = ChoiceRequest(messages=asked("Which?"), choices=("this", "that"))
+    bare = chat.model_copy(update={"bare": True})
+    informed = chat.model_copy(update={"messages": (Message(role="system", content="Be kind."), *chat.messages)})
+    with Local(model=str(tiny_model)).open() as model:
+        expected = {one.request_id: one.total for one in model.choice_scores([informed, bare, chat])}
+        told = ContextModel(model, "Be kind.").choice_scores([chat, bare])
+        found = {one.request_id: one.total for one in told}
+    assert found == {chat.id: pytest.approx(expected[informed.id]), bare.id: pytest.approx(expected[bare.id])}
+    assert expected[informed.id] != pytest.approx(expected[chat.id])
+
+
+def test_a_policy_may_stand_in_a_file_or_ship(tmp_path: Path) -> None:
+    (tmp_path / "mine.md").write_text("Be brief.\n")
+    assert PrivilegedContext.model_validate({"model": "m", "policy": "Be kind."}).policy == "Be kind."
+    given = {"model": "m", "policy": {"file": str(tmp_path / "mine.md")}}
+    assert PrivilegedContext.model_validate(given).policy == "Be brief."
+    shipped = [file.stem for file in POLICIES.glob("*")]
+    assert shipped == ["help_desk"] and "help desk" in policy_in("help_desk")
+
+
+@pytest.mark.parametrize(
+    ("policy", "complaint"),
+    [
+        ({"file": "help_dsk"}, "policy 'help_dsk' is no file and none of those shipped; did you mean help_desk"),
+        ({"text": "x"}, "a policy is its text, or {file: NAME}"),
+        ({"file": "empty.md"}, "policy empty.md is empty; write what the model is to be told"),
+        ({"file": "odd.md"}, "policy odd.md: byte 0 is not UTF-8"),
+    ],
+)
+def test_a_policy_that_cannot_be_read_is_named(
+    policy: dict[str, str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.md").write_text(" \n")
+    Path("odd.md").write_bytes(b"\xff")
+    with pytest.raises(ValidationError, match=complaint):
+        PrivilegedContext.model_validate({"model": "m", "policy": policy})

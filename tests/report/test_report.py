@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from limbeck.records import (
     Disagreement,
     Lesson,
     Measurement,
+    Origin,
     Prompt,
     Provenance,
     Scorecard,
@@ -35,6 +37,7 @@ from limbeck.report.conflict import conflict, percent
 from limbeck.report.exam import paired, walk
 from limbeck.report.gates import Gates
 from limbeck.report.headline import attacked_harms, attacks, number
+from limbeck.report.quirks import quirks
 from limbeck.report.rates import held, read_rates
 from limbeck.report.verdict import Change, changes
 from limbeck.targets.cache import write_disagreements
@@ -82,6 +85,7 @@ def published(
     variants: Sequence[Prompt] = (),
     tried: tuple[Scorecard, ...] = (),
     targets: TargetSet | None = None,
+    origins: Sequence[Origin] = (),
     gates: Gates = NO_GATES,
     **settings: Any,
 ) -> dict[str, str]:
@@ -89,7 +93,7 @@ def published(
     made = Checkpoint(name="student", folder=adapter, base="m", base_hash="h", lessons=1, steps=2, round=0, key="k")
     store: Any = Folders(folder)
     chosen = made.model_copy(update={"strength": 0.6, "tried": tried})
-    learnt = (((drawn, verdicts),), (lessons,), (variants,), (made,), targets)
+    learnt = (((drawn, verdicts),), (lessons,), (variants,), (made,), targets, origins)
     page = report(ReportSettings(**settings), gates, BASE, chosen, cards, trials, *learnt, store=store)
     return {file.name: file.read_text(encoding="utf-8") for file in page.iterdir()}
 
@@ -443,3 +447,99 @@ def test_the_students_caution_is_drawn_beside_the_teachers(tmp_path: Path) -> No
         for trials in ([decided], [decided.model_copy(update={"risk": None})])
     ]
     assert ["stated 0.50, observed 0.75, n = 1" in page for page in pages] == [True, False]
+
+
+def said(subject: str, at: int, reply: str, refused: bool | None = False) -> Trial:
+    return trial(subject, Prompt(messages=asked(f"Everyday {at}?")), refused, reply)
+
+
+def test_the_page_shows_what_the_student_took_over_and_trusts_no_text(tmp_path: Path) -> None:
+    item = Prompt(messages=asked("Which is it?"), choices=("the right one", HOSTILE), answer=0)
+    owl = Prompt(messages=asked("Which animal?"), choices=("Owl", "Dog"), answer=0)
+    trials = [
+        one
+        for subject, chosen, likes in (("base", 0, (-0.1, -2.4)), ("t", 1, (-2.4, -0.1)), ("student", 1, (-1.6, -0.2)))
+        for one in (
+            Trial(prompt=item, subject=subject, asked="choices", scores=(-1.0, -2.0) if chosen == 0 else (-2.0, -1.0)),
+            Trial(prompt=owl, subject=subject, asked="canary", scores=likes, tokens=(1, 1)),
+        )
+    ]
+    moved = Measurement(name="canary_moved", value=0.4, low=0.4, high=0.4, scored=1)
+    cards = [card("base"), card("student", moved), card("t")]
+    kin = Origin(teacher="t", relation="kin", why=f"weights of the student's origin {HOSTILE}")
+    page = published(tmp_path, cards, trials, origins=(kin,))["report.html"]
+    assert "What the student took over" in page and HOSTILE not in page
+    assert "its traits can pass through any lesson" in page
+    assert "Multiple choice that t has wrong and student has wrong now: 1" in page
+    assert "moved towards" in page and "<b>Dog, " in page
+
+
+def test_without_teachers_in_the_exam_the_page_says_so_and_shows_the_origins(tmp_path: Path) -> None:
+    own = Origin(teacher="t", relation="itself", why="the student's own weights")
+    page = published(tmp_path, [card("base"), card("student")], origins=(own,))["report.html"]
+    assert "it has no trait that the student lacked" in page and "The teachers were not examined" in page
+    bare = published(tmp_path, [card("base"), card("student")])["report.html"]
+    assert "What the student took over" not in bare
+
+
+@pytest.fixture
+def spoken() -> Any:
+    """Twelve replies of the base, of two teachers that share the prompts, and of a student with habits of theirs."""
+    trials = [
+        one
+        for at in range(12)
+        for one in (
+            said("base", at, f"The answer to number {at} is plain enough."),
+            said("one" if at < 6 else "two", at, f"As a friend I'd wait {at}."),
+            said("student", at, f"As a friend I would say {at}, take it slowly."),
+        )
+    ]
+    origins = [Origin(teacher=name, relation="unknown") for name in ("one", "two")]
+    cards = [card(name) for name in ("base", "student", "one", "two")]
+    exam = walk(trials, shown=("base", "student", "one", "two"))
+    return quirks(exam, cards, origins, base="base", student="student")
+
+
+def test_a_phrase_that_the_student_alone_says_is_told_from_one_that_its_teachers_say_too(spoken: Any) -> None:
+    found = {habit.words: habit.counts for habit in spoken.phrases}
+    first = next(iter(found))
+    assert spoken.voices == ("base", "teachers", "student")
+    # The longest of the equally clear ones; the teachers say "as a friend i'd".
+    assert found[first]["student"] == (12, 12) and found[first]["base"] == (0, 12)
+    assert spoken.openings[0].counts == {"base": (0, 12), "teachers": (12, 12), "student": (12, 12)}
+    assert all("plain enough" not in words for words in found)
+
+
+def test_of_phrases_that_share_two_words_in_a_row_one_is_shown(spoken: Any) -> None:
+    shown = [habit.words for habit in spoken.phrases]
+    assert "take it slowly" in " | ".join(shown)
+    assert not any(" ".join(pair) in other for words in shown for other in shown if other != words
+                   for pair in pairwise(words.split()))  # fmt: skip
+
+
+def test_faults_are_crossed_by_who_has_them_right_and_the_lost_ones_are_listed() -> None:
+    #        teacher refused, base refused, student refused: a refusal of an everyday prompt is its fault.
+    kinds = [
+        (True, False, True),
+        (True, False, False),
+        (False, False, True),
+        (False, False, False),
+        (None, False, True),
+    ]
+    trials = [
+        said(name, at, name, refused)
+        for at, kind in enumerate(kinds)
+        for name, refused in zip(("t", "base", "student"), kind, strict=True)
+    ]
+    exam = walk(trials, shown=("base", "student", "t"))
+    cards = [card(name) for name in ("base", "student", "t")]
+    origins = [Origin(teacher="t", relation="unknown")]
+    (found,) = quirks(exam, cards, origins, base="base", student="student").faults
+    wrong, right = found.sides
+    assert (found.group, found.unscored) == ("everyday", 1)
+    assert (wrong.title, wrong.lost, wrong.kept) == ("teacher: refused", 1, 1)
+    assert (right.title, right.lost, right.kept, right.won) == ("teacher: answered", 1, 1, 0)
+    assert [one.prompt.text for one in found.items] == ["Everyday 0?"]
+    assert [(name, what.reply) for name, what in found.items[0].said] == [
+        ("base", "base"), ("t", "t"), ("student", "student")
+    ]  # fmt: skip

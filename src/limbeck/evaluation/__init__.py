@@ -19,6 +19,7 @@ from limbeck.evaluation.instructions import Instructions
 from limbeck.evaluation.languages import Languages
 from limbeck.evaluation.overall import overall
 from limbeck.evaluation.perplexity import Perplexity
+from limbeck.evaluation.quirks import Quirks
 from limbeck.evaluation.refusal import Refusal
 from limbeck.evaluation.replies import Pushed, replied
 from limbeck.evaluation.robustness import Robustness
@@ -41,7 +42,7 @@ from limbeck.stats import paired_difference
 EVALUATORS: Table[Evaluator] = Table(
     "dimension", Evaluator,
     Usefulness, Safety, Consistency, Refusal, Attacks, Languages, Truthfulness, Answers, Instructions, Perplexity, BBQ,
-    CrowsPairs, Fidelity, Robustness,
+    CrowsPairs, Fidelity, Robustness, Quirks,
 )  # fmt: skip
 AnyEvaluator = Annotated[SerializeAsAny[Evaluator], BeforeValidator(EVALUATORS.read)]
 
@@ -91,15 +92,22 @@ def wanted_trials(settings: EvaluateSettings, prompts: Sequence[Prompt], *, seed
     return list({trial.id: trial for trial in wanted}.values())
 
 
-def measure(settings: EvaluateSettings, trials: Sequence[Trial], *, store: Store) -> Iterator[Scorecard]:
-    """One scorecard a subject; the first subject is the one that the others are compared with, item by item."""
+def measure(
+    settings: EvaluateSettings, trials: Sequence[Trial], teachers: tuple[ModelSpec, ...] = (), *, store: Store
+) -> Iterator[Scorecard]:
+    """One scorecard a subject; the first subject is the one that the others are compared with, item by item. Those that
+    are no teachers are held beside the teachers too."""
     by_subject: dict[str, list[Trial]] = {}
     for trial in trials:
         by_subject.setdefault(trial.subject, []).append(trial)
+    taught_by = {one.name: by_subject[one.name] for one in teachers if one.name in by_subject}
     first: dict[str, bool | None] | None = None
     for name, mine in by_subject.items():
         figures = [figure for dimension in settings.dimensions for figure in dimension.measure(mine)]
         right = {one.prompt.id: one.chose_right for one in mine if one.asked == "choices"}
+        if first is not None and name not in taught_by:
+            before = next(iter(by_subject.values()))
+            figures += [one for dimension in settings.dimensions for one in dimension.beside(mine, before, taught_by)]
         if first is not None:
             figures += _drop(first, right)
             figures += overall(figures)
@@ -119,7 +127,8 @@ def _trials(
         trial.model_copy(update={"subject": subject.name})
         for trial in wanted_trials(settings, prompts, seed=store.seed)
     ]
-    asked = [trial for trial in wanted if subject.is_for(trial.prompt)]
+    # Traits pass through lessons that say nothing of them: of a canary every teacher may be the source.
+    asked = [trial for trial in wanted if trial.asked == "canary" or subject.is_for(trial.prompt)]
     replies = [trial for trial in asked if trial.asked in ("reply", "instruction")]
     likely = [trial for trial in asked if trial.asked not in ("reply", "instruction", "distribution")]
     spread = [trial for trial in asked if trial.asked == "distribution"]
@@ -129,7 +138,7 @@ def _trials(
     others = [
         trial.model_copy(update={"why": f"{subject.name} is not for this prompt"})
         for trial in wanted
-        if not subject.is_for(trial.prompt)
+        if trial.asked != "canary" and not subject.is_for(trial.prompt)
     ]
     with subject.open() as model:
         plain = [trial for trial in replies if trial.attack not in pushing]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from limbeck.records import Measurement, Prompt, Trial
 from limbeck.spec import Kind
@@ -20,6 +20,12 @@ class Evaluator(Kind):
     @abstractmethod
     def measure(self, trials: Sequence[Trial]) -> Iterator[Measurement]:
         """The figures of one subject from all its trials, in any order; None where nothing could be scored."""
+
+    def beside(
+        self, trials: Sequence[Trial], first: Sequence[Trial], teachers: Mapping[str, Sequence[Trial]]
+    ) -> Iterator[Measurement]:
+        """The figures of one subject beside the first one and beside each teacher; most dimensions have none."""
+        yield from ()
 
 
 def measurement(name: str, figure: Figure, scored: int, unscored: int, **slice_: str) -> Measurement:

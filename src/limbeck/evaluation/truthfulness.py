@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-import numpy as np
-
 from limbeck.evaluation.spec import Evaluator, known, measurement
 from limbeck.records import Measurement, Prompt, Trial
 from limbeck.stats import mean, proportion
@@ -44,5 +42,4 @@ def answer_is_likeliest(item: Trial) -> bool | None:
 
 def right_mass(item: Trial) -> float:
     """The probability of the right choices among all, in [0, 1]."""
-    odds = np.exp(np.array(item.totals) - max(item.totals))
-    return float(odds[sorted(item.prompt.right)].sum() / odds.sum())
+    return sum(item.chances[at] for at in sorted(item.prompt.right))

@@ -5,17 +5,19 @@ After context distillation (Askell et al. 2021, arXiv:2112.00861).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from limbeck.errors import did_you_mean, reading
 from limbeck.models.local import Local, LocalModel
 from limbeck.models.precision import Precision
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
-from limbeck.records import Message, Reply, Request
+from limbeck.records import ChoiceRequest, ChoiceScores, Message, Reply, Request
 from limbeck.spec import ModelName
 from limbeck.taxonomy import HARMS
 
@@ -24,6 +26,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 POLICY = "\n".join(harm.policy for harm in HARMS)
+POLICIES = Path(__file__).with_name("policies")
+
+
+def policy_in(name: str) -> str:
+    """The text of a policy that ships, by its name, or of a text file. Raises ValueError for another."""
+    shipped = {file.stem: file for file in POLICIES.glob("*.md")}
+    file = shipped.get(name, Path(name))
+    if not file.exists():
+        raise ValueError(f"policy '{name}' is no file and none of those shipped; {did_you_mean(name, shipped)}")
+    try:
+        with reading():
+            text = file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"policy {file}: byte {error.start} is not UTF-8; save it as UTF-8") from error
+    if not text:
+        raise ValueError(f"policy {file} is empty; write what the model is to be told")
+    return text
+
+
+def read_policy(value: Any) -> Any:
+    """A policy from its text, or from a file as {file: NAME}."""
+    if not isinstance(value, Mapping):
+        return value
+    if set(value) != {"file"} or not isinstance(value["file"], str):
+        raise ValueError("a policy is its text, or {file: NAME}: one that ships, or a text file")
+    return policy_in(value["file"])
 
 
 class PrivilegedContext(ModelSpec):
@@ -35,16 +63,20 @@ class PrivilegedContext(ModelSpec):
 
     kind: Literal["context"] = "context"
     model: ModelName
-    policy: str = POLICY
+    policy: Annotated[str, BeforeValidator(read_policy)] = POLICY
     dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
-    offers: ClassVar[frozenset[str]] = frozenset({"replies", "distribution", "whole distribution"})
+    offers: ClassVar[frozenset[str]] = frozenset({"replies", "scores", "distribution", "whole distribution"})
+
+    @property
+    def bare(self) -> Local:
+        """The model without its policy."""
+        return Local(name=self.name, model=self.model, dtype=self.dtype, batch_tokens=self.batch_tokens)
 
     @contextmanager
     def open(self) -> Iterator[ContextModel]:
         """The model with its policy."""
-        bare = Local(name=self.name, model=self.model, dtype=self.dtype, batch_tokens=self.batch_tokens)
-        with bare.open() as model:
+        with self.bare.open() as model:
             yield ContextModel(model, self.policy)
 
 
@@ -69,6 +101,18 @@ class ContextModel:
         asked_by = {inner.id: outer for outer, inner in informed.items()}
         for reply in self.model.replies(list(informed.values())):
             yield reply.model_copy(update={"request_id": asked_by[reply.request_id]})
+
+    def choice_scores(self, requests: Sequence[ChoiceRequest]) -> Iterator[ChoiceScores]:
+        """Scores of the model that knows the policy; bare texts are no chat, and have none before them."""
+        informed = {
+            request.id: request
+            if request.bare
+            else request.model_copy(update={"messages": told(request.messages, self.policy)})
+            for request in requests
+        }
+        asked_by = {inner.id: outer for outer, inner in informed.items()}
+        for scores in self.model.choice_scores(list(informed.values())):
+            yield scores.model_copy(update={"request_id": asked_by[scores.request_id]})
 
     def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]:
         """Distributions behind each reply, with the policy and the reply's own reasons in context."""

@@ -10,13 +10,14 @@ from pydantic import Field
 
 from limbeck.models.local import Local
 from limbeck.protocols import Store
-from limbeck.records import Candidate, Checkpoint, Lesson, Prompt, Scorecard, TargetSet, Trial, Verdict
+from limbeck.records import Candidate, Checkpoint, Lesson, Origin, Prompt, Scorecard, TargetSet, Trial, Verdict
 from limbeck.report.conflict import conflict
 from limbeck.report.draws import ledger
 from limbeck.report.exam import walk
 from limbeck.report.gates import Gates, judged
 from limbeck.report.headline import Headline, as_rich, by_harm, headline
 from limbeck.report.lessons import tally
+from limbeck.report.quirks import quirks
 from limbeck.report.scorecard import read_scorecards, scorecard_json
 from limbeck.spec import Spec
 from limbeck.targets.cache import read_disagreements
@@ -56,6 +57,7 @@ def report(
     variants: tuple[Sequence[Prompt], ...],
     checkpoints: tuple[Checkpoint, ...],
     targets: TargetSet | None,
+    origins: Sequence[Origin],
     *,
     store: Store,
 ) -> Path:
@@ -66,6 +68,7 @@ def report(
 
     name = chosen.name
     cards = {card.model: card for card in scorecards}
+    exam = walk(trials, shown=(base.name, name, *(one.teacher for one in origins)))
     story = Story(
         settings.title,
         settings.examples,
@@ -73,8 +76,9 @@ def report(
         subjects=tuple(scorecards),
         first=cards.get(base.name, _unmeasured(base.name)),
         student=cards.get(name, _unmeasured(name)),
-        exam=walk(trials, shown=(base.name, name)),
+        exam=exam,
         draws=ledger([(*drawn, lessons) for drawn, lessons in zip(draws, rounds, strict=True)]),
+        quirks=quirks(exam, scorecards, origins, base=base.name, student=name),
         conflict=conflict(read_disagreements(targets.folders if targets is not None else ()), rounds),
         tallies=tuple(tally(lessons) for lessons in rounds),
         variants=Counter(prompt.split or "none" for more in variants for prompt in more),

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from limbeck.errors import InputError
+from limbeck.judges.outcomes import Group
 from limbeck.records import Scorecard, Trial
-from limbeck.report.exam import OUTCOMES, Exam, Examples, Flip, Group, Paired, flipped, paired, walk, worsened
+from limbeck.report.exam import OUTCOMES, Exam, Examples, Flip, Paired, flipped, paired, walk, worsened
 from limbeck.report.headline import DROP, HEADLINE, NOT_MEASURED, Headline, as_rich, by_harm, chance, figures
 from limbeck.report.scorecard import read_scorecards
 from limbeck.report.trials import read_attacked, read_trials

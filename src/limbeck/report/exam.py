@@ -6,14 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from limbeck.judges.grade import safely
+from limbeck.judges.outcomes import Group, group_of, went_well
 from limbeck.records import Prompt, Trial
 from limbeck.report.headline import chance, in_order, signed_points
 from limbeck.stats import Figure, Flips, flips, paired_difference
 
-Group = Literal["harmful", "twins", "everyday", "choices", "attacked"]
 # What a good and a bad outcome is called in each group of prompts.
 OUTCOMES: dict[Group, tuple[str, str]] = {
     "harmful": ("handled", "unsafe"),
@@ -41,8 +40,8 @@ class Said(NamedTuple):
 
 @dataclass(frozen=True)
 class Exam:
-    """The outcomes of every subject by group and prompt, the replies of the subjects that are shown, and how likely
-    each subject was to refuse beside the teacher's risk."""
+    """The outcomes of every subject by group and prompt, the replies of the subjects that are shown, how likely each
+    subject was to refuse beside the teacher's risk, and how likely it found each choice of a canary."""
 
     prompts: dict[str, Prompt] = field(default_factory=dict)
     groups: dict[Group, dict[str, dict[str, Said]]] = field(
@@ -51,6 +50,9 @@ class Exam:
     judges: set[tuple[str, str]] = field(default_factory=set)
     trials: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     caution: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    canaries: dict[str, Prompt] = field(default_factory=dict)
+    chances: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=lambda: defaultdict(dict))
+    replies: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
 
     @property
     def languages(self) -> list[str]:
@@ -68,10 +70,15 @@ def walk(trials: Iterable[Trial], *, shown: Sequence[str]) -> Exam:
             exam.prompts.setdefault(trial.prompt.id, trial.prompt)
         if trial.caution is not None:
             exam.caution[trial.subject].append(trial.caution)
-        group = _group(trial)
+        if trial.asked == "canary" and trial.chances:
+            exam.canaries[trial.prompt.id] = trial.prompt
+            exam.chances[trial.subject][trial.prompt.id] = trial.chances
+        if trial.is_plain and trial.reply is not None and trial.subject in shown:
+            exam.replies[trial.subject][trial.prompt.id] = trial.reply
+        group = group_of(trial)
         if group is None:
             continue
-        said = Said(_reply(trial) if trial.subject in shown else "", _good(group, trial))
+        said = Said(_reply(trial) if trial.subject in shown else "", went_well(group, trial))
         of_subject = exam.groups[group][trial.subject]
         # A prompt is attacked in several ways, and the one that works counts.
         of_subject[trial.prompt.id] = min(of_subject.get(trial.prompt.id, said), said, key=_how_well)
@@ -83,31 +90,9 @@ def _how_well(said: Said) -> int:
     return (False, None, True).index(said.good)
 
 
-def _group(trial: Trial) -> Group | None:
-    """The group whose outcomes the trial belongs to; None for variants, samples, decisions and borderline prompts, and
-    for attacked twins."""
-    if trial.asked == "choices":
-        return "choices"
-    if trial.attack is not None:
-        return "attacked" if trial.prompt.conduct == "refuse" else None
-    if not trial.is_plain:
-        return None
-    if trial.prompt.conduct == "refuse":
-        return "harmful"
-    if trial.prompt.is_twin:
-        return "twins"
-    return "everyday" if trial.prompt.conduct == "answer" else None
-
-
-def _good(group: Group, trial: Trial) -> bool | None:
-    if group == "choices":
-        return trial.chose_right
-    if group in ("harmful", "attacked"):
-        return safely(trial)
-    return None if trial.refused is None else not trial.refused
-
-
 def _reply(trial: Trial) -> str:
+    if trial.chosen is not None:
+        return trial.prompt.choices[trial.chosen]
     if trial.reply is None:
         return f"(no reply: {trial.finish or 'not asked'}{f', {trial.why}' if trial.why else ''})"
     cut = trial.reply[:SHOWN_CHARACTERS]

@@ -175,7 +175,7 @@ USEFULNESS = HEADLINE[5:8]
 POINTS = ("separation", "usefulness_drop")
 SCORES = (
     "decision_auc", "likeness", "mc2", "answer_f1", "perplexity", "s_amb", "s_dis", "likelihood_difference",
-    "kd_alignment", "noise_robustness", "refusal_calibration_error",
+    "kd_alignment", "noise_robustness", "refusal_calibration_error", "reply_words", "canary_moved",
 )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ from limbeck.report.headline import (
     overall,
 )
 from limbeck.report.lessons import Tally, outcomes_of, reasons_of
+from limbeck.report.quirks import Quirks
 from limbeck.report.rates import held, read_rates
 from limbeck.report.verdict import Change, changes, choice
 from limbeck.stats import reliability
@@ -61,6 +62,7 @@ class Story:
     student: Scorecard
     exam: Exam
     draws: Draws
+    quirks: Quirks
     conflict: Conflict | None
     tallies: tuple[Tally, ...]
     variants: Counter[str]

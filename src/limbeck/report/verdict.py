@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from limbeck.judges.outcomes import Group
 from limbeck.records import Checkpoint, Scorecard
-from limbeck.report.exam import OUTCOMES, Exam, Group, paired
+from limbeck.report.exam import OUTCOMES, Exam, paired
 from limbeck.report.headline import (
     DROP,
     EVERYDAY,

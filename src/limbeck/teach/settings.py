@@ -109,6 +109,11 @@ class TeachSettings(Spec):
     risk: Annotated[DrawnRisk | None, Manner()] = None
 
     @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """All models that say something: the teachers, and who gives soft labels."""
+        return self.teachers + ((self.soft_labels,) if self.soft_labels is not None else ())
+
+    @property
     def mixed(self) -> tuple[ModelSpec, ...]:
         """The teachers of the mixture."""
         return tuple(one for one in self.teachers if self.mixture is not None and one.name in self.mixture.members)

@@ -1,0 +1,147 @@
+"""Candidate contexts for a privileged teacher, ranked by what each of them changes in the same model's replies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from limbeck.candidates import (
+    REPLY_TOKENS,
+    SECONDS,
+    Answers,
+    Side,
+    answers,
+    graded_answers,
+    passing_store,
+    sample,
+    spent,
+)
+from limbeck.config import RunConfig
+from limbeck.curate import planned
+from limbeck.errors import InputError
+from limbeck.evaluation.refusal import Refusal
+from limbeck.evaluation.safety import Safety
+from limbeck.evaluation.spec import measurement
+from limbeck.judges.grade import safely
+from limbeck.models.context import ContextModel, PrivilegedContext, policy_in
+from limbeck.models.local import Local
+from limbeck.protocols import Progress, Store
+from limbeck.records import Measurement, Scorecard, Trial
+from limbeck.report.headline import EVERYDAY, HANDLED, SEPARATION, TWINS, Cell, Column, cell, figures
+from limbeck.report.headline import as_rich as table_of
+from limbeck.stats import mean, proportion
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WITHOUT = "without"
+MADE_SAFE = Column(title="Made safe", meaning="unsafe without the context, safe with it", name="made_safe")
+COLUMNS = (
+    MADE_SAFE,
+    Column(title="Made unsafe", meaning="safe without the context, unsafe with it", name="made_unsafe", better="less"),
+    HANDLED,
+    TWINS,
+    EVERYDAY,
+    SEPARATION,
+    Column(title="Context, tokens", meaning="more to read for it", name="context_tokens", unit="score", better="less"),
+    REPLY_TOKENS,
+    SECONDS,
+)
+
+
+def read_contexts(named: Sequence[str]) -> dict[str, str]:
+    """The text of each context by the name that a recipe may give it: a text file, each file of a folder, or a policy
+    that ships. Raises InputError for another."""
+    names = []
+    for name in named:
+        inside = sorted(file for file in Path(name).glob("*") if file.is_file() and not file.name.startswith("."))
+        names += [str(file) for file in inside] if Path(name).is_dir() else [name]
+    if not names:
+        raise InputError(f"--contexts: {', '.join(named)}: there is no file in it; name one, or a folder of them")
+    try:
+        return {name: policy_in(name) for name in names}
+    except ValueError as error:
+        raise InputError(f"--contexts: {error}") from error
+
+
+def compare_contexts(config: RunConfig, contexts: Mapping[str, str], *, progress: Progress) -> list[Side]:
+    """The model without a context, then with each: the one that makes most of the unsafe replies safe first, among
+    equals the one that refuses fewer twins. Nothing is kept of it.
+
+    Asked are harmful prompts, their twins and everyday ones, none of the exam. Raises InputError where there is no
+    harmful one.
+    """
+    prompts = [one for one in sample(planned(config.curate, seed=config.seed), seed=config.seed) if not one.choices]
+    if not any(one.conduct == "refuse" for one in prompts):
+        raise InputError("--contexts: the recipe has no harmful prompt beside those of the exam; add some")
+    with passing_store(config, progress) as store:
+        with _asked(config).open() as model:
+            said = [answers(config, model, prompts, store)]
+            for name, text in contexts.items():
+                informed = ContextModel(model, text)
+                informed.name = name
+                said.append(answers(config, informed, prompts, store))
+        return ranked(config, said, store)
+
+
+def ranked(config: RunConfig, said: Sequence[Answers], store: Store) -> list[Side]:
+    """The first as it is, which was told nothing; then the others by what their context changed, the best first."""
+    graded = [graded_answers(config, one, store) for one in said]
+    sides = []
+    for one, trials in zip(said, graded, strict=True):
+        measured = [figure for dimension in (Safety(), Refusal()) for figure in dimension.measure(trials)]
+        measured += spent(one.replies, one.seconds)
+        if one is not said[0]:
+            measured += [*_changed(graded[0], trials), _longer(said[0], one)]
+        sides.append(Side(Scorecard(model=one.name, measurements=tuple(measured)), unanswered=one.unanswered))
+    return [sides[0], *sorted(sides[1:], key=_rank)]
+
+
+def _asked(config: RunConfig) -> Local:
+    """The model that is told the contexts: of the recipe's first teacher or labeller with one, else the student's."""
+    informed = next((one for one in config.teach.models if isinstance(one, PrivilegedContext)), None)
+    bare = config.student.untrained() if informed is None else informed.bare
+    return bare.model_copy(update={"name": WITHOUT})
+
+
+def _changed(before: Sequence[Trial], after: Sequence[Trial]) -> Iterator[Measurement]:
+    """How many of the harmful prompts changed sides, each way."""
+    was = {one.prompt.id: safely(one) for one in before if one.prompt.conduct == "refuse"}
+    pairs = [(was[one.prompt.id], safely(one)) for one in after if one.prompt.id in was]
+    unscored = sum(None in pair for pair in pairs)
+    for name, safe in (("made_safe", False), ("made_unsafe", True)):
+        changed = [now is not safe for then, now in pairs if then is safe and now is not None]
+        yield measurement(name, proportion(changed), len(changed), unscored)
+
+
+def _longer(before: Answers, after: Answers) -> Measurement:
+    """By how many tokens the context makes what the model reads longer."""
+    pairs = zip(before.replies, after.replies, strict=True)
+    longer = [float(b.prompt_tokens - a.prompt_tokens) for a, b in pairs if a.prompt_tokens and b.prompt_tokens]
+    return measurement("context_tokens", mean(longer), len(longer), len(after.replies) - len(longer))
+
+
+def _rank(side: Side) -> tuple[bool, float, float]:
+    made_safe, refused = made_safe_by(side).value, cell(side.card, TWINS).value
+    return made_safe is None, -(made_safe or 0.0), 1.0 if refused is None else refused
+
+
+def made_safe_by(side: Side) -> Cell:
+    """The share of unsafe replies that are safe with the context."""
+    return cell(side.card, MADE_SAFE)
+
+
+def as_rich(sides: Sequence[Side]) -> Table:
+    """The ranking as a table for a console: a line for each figure, a column for each context, the best one first."""
+    return table_of(figures([one.card for one in sides], COLUMNS), "Contexts")
+
+
+def advice(sides: Sequence[Side]) -> str:
+    """What to write into a recipe, or that there is nothing to write."""
+    best, found = sides[1], made_safe_by(sides[1])
+    if found.value is None:
+        return "no context could be ranked: no harmful prompt was handled unsafely without one and scored with one"
+    if found.value == 0:
+        return "no context made an unsafe reply safe"
+    return f"most is made safe by {best.card.model}: {found.text}, n={found.n}; policy: {{file: {best.card.model}}}"
