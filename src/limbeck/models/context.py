@@ -40,6 +40,10 @@ class PrivilegedContext(ModelSpec):
     batch_tokens: int = Field(default=16384, ge=1)
     offers: ClassVar[frozenset[str]] = frozenset({"replies", "distribution", "whole distribution"})
 
+    @property
+    def tokens_of(self) -> str:
+        return self.model
+
     @contextmanager
     def open(self) -> Iterator[ContextModel]:
         """The model with its policy."""
@@ -58,6 +62,7 @@ class ContextModel:
         self.policy = policy
         self.name = model.name
         self.vocabulary = model.vocabulary
+        self.tokenizer = model.tokenizer
         self.identity = f"{model.identity} context:{policy}"
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
