@@ -26,6 +26,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 DIMENSIONS = 16
 VOCABULARY = 258  # 256 bytes, the end of a turn and its beginning
+MERGES = (("e", "r"), ("Ġ", "t"), ("Ġt", "h"), ("i", "s"), ("Ġth", "is"), ("Y", "e"), ("Ye", "s"))
 CONTEXT = 1024
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|turn|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
@@ -109,12 +110,18 @@ def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _tiny_llama(tmp_path_factory.mktemp("wide") / "model", hidden=48, layers=3)
 
 
-def _tiny_llama(folder: Path, *, hidden: int, layers: int) -> Path:
+@pytest.fixture(scope="session")
+def merging_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of another vocabulary: its tokens are bytes, some pairs of letters, and words."""
+    return _tiny_llama(tmp_path_factory.mktemp("merging") / "model", hidden=32, layers=2, merges=MERGES)
+
+
+def _tiny_llama(folder: Path, *, hidden: int, layers: int, merges: Sequence[tuple[str, str]] = ()) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=VOCABULARY + len(merges),
         hidden_size=hidden,
         intermediate_size=64,
         num_hidden_layers=layers,
@@ -131,21 +138,22 @@ def _tiny_llama(folder: Path, *, hidden: int, layers: int) -> Path:
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
-    _byte_tokenizer().save_pretrained(folder)
+    _byte_tokenizer(merges).save_pretrained(folder)
     return folder
 
 
-def _byte_tokenizer() -> Any:
+def _byte_tokenizer(merges: Sequence[tuple[str, str]]) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"<|end|>": 0, "<|turn|>": 1, **{letter: number for number, letter in enumerate(alphabet, 2)}}
-    bytes_alone = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    bytes_alone.decoder = decoders.ByteLevel()
+    vocabulary |= {first + second: len(vocabulary) + number for number, (first, second) in enumerate(merges)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
-        tokenizer_object=bytes_alone,
+        tokenizer_object=tokenizer,
         eos_token="<|end|>",
         pad_token="<|end|>",
         additional_special_tokens=["<|turn|>"],

@@ -266,7 +266,7 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
         if (risk := config.teach.risk) is not None:
             # What was drawn in an earlier round was kept.
             yield _risk(config, risk, new if number else train, name=f"{at}risk")
-        if config.train.who_needs("distribution"):
+        if config.train.who_needs("distribution") or config.train.who_needs("spans"):
             yield Stage(name=f"{at}score", cost=_soft_labels(config, asked.taught, taught_before))
         taught_before |= {one.id for one in (*replying, *asked.avoided)}
         with_reply, avoiding = {one.id for one in replying}, {one.id for one in asked.avoided}

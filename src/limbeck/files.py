@@ -74,10 +74,13 @@ def check_apart(file: Path, *, read: Iterable[Path]) -> None:
 
 
 @reading()
-def file_sha256(file: Path) -> str:
-    """SHA-256 of the file's content, hex digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def file_sha256(*files: Path) -> str:
+    """SHA-256 of the content of the files, one behind the other, hex digits."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()
 
 
 class Row(NamedTuple):

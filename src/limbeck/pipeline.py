@@ -16,8 +16,10 @@ from limbeck.export import export
 from limbeck.judges.grade import grade
 from limbeck.mine import mine, vary
 from limbeck.models.answer import answer
+from limbeck.models.chat import check_same_vocabulary, vocabulary_hash
 from limbeck.models.encoder import ModelTools
 from limbeck.models.origin import told, trace
+from limbeck.models.references import load_tokenizer, on_disk, resolve
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Progress
 from limbeck.records import Candidate, Checkpoint, Lesson, Prompt, Record, Risk, Scorecard, Verdict
@@ -28,6 +30,7 @@ from limbeck.sift import sift
 from limbeck.teach import routed, teach, wants_reply
 from limbeck.teach.risk import draw_risk
 from limbeck.teach.score import score
+from limbeck.teach.spans import score_spans, unaligned
 from limbeck.training.baselines import baseline
 from limbeck.training.lessons import LessonFiles, read_lessons
 from limbeck.training.loop import train
@@ -48,17 +51,7 @@ def check_needs(config: RunConfig) -> None:
     """Raises InputError where a loss needs what no teacher offers, a package is missing, or a dimension's own items
     cannot be read."""
     check_packages(config)
-    silent = [
-        one
-        for teacher in config.teach.teachers
-        for one in config.teach.labellers(teacher) or (teacher,)
-        if "distribution" not in one.offers
-    ]
-    if (loss := config.train.who_needs("distribution")) and silent:
-        raise InputError(
-            f"loss '{loss}' needs a distribution; teacher '{silent[0].name}' ({silent[0].kind}) offers "
-            f"{', '.join(sorted(silent[0].offers))}; set teach.soft_labels or remove the loss"
-        )
+    _check_labellers(config)
     if config.train.asks_live:
         config.teach.live_teacher()
     if (loss := config.train.who_needs("rejected")) and not config.teach.learn_to_avoid:
@@ -68,6 +61,35 @@ def check_needs(config: RunConfig) -> None:
     for dimension in config.evaluate.dimensions:
         # Without prompts it wants its own items alone: they are read now, and not first when all is trained.
         deque(dimension.wants((), seed=config.seed), maxlen=0)
+
+
+def _check_labellers(config: RunConfig) -> None:
+    """Raises InputError where who says the distributions offers less than a loss needs, or says them of other tokens
+    than it can compare."""
+    across, same = config.train.who_needs("spans"), config.train.who_needs("distribution")
+    if (loss := across or same) is None:
+        return
+    needed = "whole distribution" if across else "distribution"
+    labellers = [one for teacher in config.teach.teachers for one in config.teach.labellers(teacher) or (teacher,)]
+    for one in labellers:
+        if needed not in one.offers:
+            raise InputError(
+                f"loss '{loss}' needs a {needed}; teacher '{one.name}' ({one.kind}) offers "
+                f"{', '.join(sorted(one.offers))}; set teach.soft_labels or remove the loss"
+            )
+    if across:
+        if config.teach.mixture is not None:
+            raise InputError(
+                f"teach.mixture mixes distributions over the student's own tokens, and loss '{loss}' is for a teacher "
+                "of other tokens; remove teach.mixture or the loss"
+            )
+        return
+    mine = on_disk(resolve(config.student.model))
+    others = {one.tokens_of: one for one in labellers if one.tokens_of not in (None, config.student.model)}
+    for place, one in others.items():
+        theirs = on_disk(resolve(place)) if place is not None else None
+        if mine is not None and theirs is not None:
+            check_same_vocabulary(one, vocabulary_hash(load_tokenizer(theirs)), load_tokenizer(mine))
 
 
 def check_routes(config: RunConfig) -> None:
@@ -122,7 +144,11 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
             risks = _risks(config, at, "risks", to_teach)
             lessons = at.keep("lessons", sift, config.sift, to_teach, drawn, verdicts, risks)
             live = config.teach.live_teacher() if config.train.asks_live else None
-            if config.train.who_needs("distribution") and live is None:
+            if config.train.who_needs("spans"):
+                targets = at.keep("spans", score_spans, config.teach, base, lessons, targets)
+                for line in unaligned(targets):
+                    work.progress.say(line)
+            elif config.train.who_needs("distribution") and live is None:
                 targets = at.keep("targets", score, config.teach, base, lessons, targets)
             before = checkpoints[-1] if checkpoints else None
             checkpoint = at.keep(

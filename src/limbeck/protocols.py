@@ -60,6 +60,26 @@ class TopK(NamedTuple):
     tail_N: Tensor
 
 
+class Spans(NamedTuple):
+    """What a teacher with another tokenizer says of a reply, in rows by the student's tokens (N).
+
+    Both tokenisations are cut into spans that end at the same byte. Where one `begins_N` and the teacher is `known_N`,
+    the row holds a distribution, nats at temperature 1: over ids of the student's (`ids_NW`, each once, -1 for none),
+    the span as it is written (`whole_N`; -inf where it is one token in both, and so among the ids or not), and
+    everything else (`tail_N`). Where the span is several tokens of the student's, its first one is among the ids, and
+    means that token and then something else. `odd_NU`, the likeliest first, are the teacher's kept tokens that are no
+    token of the student's; the tail counts them.
+    """
+
+    begins_N: Tensor
+    known_N: Tensor
+    ids_NW: Tensor
+    logprobs_NW: Tensor
+    whole_N: Tensor
+    odd_NU: Tensor
+    tail_N: Tensor
+
+
 @runtime_checkable
 class LiveTeacher(Protocol):
     """A model whose weights are here, so that its whole distribution can be taken while the student trains."""
@@ -110,9 +130,12 @@ class SoftLabeller(Protocol):
 
 @runtime_checkable
 class WholeLabeller(Protocol):
-    """A model that gives whole distributions, a few tokens at a time: of a vocabulary they are too large to be kept."""
+    """A model that gives whole distributions, a few tokens at a time: of a vocabulary they are too large to be kept.
+
+    `tokenizer` makes the tokens of a reply."""
 
     vocabulary: str
+    tokenizer: Any
 
     def places(self, replies: Sequence[Continuation]) -> Iterator[tuple[str, Tensor]]:
         """The hidden states before each token of each reply, shape (N, H)."""

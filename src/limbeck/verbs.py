@@ -244,7 +244,8 @@ def train(
     never left out silently.
     """
     teacher = config.teach.live_teacher() if config.train.asks_live else None
-    if teacher is None and (lacking := config.train.who_needs("distribution")):
+    lacking = config.train.who_needs("distribution") or config.train.who_needs("spans")
+    if teacher is None and lacking is not None:
         raise InputError(
             f"loss '{lacking}' needs a teacher's distribution, a lessons file has replies; name losses without it "
             "(--set train.losses=[cross_entropy,decision]), or a teacher to be read beside the student "

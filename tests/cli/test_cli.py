@@ -273,7 +273,7 @@ def test_an_error_that_is_ours_keeps_its_traceback() -> None:
     ("what", "names"),
     [
         ("losses", list(LOSSES)),
-        ("models", ["local", "endpoint", "recorded", "context", "scripted", "smollm2-135m-instruct"]),
+        ("models", ["local", "endpoint", "recorded", "context", "scripted", "smollm2-135m-instruct", "gemma-3-270m"]),
         ("judges", list(JUDGES)),
         ("dimensions", list(EVALUATORS)),
         ("attacks", list(ATTACKS)),
@@ -409,6 +409,34 @@ def test_check_never_takes_soft_labels_from_a_model_that_gives_none(
     code, _, err = limbeck("check", recipe, "--set", f"teach.soft_labels={ENDPOINT}")
     assert code == 2
     assert "loss 'forward_kl' needs a distribution; teacher 'far' (endpoint) offers replies; " in err
+
+
+def test_check_tells_who_has_another_tokenizer_and_which_loss_goes_with_it(
+    limbeck: Command, recipe: str, tiny_model: Path, merging_model: Path
+) -> None:
+    def check(*settings: str) -> tuple[int, str, str]:
+        return limbeck("check", recipe, *(part for one in settings for part in ("--set", one)))
+
+    stranger = f"teach.soft_labels={{kind: local, name: stranger, model: {merging_model}}}"
+    code, _, err = check(stranger)
+    assert code == 2 and err.startswith("teacher 'stranger' has another vocabulary than the student: ")
+    assert "put the loss cross_tokenizer in the place" in err
+    across = "train.losses=[cross_tokenizer]"
+    code, out, _ = check(stranger, across)
+    assert code == 0 and "round 0: score" in out and "\nall needs are met\n" in out
+    _, _, err = check(stranger, "train.losses=[cross_tokenizer, reverse_kl]")
+    assert "loss 'reverse_kl' compares ids and 'cross_tokenizer' what they spell" in err
+    _, _, err = check(stranger, across, "train.teacher=live")
+    assert "loss 'cross_tokenizer' reads soft targets that were scored once, not a live teacher" in err
+    served = f"model: m, base_url: 'http://127.0.0.1:1/v1', soft_labels: top_logprobs, tokenizer: {tiny_model}"
+    far = f"{{kind: endpoint, name: far, {served}}}"
+    code, _, err = check(f"teach.soft_labels={far}", across)
+    assert code == 2 and err.startswith(
+        "loss 'cross_tokenizer' needs a whole distribution; teacher 'far' (endpoint) offers distribution, replies; "
+    )
+    teachers = f"teach.teachers=[{{name: a, kind: local, model: {tiny_model}}}]"
+    code, _, err = check("teach.soft_labels=null", teachers, "teach.mixture={weights: {a: 1}}", across)
+    assert code == 2 and err.startswith("teach.mixture mixes distributions over the student's own tokens")
 
 
 def test_a_server_that_does_not_answer_is_one_message_and_exit_code_3(limbeck: Command, recipe: str) -> None:

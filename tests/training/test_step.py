@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from limbeck.losses.anti_teacher import AntiTeacher
 from limbeck.losses.contrastive import Contrastive
 from limbeck.losses.cross_entropy import CrossEntropy
+from limbeck.losses.cross_tokenizer import CrossTokenizer
 from limbeck.losses.decision import Decision
 from limbeck.losses.drift import Drift
 from limbeck.losses.forward_kl import ForwardKL
@@ -28,9 +29,10 @@ from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.models.chat import prompt_ids, reply_ids
 from limbeck.models.context import ContextModel
 from limbeck.models.local import Local, LocalModel, top_k
-from limbeck.protocols import Continuation, TopK
+from limbeck.protocols import Continuation, Spans, TopK
 from limbeck.records import Lesson, Prompt, asked
 from limbeck.taxonomy import REFUSAL_OPENINGS
+from limbeck.teach.spans import Translator
 from limbeck.training.batches import LessonEncoder
 from limbeck.training.objective import Objective
 from limbeck.training.passes import Reader, compared
@@ -68,10 +70,16 @@ def step(
     *,
     budget: int = WHOLE,
     targets: dict[str, TopK] | None = None,
+    spans: dict[str, Spans] | None = None,
 ) -> tuple[StepFigures, torch.Tensor]:
     """The figures of one step and its whole gradient, one after the other; nothing is clipped."""
     encoder = LessonEncoder(
-        learner.tokenizer, targets or {}, losses=losses, context=learner.context, among=Pool.of(lessons)
+        learner.tokenizer,
+        targets or {},
+        spans=spans or {},
+        losses=losses,
+        context=learner.context,
+        among=Pool.of(lessons),
     )
     batches = list(encoder.micro_batches([encoder.example(one) for one in lessons], budget=budget))
     parameters = learner.trainable()
@@ -401,6 +409,72 @@ def test_states_are_those_of_the_same_tokens_in_both(learner: Student, teacher: 
     apart, slope = live_step(learner, teacher, [loss, ForwardKL()], PROMPTS)
     assert apart.losses["hidden_states"] > 0.01 and apart.losses["forward_kl"] > 0
     assert float(slope.abs().max()) > 0
+
+
+def spans_by(model: LocalModel, learner: Student, lessons: list[Lesson], *, top: int) -> dict[str, Spans]:
+    labels = Translator.between(model, learner.tokenizer, top=top).labels(lessons)
+    found = {label.lesson: label.target for label in labels}
+    return {name: target for name, target in found.items() if isinstance(target, Spans)}
+
+
+@pytest.mark.parametrize("top", [1, 4, 32])
+def test_across_the_same_tokenizer_the_loss_is_forward_kl(learner: Student, teacher: LocalModel, top: int) -> None:
+    wanted_of = [Continuation(one.id, one.prompt.messages, one.reply or "", one.ends) for one in PROMPTS]
+    plain, slope = step(learner, [ForwardKL()], PROMPTS, targets=dict(teacher.soft_targets(wanted_of, top=top)))
+    across, slope_across = step(
+        learner, [CrossTokenizer()], PROMPTS, spans=spans_by(teacher, learner, PROMPTS, top=top)
+    )
+    assert across.units["cross_tokenizer"] == plain.units["forward_kl"]
+    assert across.losses["cross_tokenizer"] == pytest.approx(plain.losses["forward_kl"], rel=1e-6, abs=1e-6)
+    torch.testing.assert_close(slope_across, slope, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def stranger(merging_model: Path) -> Iterator[LocalModel]:
+    with Local(name="stranger", model=str(merging_model)).open() as model:
+        yield model
+
+
+def test_across_tokenizers_a_step_may_be_cut_and_a_span_counts_once(learner: Student, stranger: LocalModel) -> None:
+    # "Yes" and " this" are tokens of the teacher's; every byte is one of the student's.
+    lessons = [
+        lesson("Is it?", "Yes, like this."),
+        lesson("Was it so?", "Yes."),
+        lesson("No?", "It is not.", weight=0.5),
+    ]
+    spans = spans_by(stranger, learner, lessons, top=8)
+    whole, slope = step(learner, [CrossTokenizer()], lessons, spans=spans)
+    cut, slope_cut = step(learner, [CrossTokenizer()], lessons, spans=spans, budget=1)
+    # Yes , _ l i k e _this . end; Yes . end; I t _ is _ n o t . end.
+    assert whole.units["cross_tokenizer"] == 10 + 3 + 0.5 * 10
+    assert whole.supervised_tokens == 16 + 5 + 11
+    assert cut.losses["cross_tokenizer"] == pytest.approx(whole.losses["cross_tokenizer"], rel=1e-5)
+    torch.testing.assert_close(slope_cut, slope, rtol=1e-3, atol=1e-6)
+
+
+def test_the_slope_across_tokenizers_is_that_of_finite_differences(learner: Student, stranger: LocalModel) -> None:
+    lessons = [lesson("Is it?", "Yes, like this."), lesson("Was it so?", "Yes, this is.")]
+    spans, parameter = spans_by(stranger, learner, lessons, top=8), learner.trainable()[1]
+    step(learner, [CrossTokenizer()], lessons, spans=spans)
+    assert parameter.grad is not None
+    direction, length, at = parameter.grad / parameter.grad.norm(), parameter.grad.norm(), parameter.detach().clone()
+    values = []
+    for away in (1e-2, -1e-2, 0.0):
+        with torch.no_grad():
+            parameter.copy_(at + away * direction)
+        values.append(step(learner, [CrossTokenizer()], lessons, spans=spans)[0].losses["cross_tokenizer"])
+    assert (values[0] - values[1]) / 2e-2 == pytest.approx(float(length), rel=2e-2)
+
+
+def test_a_lesson_that_was_not_aligned_teaches_its_words_alone(learner: Student, stranger: LocalModel) -> None:
+    lessons = [lesson("Is it?", "Yes, this."), lesson("Was it so?", "Yes, <|end|> this.")]
+    spans = spans_by(stranger, learner, lessons, top=8)
+    assert set(spans) == {lessons[0].id}
+    both, _ = step(learner, [CrossEntropy(), CrossTokenizer()], lessons, spans=spans)
+    alone, _ = step(learner, [CrossTokenizer()], lessons[:1], spans=spans)
+    assert both.units["cross_tokenizer"] == alone.units["cross_tokenizer"] == 5
+    assert both.losses["cross_tokenizer"] == pytest.approx(alone.losses["cross_tokenizer"], rel=1e-5)
+    assert both.units["cross_entropy"] > 20
 
 
 def test_targets_of_another_length_than_the_reply_are_a_bug_that_is_named(learner: Student) -> None:

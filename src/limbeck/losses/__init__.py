@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 from limbeck.losses.anti_teacher import AntiTeacher
 from limbeck.losses.contrastive import Contrastive
 from limbeck.losses.cross_entropy import CrossEntropy
+from limbeck.losses.cross_tokenizer import CrossTokenizer
 from limbeck.losses.decision import Decision
 from limbeck.losses.drift import Drift
 from limbeck.losses.forward_kl import ForwardKL
@@ -34,6 +35,7 @@ LOSSES: Table[Loss] = Table(
     SkewReverseKL,
     TotalVariation,
     AntiTeacher,
+    CrossTokenizer,
     Decision,
     Unlikelihood,
     Preference,

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from limbeck.losses.noise import Noise
 from limbeck.losses.places import Places
-from limbeck.protocols import TopK
+from limbeck.protocols import Spans, TopK
 from limbeck.spec import Kind
 
 Rows: TypeAlias = Tensor | slice
 NONE = slice(0)
-Needs = Literal["reply", "distribution", "rejected", "risk", "base", "contrasts", "reply_contrasts", "states"]
+Needs = Literal["reply", "distribution", "spans", "rejected", "risk", "base", "contrasts", "reply_contrasts", "states"]
 Over = Literal["taught", "rejected", "prompts", "pairs", "contrasts", "reply_contrasts", "states"]
 
 
@@ -55,6 +55,7 @@ class Labels(NamedTuple):
     tokens_N: Tensor
     position_N: Tensor  # of the token in its reply, from 0
     known_N: Tensor  # True where the teacher's distribution is known
+    spanned_N: Tensor  # True where a span begins of which it is known across tokenizers
     rejected_R: Tensor
     risk_B: Tensor
 
@@ -80,6 +81,7 @@ class Labels(NamedTuple):
             tokens_N=self.tokens_N[taught],
             position_N=self.position_N[taught],
             known_N=self.known_N[taught],
+            spanned_N=self.spanned_N[taught],
             rejected_R=self.rejected_R[rejected],
             risk_B=self.risk_B[prompts],
         )
@@ -167,6 +169,7 @@ class Passes(NamedTuple):
     rejected: Places  # where rejected ones do
     openings: Openings
     teacher: TopK | Tensor  # top ids, or all log-probabilities (N, V); rows where `known_N` is False are not read
+    spans: Spans  # what a teacher with another tokenizer says; an id in every slot, and every span whole
     base: Places  # the untrained model, where taught tokens come
     noisy: Mapping[Noise, Places]  # the student under noise, where taught tokens come
     pairs: Pairs

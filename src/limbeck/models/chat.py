@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from limbeck.errors import InputError
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import LiveTeacher, SoftLabeller, WholeLabeller
 from limbeck.records import Message
 
 if TYPE_CHECKING:
@@ -67,14 +66,14 @@ def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
-def check_same_vocabulary(
-    teacher: ModelSpec, model: SoftLabeller | WholeLabeller | LiveTeacher, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Raises InputError where a teacher's ids mean other tokens than those of the student's tokenizer."""
-    if model.vocabulary != vocabulary_hash(tokenizer):
+def check_same_vocabulary(teacher: ModelSpec, vocabulary: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises InputError where a teacher's ids, of the vocabulary with this hash, mean other tokens than those of the
+    student's tokenizer."""
+    if vocabulary != vocabulary_hash(tokenizer):
         raise InputError(
             f"teacher '{teacher.name or teacher.kind}' has another vocabulary than the student: its distributions mean "
-            "other tokens; name a teacher with the same tokenizer, or remove the losses that need a distribution"
+            "other tokens; name a teacher with the same tokenizer, or put the loss cross_tokenizer in the place of "
+            "those that need a distribution"
         )
 
 

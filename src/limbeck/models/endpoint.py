@@ -86,6 +86,10 @@ class Endpoint(ModelSpec):
         """Distributions only where the recipe says how the server gives them."""
         return frozenset({"replies"} if self.soft_labels == "none" else {"replies", "distribution"})
 
+    @property
+    def tokens_of(self) -> str | None:
+        return self.tokenizer
+
     @model_validator(mode="after")
     def _names_its_tokenizer(self) -> Self:
         if self.soft_labels != "none" and self.tokenizer is None:

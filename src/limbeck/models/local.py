@@ -53,6 +53,10 @@ class Local(ModelSpec):
         made = {"model": str(folder)} if is_whole_model(folder) else {"adapter": folder}
         return self.model_copy(update={"name": name, **made})
 
+    @property
+    def tokens_of(self) -> str:
+        return self.model
+
     @contextmanager
     def open(self) -> Iterator[LocalModel]:
         """The model, in memory until the block ends."""
@@ -233,7 +237,13 @@ class LocalModel:
             yield self._finished(_Row(request, prompt, tokens), finish)
 
     def _finished(self, row: _Row, finish: Literal["stop", "length"]) -> Reply:
-        text = self.tokenizer.decode(row.reply, skip_special_tokens=True).strip()
+        from limbeck.models.references import NEXT_TURN, is_untold
+
+        text = self.tokenizer.decode(row.reply, skip_special_tokens=True)
+        if is_untold(self.tokenizer) and NEXT_TURN in text:
+            # A base model does not end its turn: it goes on with the user's next one.
+            text, finish = text.partition(NEXT_TURN)[0], "stop"
+        text = text.strip()
         return Reply(
             request_id=row.request.id,
             text=text,
@@ -272,10 +282,13 @@ class LocalModel:
                 yield ChoiceScores(request_id=request.id, total=tuple(islice(scores, len(counts))), tokens=counts)
 
     def _packed(self, lengths: Sequence[int]) -> Iterator[list[list[int]]]:
-        """Rows of trees. Other attentions than sdpa read a row of several wrongly, and get one chain to a row."""
+        """Rows of trees. Other attentions than sdpa read a row of several wrongly, and get one chain to a row; so does
+        a sliding window, of which a tree's mask knows nothing, where a tree is longer."""
         from limbeck.models.tree import TREES_PER_ROW, packed
 
-        per_row = TREES_PER_ROW if self.weights.config._attn_implementation == "sdpa" else 1
+        config = self.weights.config
+        fits = max(lengths, default=0) <= (getattr(config.get_text_config(), "sliding_window", None) or self.context)
+        per_row = TREES_PER_ROW if config._attn_implementation == "sdpa" and fits else 1
         return packed(lengths, budget=self.batch_tokens, per_row=per_row)
 
     def _branch_scores(self, rows: list[list[Tree]]) -> Iterator[float]:

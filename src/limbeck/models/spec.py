@@ -33,6 +33,11 @@ class ModelSpec(Kind):
     def offers(self) -> frozenset[str]:
         """What it gives: `replies`, and perhaps `scores`, a `distribution`, and the `whole distribution` of all ids."""
 
+    @property
+    def tokens_of(self) -> str | None:
+        """Folder, Hub id or short name with the tokenizer that its distributions are in; None where it gives none."""
+        return None
+
     @abstractmethod
     def open(self) -> AbstractContextManager[ChatModel]:
         """The model, ready to be asked until the block ends."""

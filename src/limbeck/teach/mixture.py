@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from limbeck.models.chat import check_same_vocabulary, reply_ids
 from limbeck.models.local import HEAD_ROWS, top_k
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import Continuation, TopK, WholeLabeller
+from limbeck.protocols import Continuation, Spans, TopK, WholeLabeller
 from limbeck.records import Contested, Disagreement, Lesson
 from limbeck.targets.mixture import begun_by, disagreement, mixed, stacked
 from limbeck.teach.settings import Mixture
@@ -26,10 +26,11 @@ CONTESTED = 5
 
 
 class Label(NamedTuple):
-    """The soft target of one lesson, and how far its teachers are apart; None where one alone was heard."""
+    """The soft target of one lesson, none where tokens could not be aligned, and how far its teachers are apart; None
+    where one alone was heard."""
 
     lesson: str
-    target: TopK
+    target: TopK | Spans | None
     apart: Disagreement | None = None
 
 
@@ -57,7 +58,7 @@ class Panel(NamedTuple):
             for teacher in teachers:
                 model = stack.enter_context(teacher.open())
                 assert isinstance(model, WholeLabeller)
-                check_same_vocabulary(teacher, model, tokenizer)
+                check_same_vocabulary(teacher, model.vocabulary, tokenizer)
                 members[teacher.name] = model
             yield cls(mixture, members, tokenizer, top)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from limbeck.models.chat import check_same_vocabulary
 from limbeck.models.local import Local
@@ -22,6 +22,15 @@ from limbeck.teach.settings import TeachSettings
 PART_LESSONS = 64
 # Says the soft targets of some lessons.
 Labels = Callable[[Sequence[Lesson]], Iterator[Label]]
+
+
+class Form(NamedTuple):
+    """What soft targets are: how their files are called, who reads and writes them, and who says those of one model."""
+
+    name: str
+    read: Callable[[Sequence[Path]], Mapping[str, Any]]
+    write: Callable[[Path, Sequence[tuple[str, Any]]], None]
+    one: Callable[[ModelSpec, Local, int], AbstractContextManager[Labels]]
 
 
 class Task(NamedTuple):
@@ -42,24 +51,38 @@ def score(
     offers distributions gives its own; for one that offers text alone `settings.soft_labels` scores the reply. Without
     any of them a lesson has no soft target. Raises InputError where ids mean other tokens than the student's.
     """
+    return scored(Form("targets", Targets, write_part, _one), settings, student, lessons, before, store=store)
+
+
+def scored(
+    form: Form,
+    settings: TeachSettings,
+    student: Local,
+    lessons: Sequence[Lesson],
+    before: TargetSet | None,
+    *,
+    store: Store,
+) -> TargetSet:
+    """The soft targets of this form, as `score` says."""
     folder = store.folder("targets")
     earlier = before.folders if before is not None else ()
-    known = Targets(earlier)
+    known = form.read(earlier)
     new = [lesson for lesson in lessons if lesson.reply is not None and lesson.id not in known]
-    scored = len(known)
-    for task in _tasks(settings, student, new):
-        scored += len(task.lessons)
+    asked = len(known)
+    for task in _tasks(form, settings, student, new):
+        asked += len(task.lessons)
         parts = [task.lessons[at : at + PART_LESSONS] for at in range(0, len(task.lessons), PART_LESSONS)]
-        files = [folder / f"targets-{task.number}-{number:05d}.parquet" for number in range(len(parts))]
+        files = [folder / f"{form.name}-{task.number}-{number:05d}.parquet" for number in range(len(parts))]
         missing = [(file, part) for file, part in zip(files, parts, strict=True) if not file.exists()]
-        work = _write(task, missing) if missing else iter(())
+        work = _write(form, task, missing) if missing else iter(())
         total = sum(len(part) for _, part in missing)
         for _ in store.progress(f"{task.name} soft labels", work, total=total):
             pass
-    return TargetSet(folders=(*earlier, folder), lessons=scored, key=store.key)
+    found = len(form.read((*earlier, folder)))
+    return TargetSet(folders=(*earlier, folder), lessons=found, unaligned=asked - found, key=store.key)
 
 
-def _tasks(settings: TeachSettings, student: Local, lessons: Sequence[Lesson]) -> Iterator[Task]:
+def _tasks(form: Form, settings: TeachSettings, student: Local, lessons: Sequence[Lesson]) -> Iterator[Task]:
     if settings.mixture is not None:
         if lessons:
             yield Task(0, "mixture", list(lessons), partial(_mixture, settings, student))
@@ -68,7 +91,7 @@ def _tasks(settings: TeachSettings, student: Local, lessons: Sequence[Lesson]) -
         mine = [lesson for lesson in lessons if lesson.teacher == teacher.name]
         for labeller in settings.labellers(teacher):
             if mine:
-                opened = partial(_one, labeller, student, settings.top)
+                opened = partial(form.one, labeller, student, settings.top)
                 yield Task(number, teacher.name or teacher.kind, mine, opened)
 
 
@@ -84,7 +107,7 @@ def _mixture(settings: TeachSettings, student: Local) -> Iterator[Labels]:
 def _one(labeller: ModelSpec, student: Local, top: int) -> Iterator[Labels]:
     with labeller.open() as model:
         assert isinstance(model, SoftLabeller)
-        check_same_vocabulary(labeller, model, load_tokenizer(resolve(student.model)))
+        check_same_vocabulary(labeller, model.vocabulary, load_tokenizer(resolve(student.model)))
 
         def labels(lessons: Sequence[Lesson]) -> Iterator[Label]:
             for lesson, target in model.soft_targets(list(map(continuation, lessons)), top=top):
@@ -93,7 +116,7 @@ def _one(labeller: ModelSpec, student: Local, top: int) -> Iterator[Labels]:
         yield labels
 
 
-def _write(task: Task, missing: Sequence[tuple[Path, Sequence[Lesson]]]) -> Iterator[str]:
+def _write(form: Form, task: Task, missing: Sequence[tuple[Path, Sequence[Lesson]]]) -> Iterator[str]:
     with task.opened() as labels:
         for file, part in missing:
             found = []
@@ -103,4 +126,4 @@ def _write(task: Task, missing: Sequence[tuple[Path, Sequence[Lesson]]]) -> Iter
             if apart := [label.apart for label in found if label.apart is not None]:
                 write_disagreements(file, apart)
             # Last, for it says that the part is there.
-            write_part(file, [(label.lesson, label.target) for label in found])
+            form.write(file, [(label.lesson, label.target) for label in found if label.target is not None])

@@ -93,6 +93,16 @@ class TrainSettings(Spec):
             raise ValueError(f"loss '{looking}' looks into the teacher, which a cache does not hold; set teacher: live")
         if len(words := sorted({loss.refuse_with for loss in self.losses if isinstance(loss, Decision)})) > 1:
             raise ValueError(f"losses of kind decision refuse with {words}; give them the same refuse_with")
+        if across := self.who_needs("spans"):
+            if self.teacher == "live":
+                raise ValueError(
+                    f"loss '{across}' reads soft targets that were scored once, not a live teacher; set teacher: cached"
+                )
+            if same := self.who_needs("distribution"):
+                raise ValueError(
+                    f"loss '{same}' compares ids and '{across}' what they spell, and soft targets are scored for one "
+                    f"of them; keep '{across}', which is forward_kl where both tokenizers are the same, or '{same}'"
+                )
         robust = ROBUSTNESS in self.balance.bounds
         if robust and not any(isinstance(loss, NoiseConsistency) for loss in self.losses):
             raise ValueError("a bound on robustness pulls on noise_consistency; add that loss or leave the bound out")

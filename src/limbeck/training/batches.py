@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, count, islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.errors import InputError
 from limbeck.losses.decision import Decision
@@ -17,14 +18,20 @@ from limbeck.losses.spec import Labels, Loss, Share
 from limbeck.models.chat import check_room, end_of_turn, may_exceed, prompt_ids, reply_ids
 from limbeck.models.tree import Tree, TreeBatch, collate, packed, tree_length
 from limbeck.perturb import Typos
-from limbeck.protocols import LiveTeacher, TopK
+from limbeck.protocols import LiveTeacher, Spans, TopK
 from limbeck.records import Lesson
+from limbeck.targets.spans import placed
 from limbeck.taxonomy import REFUSAL_OPENINGS
 from limbeck.training.pool import Neighbours, Pool
 from limbeck.training.probe import OVER_REFUSAL, USEFULNESS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Soft = TypeVar("Soft", TopK, Spans)
+
+# What losses learn of a reply.
+OF_A_REPLY = {"reply", "distribution", "spans"}
 
 
 class Example(NamedTuple):
@@ -96,6 +103,7 @@ class MicroBatch(NamedTuple):
     opening_O: Tensor
     opening_sizes: tuple[int, ...]
     teacher: TopK
+    spans: Spans
     chosen_N: Tensor
     avoided_R: Tensor
     pair_L2: Tensor
@@ -170,11 +178,13 @@ class LessonEncoder:
         *,
         losses: Sequence[Loss],
         context: int,
+        spans: Mapping[str, Spans] = MappingProxyType({}),
         among: Pool | None = None,
         live: LiveTeacher | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.targets = targets
+        self.spans = spans
         # `text_noise` is the prompt with misspellings.
         noises = {loss.noise.on for loss in losses if isinstance(loss, NoiseConsistency)}
         needs = frozenset(need for loss in losses for need in loss.needs)
@@ -205,7 +215,7 @@ class LessonEncoder:
         if may_exceed(lesson.prompt.messages, (lesson.reply or "", *lesson.rejected), context=self.context):
             self.example(lesson)
         return bool(
-            (lesson.reply is not None and self.wants & {"reply", "distribution"})
+            (lesson.reply is not None and self.wants & OF_A_REPLY)
             or (lesson.risk is not None and "risk" in self.wants)
             or (any(lesson.rejected) and "rejected" in self.wants)
             or ("contrasts" in self.wants and self.neighbours.beside(lesson))
@@ -213,7 +223,7 @@ class LessonEncoder:
 
     def example(self, lesson: Lesson) -> Example:
         """The lesson's tokens, as far as a loss wants them. Raises InputError where the context does not hold them."""
-        learns = lesson.reply is not None and self.wants & {"reply", "distribution"}
+        learns = lesson.reply is not None and self.wants & OF_A_REPLY
         reply = reply_ids(self.tokenizer, lesson.reply or "", ends=lesson.ends) if learns else []
         avoided = [reply_ids(self.tokenizer, text, ends=False) for text in lesson.rejected]
         foreign = self.neighbours.foreign(lesson) if reply and "reply_contrasts" in self.wants else None
@@ -283,6 +293,7 @@ class LessonEncoder:
         known: list[bool] = []
         positions: list[int] = []
         teachers: list[tuple[int, TopK | None]] = []
+        spans: list[tuple[int, Spans | None]] = []
         chosen: list[int] = []
         avoided: list[int] = []
         pairs: list[tuple[int, int]] = []
@@ -308,6 +319,7 @@ class LessonEncoder:
                 target = self.targets.get(lesson.id) if "distribution" in self.wants else None
                 known += [target is not None or self.live is not None] * len(mine)
                 teachers.append((len(mine), target))
+                spans.append((len(mine), self.spans.get(lesson.id) if "spans" in self.wants else None))
                 chosen += [replies_so_far] * len(mine)
                 pooled.append(mine[1:])
             for _ in example.rejected:
@@ -330,6 +342,7 @@ class LessonEncoder:
                 prompts.add([own[0][0]], [[next(scored)] for _ in example.beside])
                 of_contrasts.add(lesson, 1.0, pull)
         tokens_N = trees.scored.token_N
+        spanned = _spanned(spans)
         taught_N, rejected_R = (torch.tensor(rows, dtype=torch.long) for rows in (taught, rejected))
         labels = Labels(
             taught=of_taught.share(),
@@ -342,6 +355,7 @@ class LessonEncoder:
             tokens_N=tokens_N[taught_N],
             position_N=torch.tensor(positions, dtype=torch.long),
             known_N=torch.tensor(known, dtype=torch.bool),
+            spanned_N=spanned.known_N,
             rejected_R=tokens_N[rejected_R],
             risk_B=torch.tensor(risks, dtype=torch.float32),
         )
@@ -354,6 +368,7 @@ class LessonEncoder:
             torch.tensor(opening_O),
             self.opening_sizes,
             _stacked(teachers),
+            spanned,
             torch.tensor(chosen, dtype=torch.long),
             torch.tensor(avoided, dtype=torch.long),
             torch.tensor(pairs, dtype=torch.long).view(len(pairs), 2),
@@ -380,10 +395,51 @@ def _stacked(teachers: Sequence[tuple[int, TopK | None]]) -> TopK:
             parts.append(
                 TopK(torch.zeros((length, top), dtype=torch.long), torch.zeros((length, top)), torch.zeros(length))
             )
-        elif len(target.tail_N) != length:
-            raise AssertionError(f"a reply of {length} tokens has soft targets for {len(target.tail_N)}")
         else:
-            parts.append(target)
+            parts.append(_as_long(target, length))
     if not parts:
         return TopK(torch.zeros((0, 1), dtype=torch.long), torch.zeros((0, 1)), torch.zeros(0))
     return TopK(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _spanned(replies: Sequence[tuple[int, Spans | None]]) -> Spans:
+    """The spans of all replies one after the other. In a reply without them each token stands alone, and nothing is
+    known of it; in the place of no id stands one that its row does not have."""
+    parts = [_alone(0), *(_as_long(one, length) if one is not None else _alone(length) for length, one in replies)]
+    begins, known, ids, logprobs, whole, odd, tail = zip(*parts, strict=True)
+    return Spans(
+        torch.cat(begins),
+        torch.cat(known),
+        _filled(_wide(ids, -1)),
+        _wide(logprobs, -math.inf),
+        torch.cat(whole),
+        _wide(odd, -math.inf),
+        torch.cat(tail),
+    )
+
+
+def _alone(length: int) -> Spans:
+    alone, none_GW, none_G = torch.ones(length, dtype=torch.bool), torch.zeros((0, 0)), torch.zeros(0)
+    return placed(alone, ~alone, none_GW.long(), none_GW, none_G, none_GW, none_G)
+
+
+def _wide(columns: Sequence[Tensor], empty: float) -> Tensor:
+    """The rows of all columns, as wide as the widest."""
+    width = max(column.shape[1] for column in columns)
+    return torch.cat([nn.functional.pad(column, (0, width - column.shape[1]), value=empty) for column in columns])
+
+
+def _filled(ids_NW: Tensor) -> Tensor:
+    """The ids, and in the place of each -1 the least that its row does not have."""
+    width = ids_NW.shape[1]
+    taken_NW = torch.zeros((len(ids_NW), width + 1), dtype=torch.bool)
+    taken_NW = taken_NW.scatter(1, ids_NW.where((ids_NW >= 0) & (ids_NW < width), width), True)[:, :width]
+    free_NW = taken_NW.long().argsort(dim=1, stable=True)
+    missing_NW = ids_NW < 0
+    return free_NW.gather(1, (missing_NW.cumsum(1) - 1).clamp(min=0)).where(missing_NW, ids_NW)
+
+
+def _as_long(target: Soft, length: int) -> Soft:
+    if len(target.tail_N) != length:
+        raise AssertionError(f"a reply of {length} tokens has soft targets for {len(target.tail_N)}")
+    return target

@@ -66,7 +66,7 @@ def _train(
     name: str,
 ) -> Checkpoint:
     """`train` in one of the processes; the first one writes."""
-    from limbeck.targets.cache import Targets
+    from limbeck.targets.cache import SpanTargets, Targets
     from limbeck.training.batches import LessonEncoder
 
     chosen = choose(settings, Pool.of(lessons), seed=store.seed, later=start_from is not None)
@@ -81,7 +81,7 @@ def _train(
     )
     for loss in settings.losses:
         check_layers(loss, loss.student_layers, of=learner.model.get_base_model(), name=learner.name)
-    known = Targets(targets.folders) if targets is not None else {}
+    folders = targets.folders if targets is not None else ()
     number = start_from.round + 1 if start_from is not None else 0
     with _opened(teacher, learner) as live:
         if live is not None:
@@ -89,7 +89,8 @@ def _train(
                 check_layers(loss, loss.teacher_layers, of=live.weights, name=f"teacher '{live.name}'")
         encoder = LessonEncoder(
             learner.tokenizer,
-            known,
+            Targets(folders),
+            spans=SpanTargets(folders),
             losses=settings.losses,
             context=learner.context,
             among=chosen,
@@ -146,7 +147,7 @@ def _opened(teacher: ModelSpec | None, learner: Student) -> Iterator[LiveTeacher
             raise InputError(
                 f"teacher '{teacher.name or teacher.kind}' ({teacher.kind}) is not here; use train.teacher: cached"
             )
-        check_same_vocabulary(teacher, model, learner.tokenizer)
+        check_same_vocabulary(teacher, model.vocabulary, learner.tokenizer)
         learner.share_with(model.weights)
         yield model
 

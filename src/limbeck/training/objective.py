@@ -21,7 +21,7 @@ from limbeck.losses.places import Places, Plain
 from limbeck.losses.spec import Labels, Loss, Openings, Pairs, Passes, Share
 from limbeck.models.head import Head
 from limbeck.models.tree import hidden_states
-from limbeck.protocols import LiveTeacher, TopK
+from limbeck.protocols import LiveTeacher, Spans, TopK
 from limbeck.training.batches import MicroBatch
 from limbeck.training.parts import Part, parts
 from limbeck.training.passes import Reader, compared, kept, under_noise
@@ -80,6 +80,7 @@ class Objective(nn.Module):
                 passes = silent._replace(
                     student=said["student"],
                     teacher=said["live"].every() if "live" in said else part.teacher,
+                    spans=part.spans,
                     base=said.get("base", silent.base),
                     noisy={noise: said[noise] for noise in self.noises},
                 )
@@ -129,6 +130,7 @@ class Objective(nn.Module):
             rejected=nothing,
             openings=Openings(nothing, micro.openings_BO[:0], micro.opening_O, micro.opening_sizes),
             teacher=TopK(*(column[:0] for column in micro.teacher)),
+            spans=Spans(*(column[:0] for column in micro.spans)),
             base=nothing,
             noisy=dict.fromkeys(self.noises, nothing),
             pairs=Pairs(none, none, none, none),

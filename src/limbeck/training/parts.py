@@ -4,13 +4,14 @@ part, G objectives."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from limbeck.losses.spec import Labels
-from limbeck.protocols import TopK
+from limbeck.protocols import Spans, TopK
 from limbeck.training.batches import MicroBatch
 
 
@@ -26,28 +27,44 @@ class Part(NamedTuple):
     labels: Labels
     rows: Tensor
     teacher: TopK
+    spans: Spans
     at_BO: Tensor
     kept_NK: Tensor | None = None
 
 
 def parts(micro: MicroBatch, rows: int) -> Iterator[Part]:
-    """All of a micro-batch in parts of about so many rows; no token and no prompt is cut.
+    """All of a micro-batch in parts of about so many rows; no token, span or prompt is cut.
 
     A part whose teacher is live keeps no ids: all of its vocabulary is compared.
     """
     at_N, labels = micro.trees.scored.at_N, micro.labels
     no_teacher, nowhere_BO = TopK(*(column[:0] for column in micro.teacher)), micro.openings_BO[:0]
+    no_spans = Spans(*(column[:0] for column in micro.spans))
     # Apart, so that a part has a teacher for all of its tokens or for none.
     for known in (True, False):
-        for some in torch.nonzero(labels.known_N == known)[:, 0].split(rows):
+        for some in _whole_spans(torch.nonzero(labels.known_N == known)[:, 0], micro.spans.begins_N, rows):
             teacher = TopK(*(column[some] for column in micro.teacher))
+            spans = Spans(*(column[some] for column in micro.spans))
             kept_NK = teacher.ids_NK if known and micro.told is None else None
+            if bool(spans.known_N.any()):
+                kept_NK = spans.ids_NW
             taught = labels.only(taught=some)
-            yield Part("taught", some, taught, at_N[micro.taught_N[some]], teacher, nowhere_BO, kept_NK)
+            yield Part("taught", some, taught, at_N[micro.taught_N[some]], teacher, spans, nowhere_BO, kept_NK)
     for some in torch.arange(len(micro.rejected_R), device=at_N.device).split(rows):
         avoided = labels.only(rejected=some)
         kept_NK = avoided.rejected_R[:, None]
-        yield Part("rejected", some, avoided, at_N[micro.rejected_R[some]], no_teacher, nowhere_BO, kept_NK)
+        yield Part("rejected", some, avoided, at_N[micro.rejected_R[some]], no_teacher, no_spans, nowhere_BO, kept_NK)
     for some in torch.arange(len(micro.openings_BO), device=at_N.device).split(max(1, rows // len(micro.opening_O))):
         places, at_BO = at_N[micro.openings_BO[some]].unique(return_inverse=True)
-        yield Part("prompts", some, labels.only(prompts=some), places, no_teacher, at_BO)
+        yield Part("prompts", some, labels.only(prompts=some), places, no_teacher, no_spans, at_BO)
+
+
+def _whole_spans(some: Tensor, begins_N: Tensor, rows: int) -> tuple[Tensor, ...]:
+    """The tokens in parts of at most so many, or of one span that is longer."""
+    begins = [*torch.nonzero(begins_N[some])[:, 0].tolist(), len(some)]
+    sizes = [0]
+    for begin, end in pairwise(begins):
+        if sizes[-1] and sizes[-1] + end - begin > rows:
+            sizes.append(0)
+        sizes[-1] += end - begin
+    return some.split(sizes) if len(some) else ()
