@@ -39,6 +39,7 @@ class PrivilegedContext(ModelSpec):
     dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
     offers: ClassVar[frozenset[str]] = frozenset({"replies", "distribution", "whole distribution"})
+    shareable: ClassVar[bool] = True
 
     @contextmanager
     def open(self) -> Iterator[ContextModel]:
