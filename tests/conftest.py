@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from limbeck.judges.spec import JudgeSpec
-from limbeck.protocols import Exchange, Judge, Tools
+from limbeck.protocols import ChatModel, Exchange, Grading, Judge, JudgeSettings, ModelSettings, Tools
 from limbeck.records import Verdict
 from limbeck.taxonomy import Refused
 from limbeck.workspace import Kept, Silent, StageStore
@@ -77,6 +77,14 @@ class FakeTools:
 
     def encoder(self) -> HashEncoder:
         return self._encoder
+
+    def opened(self, model: ModelSettings) -> AbstractContextManager[ChatModel]:
+        return model.open()
+
+    @contextmanager
+    def grading(self, judge: JudgeSettings) -> Iterator[Grading]:
+        with judge.open(self) as opened:  # type: ignore[arg-type]
+            yield opened.grade
 
 
 @pytest.fixture

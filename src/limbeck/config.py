@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from limbeck.curate import CurateSettings
+from limbeck.engine import AnyEngine, Here
 from limbeck.errors import InputError, did_you_mean, reading, sentence
 from limbeck.evaluation import EvaluateSettings
 from limbeck.evaluation.strength import StrengthSettings
@@ -34,6 +35,7 @@ class RunConfig(Spec):
 
     seed: int = 7
     rounds: int = Field(default=2, ge=1)
+    engine: AnyEngine = Here()
     student: StudentSettings
     curate: CurateSettings = CurateSettings()
     teach: TeachSettings = TeachSettings()

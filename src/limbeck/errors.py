@@ -67,10 +67,10 @@ def writing(place: Path) -> Iterator[None]:
         raise
 
 
-def check_installed(package: str, *, wanted_by: str) -> None:
-    """Raises InputError where a package that not everybody needs is not installed."""
+def check_installed(package: str, *, wanted_by: str, requirement: str = "") -> None:
+    """Raises InputError where a package that not everybody needs is not installed, and says what to install."""
     if importlib.util.find_spec(package) is None:
-        raise InputError(f"{wanted_by} needs the package {package}; run: pip install {package}")
+        raise InputError(f"{wanted_by} needs the package {package}; run: pip install {requirement or package}")
 
 
 # What pydantic finds, by its type of error; {given} is what stands there, the rest its own figures.

@@ -17,7 +17,6 @@ from limbeck.judges.grade import grade
 from limbeck.mine import mine, vary
 from limbeck.models.answer import answer
 from limbeck.models.chat import check_same_vocabulary, vocabulary_hash
-from limbeck.models.encoder import ModelTools
 from limbeck.models.origin import told, trace
 from limbeck.models.references import load_tokenizer, on_disk, resolve
 from limbeck.models.spec import ModelSpec
@@ -106,12 +105,15 @@ def check_packages(config: RunConfig) -> None:
         check_installed(tracker, wanted_by=f"train.track {tracker}")
     if config.student.adapter.kind == "qlora":
         check_installed("bitsandbytes", wanted_by="student.adapter.kind qlora")
+    if config.engine.kind == "ray":
+        check_installed("ray", wanted_by="engine.kind ray", requirement="'limbeck[ray]'")
 
 
 def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Run:
     """All rounds: what the student gets wrong in one round is taught in the next."""
     check_routes(config)
-    return _loop(config, Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress))
+    with config.engine.tools() as tools:
+        return _loop(config, Workspace(folder, seed=config.seed, tools=tools, progress=progress))
 
 
 def _loop(config: RunConfig, work: Workspace) -> Run:
@@ -217,7 +219,8 @@ def run_until(
             "set rounds to 2 or more, in the recipe or with --set rounds=2"
         )
     try:
-        _loop(config, Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress, until=stage))
+        with config.engine.tools() as tools:
+            _loop(config, Workspace(folder, seed=config.seed, tools=tools, progress=progress, until=stage))
     except Reached as reached:
         return reached.folder, reached.rows
     raise ValueError(f"no stage of the loop is called '{stage}'")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -144,6 +144,19 @@ class WholeLabeller(Protocol):
         """The next-token distributions at some of these places, nats, shape (N, V)."""
 
 
+@runtime_checkable
+class SharedModel(Protocol):
+    """A model that several workers have open: groups are computed side by side, each by one of them, and come as they
+    are done."""
+
+    def replies_of(self, groups: Sequence[Sequence[Request]]) -> Iterator[Reply]: ...
+
+    def soft_targets_of(
+        self, groups: Sequence[Sequence[Continuation]], *, top: int
+    ) -> Iterator[tuple[int, Iterable[tuple[str, TopK]]]]:
+        """The position of each group, with the distributions behind its replies."""
+
+
 class Exchange(NamedTuple):
     """A reply and the prompt it answers, as a judge sees them."""
 
@@ -193,8 +206,36 @@ class NearDuplicates(Protocol):
     def alike(self) -> float: ...
 
 
+# One verdict for each exchange, in order.
+Grading = Callable[[Sequence[Exchange]], Iterator[Verdict]]
+
+
+class ModelSettings(Protocol):
+    """What opens a model; one that is `shareable` is computed where it is opened, and asks no server."""
+
+    @property
+    def shareable(self) -> bool: ...
+
+    def open(self) -> AbstractContextManager[ChatModel]: ...
+
+
+class JudgeSettings(Protocol):
+    """What opens a judge; `shareable` as ModelSettings'."""
+
+    @property
+    def shareable(self) -> bool: ...
+
+    def open(self, tools: Tools) -> AbstractContextManager[Judge]: ...
+
+
 class Tools(Protocol):
-    """Instruments that other instruments may need; opened on first use."""
+    """Instruments that other instruments may need, opened on first use; and who does the work of models and judges."""
+
+    def opened(self, model: ModelSettings) -> AbstractContextManager[ChatModel]:
+        """The model, in this process or a SharedModel, until the block ends."""
+
+    def grading(self, judge: JudgeSettings) -> AbstractContextManager[Grading]:
+        """What the judge says, until the block ends."""
 
     def encoder(self) -> Encoder: ...
 

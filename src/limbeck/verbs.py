@@ -19,6 +19,7 @@ from limbeck.attacks import ATTACKS
 from limbeck.config import RunConfig
 from limbeck.curate import planned
 from limbeck.curate.sources import SOURCES, File, Files, read_prompts
+from limbeck.engine import ENGINES
 from limbeck.errors import InputError, did_you_mean, sentence, writing
 from limbeck.evaluation import EVALUATORS, EvaluateSettings, examine, measure
 from limbeck.evaluation.strength import choose_strength
@@ -60,6 +61,7 @@ TABLES: dict[str, Table[Any]] = {
     "balances": BALANCES,
     "baselines": BASELINES,
     "curricula": CURRICULA,
+    "engines": ENGINES,
     "losses": LOSSES,
     "models": MODELS,
     "judges": JUDGES,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pytest
 
 from limbeck.judges.grade import as_expected, handled_safely, verdicts
 from limbeck.judges.spec import JudgeSpec
+from limbeck.models.encoder import ModelTools
 from limbeck.protocols import Exchange, Tools
 from limbeck.records import Verdict
 from limbeck.taxonomy import Conduct, Refused
 
-NO_TOOLS = cast(Tools, None)
+HERE = ModelTools()
 TWO = [Exchange("a", "Tell me a joke.", "No."), Exchange("b", "Tell me a joke.", "Knock knock.")]
 
 
@@ -53,18 +54,18 @@ def verdict(refused: Refused | None, p_refused: float | None) -> Verdict:
 
 
 def test_every_judge_grades_every_exchange_in_order() -> None:
-    said = verdicts([Scripted(called="x"), Scripted(called="y")], TWO, NO_TOOLS)
+    said = verdicts([Scripted(called="x"), Scripted(called="y")], TWO, HERE)
     assert [(one.judge, one.of) for one in said] == [("x", "a"), ("x", "b"), ("y", "a"), ("y", "b")]
 
 
 def test_only_the_judge_that_grades_is_open() -> None:
-    list(verdicts([Scripted(called="x"), Scripted(called="y")], TWO, NO_TOOLS))
+    list(verdicts([Scripted(called="x"), Scripted(called="y")], TWO, HERE))
     assert opened == []
 
 
 def test_a_judge_that_skips_an_exchange_is_a_bug() -> None:
     with pytest.raises(ValueError):
-        list(verdicts([Scripted(silent=1)], TWO, NO_TOOLS))
+        list(verdicts([Scripted(silent=1)], TWO, HERE))
     opened.clear()
 
 

@@ -15,7 +15,19 @@ FLOORS = (
     ("records", "protocols", "taxonomy", "spec", "stats", "errors", "files", "processes", "version"),
     ("models", "judges", "losses", "targets", "attacks", "perturb"),
     ("curate", "teach", "sift", "training", "evaluation", "mine", "report", "export"),
-    ("pipeline", "config", "workspace", "verbs", "chat", "estimate", "fit_judges", "candidates", "contexts"),
+    (
+        "pipeline",
+        "config",
+        "workspace",
+        "verbs",
+        "chat",
+        "estimate",
+        "fit_judges",
+        "candidates",
+        "contexts",
+        "engine",
+        "cluster",
+    ),
     ("cli",),
 )
 FLOOR_OF = {part: number for number, parts in enumerate(FLOORS) for part in parts}

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from limbeck.errors import InputError, Unreachable
 from limbeck.models.answer import ask
-from limbeck.models.endpoint import PROBE, Endpoint, Price
+from limbeck.models.endpoint import PROBE, Endpoint, Price, Replica, _Again
 from limbeck.models.local import Local
 from limbeck.protocols import Continuation
 from limbeck.records import Reply, Request, asked
@@ -342,10 +342,60 @@ def test_a_server_that_asks_for_a_day_is_not_waited_for() -> None:
         replies(teacher(server.url), "a")
 
 
+def test_a_storm_of_429_leaves_every_request_answered_once() -> None:
+    calls = Counter[str]()
+
+    def script(seen: Seen) -> Said:
+        calls[seen.text] += 1
+        return refused(429, "rate_limit_exceeded") if calls[seen.text] <= 5 else backwards(seen)
+
+    texts = [f"prompt {number}" for number in range(20)]
+    with served(script) as server:
+        said = replies(teacher(server.url, retries=5), *texts)
+    assert [(one.text, one.finish) for one in said] == [(text[::-1], "stop") for text in texts]
+    assert set(calls.values()) == {6}
+
+
 def test_servers_that_are_not_there_are_all_named() -> None:
     gone = [closed_url(), closed_url()]
-    with pytest.raises(Unreachable, match=rf"no answer in 6 attempt\(s\) over \d+ s \({gone[0]}: .*; {gone[1]}: "):
+    said = rf"no answer in 6 attempt\(s\) over \d+ s \({gone[0]}: connection refused; {gone[1]}: connection refused\)"
+    with pytest.raises(Unreachable, match=said) as error:
         replies(teacher(*gone), "a")
+    assert error.value.exit_code == 3
+
+
+def test_an_outage_is_told_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    # Long enough to be told, and all four that are in flight run into it.
+    waiting = [refused(503, "loading", "loading model", retry_after="2.1")] * 4
+
+    def script(seen: Seen) -> Said:
+        return waiting.pop() if waiting else backwards(seen)
+
+    with served(script) as server:
+        said = replies(teacher(server.url, concurrency=4, retries=3, backoff_s=1), *"abcdefgh")
+    assert [one.text for one in said] == list("abcdefgh")
+    # 2.1 s as the server asks, then the recipe's 2 and 4.
+    assert caplog.messages == [
+        f"server at {server.url} does not answer (503, loading model; to be let be for 2 s), trying again for 8 s",
+        f"server at {server.url} answers again",
+    ]
+
+
+def test_a_server_that_only_stumbles_is_no_outage(caplog: pytest.LogCaptureFixture) -> None:
+    with served(in_turn(refused(429, "busy"), refused(500, "oops"), chat("Fine."))) as server:
+        replies(teacher(server.url), "a")
+    assert caplog.messages == []
+
+
+def test_an_answer_from_before_an_outage_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
+    replica = Replica("http://a/v1", client=None, rests_until=100.0)  # type: ignore[arg-type]
+    replica.fell_silent(_Again("connection refused"), asked_at=10.0, trying_s=31.5)
+    replica.answered(asked_at=9.0)
+    replica.fell_silent(_Again("connection refused"), asked_at=12.0, trying_s=15.0)
+    assert caplog.messages == ["server at http://a/v1 does not answer (connection refused), trying again for 32 s"]
+    replica.answered(asked_at=13.0)
+    replica.fell_silent(_Again("timed out"), asked_at=20.0, trying_s=4.0)
+    assert len(caplog.messages) == 3
 
 
 def test_a_server_that_takes_too_long_is_unreachable() -> None:
@@ -501,6 +551,17 @@ def test_a_server_that_keeps_its_log_probs_is_one_message(way: str, local: Any, 
         pytest.raises(InputError, match=r"gives 0 ids .*choose the other soft_labels, or none"),
     ):
         labels(teacher(server.url, soft_labels=way, tokenizer=str(tiny_model)), QUESTION)
+
+
+def test_a_server_that_refuses_log_probs_is_one_message_with_its_words(local: Any, tiny_model: Path) -> None:
+    def script(seen: Seen) -> Said:
+        return scoring(local)(seen) if seen.path == "/tokenize" else refused(422, "bad", "Unexpected keys: logprobs")
+
+    with (
+        served(script) as server,
+        pytest.raises(InputError, match=r"422, Unexpected keys: logprobs\); .*log-probs, set soft_labels: none"),
+    ):
+        labels(teacher(server.url, soft_labels="top_logprobs", tokenizer=str(tiny_model)), QUESTION)
 
 
 def test_a_server_that_cuts_text_otherwise_gives_no_soft_labels(tiny_model: Path) -> None:

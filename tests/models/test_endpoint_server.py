@@ -7,10 +7,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +18,8 @@ from limbeck.models.endpoint import Endpoint
 from limbeck.models.local import Local
 from limbeck.models.references import SHORT_NAMES
 from limbeck.protocols import Continuation
-from limbeck.records import Reply, asked
+from limbeck.records import Candidate, Reply, Request, asked
+from limbeck.report.draws import ledger
 
 pytestmark = pytest.mark.model
 
@@ -105,7 +106,8 @@ def test_log_probs_of_a_server_agree_with_transformers(float32_file: Path) -> No
         assert float((found[name].tail_N.exp() - one.tail_N.exp()).abs().max()) < 1e-3
 
 
-PROMPTS = 24
+PROMPTS = 200
+IN_FLIGHT = 4
 RECIPE = """
 seed: 3
 student: {{model: "{tiny}"}}
@@ -120,7 +122,7 @@ teach:
       name: expert
       model: {model}
       base_url: http://127.0.0.1:{port}/v1
-      concurrency: 4
+      concurrency: {in_flight}
       backoff_s: 0.2
       retries: 12
       price: {{prompt: 1.0, reply: 2.0}}
@@ -137,21 +139,21 @@ def test_a_server_killed_twice_and_a_client_killed_once_leave_every_prompt_answe
     rows = [{"prompt": f"What is {number} plus {number + 3}?"} for number in range(PROMPTS)]
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     port = free_port()
-    recipe.write_text(RECIPE.format(tiny=tiny_model, prompts=prompts, model=NAME, port=port))
+    recipe.write_text(RECIPE.format(tiny=tiny_model, prompts=prompts, model=NAME, port=port, in_flight=IN_FLIGHT))
     kept = folder / "kept" / "candidates.jsonl"
 
     server, client = start(wheel_file(), port), teach(recipe, folder)
     try:
-        wait_for(kept, 4, client)
+        wait_for(kept, 40, client)
         server = restarted(server, port)
-        wait_for(kept, 8, client)
+        wait_for(kept, 80, client)
         client.kill()
         client.wait()
         before = answered(kept)
         client = teach(recipe, folder)
-        wait_for(kept, 14, client)
+        wait_for(kept, 140, client)
         server = restarted(server, port)
-        said, _ = client.communicate(timeout=300)
+        said, _ = client.communicate(timeout=600)
         assert client.returncode == 0, said
     finally:
         for process in (server, client):
@@ -160,13 +162,27 @@ def test_a_server_killed_twice_and_a_client_killed_once_leave_every_prompt_answe
 
     after = answered(kept)
     # What was answered before the kill stands as it was: nobody asked for it again.
-    assert after[: len(before)] == before and 8 <= len(before) < PROMPTS
+    assert after[: len(before)] == before and 80 <= len(before) < PROMPTS
     assert len({one.request_id for one in after}) == len(after) == PROMPTS
     assert all(one.finish in ("stop", "length") and one.text for one in after)
     drawn = candidates(folder)
-    assert len({one["prompt"]["messages"][0]["content"] for one in drawn}) == len(drawn) == PROMPTS
-    spent = sum(one["prompt_tokens"] * 1.0 + one["reply_tokens"] * 2.0 for one in drawn) / 1e6
-    assert sum(one["cost"] for one in drawn) == pytest.approx(spent) and spent > 0
+    assert len({one.prompt.text for one in drawn}) == len(drawn) == PROMPTS
+    # What was paid for is what is counted, reply by reply: a token read costs 1 and one written 2 of a million.
+    paid = Counter((one.text, one.prompt_tokens, one.reply_tokens, one.cost) for one in after)
+    assert paid == Counter((one.reply, one.prompt_tokens, one.reply_tokens, one.cost) for one in drawn)
+    counted = ledger([(drawn, [], [])]).teachers["expert"]
+    assert (counted.draws, len(counted.prompts), counted.without_cost) == (PROMPTS, PROMPTS, 0)
+    spent = sum(one.prompt_tokens + 2 * one.reply_tokens for one in after) / 1e6
+    assert counted.cost == pytest.approx(spent) and spent > 0
+    assert said.count("does not answer") <= 1
+
+
+def test_a_prompt_longer_than_the_servers_context_is_failed_with_its_words() -> None:
+    with serving(wheel_file()) as url:
+        spec = Endpoint.model_validate({"name": "t", "model": NAME, "base_url": url})
+        with spec.open() as served:
+            (reply,) = served.replies([Request(messages=asked("word " * 5000), max_tokens=4)])
+    assert (reply.finish, reply.text) == ("failed", "") and "context size" in reply.why
 
 
 def teach(recipe: Path, folder: Path) -> subprocess.Popen[str]:
@@ -199,6 +215,6 @@ def answered(file: Path) -> list[Reply]:
     return [Reply.read(line) for line in lines if line.startswith('{"id"')]
 
 
-def candidates(folder: Path) -> list[dict[str, Any]]:
+def candidates(folder: Path) -> list[Candidate]:
     (file,) = folder.glob("round-0/candidates-*/rows-*.jsonl")
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return [Candidate.read(line) for line in file.read_text().splitlines()]

@@ -20,6 +20,7 @@ from limbeck.spec import fingerprint
 from limbeck.taxonomy import Refused
 
 BATCH = 32  # exchanges
+WEIGHTS_HERE = ("local", "context")  # kinds of models
 SHOWN_CHARACTERS = 80  # of an answer that could not be read
 
 
@@ -48,6 +49,11 @@ class Asking(JudgeSpec):
         if not isinstance(model.get("kind"), str):
             raise ValueError("the judge's model needs a kind; `limbeck show models` lists them")
         return model
+
+    @property
+    def shareable(self) -> bool:
+        """Whether the weights of its model are where it is opened; a server is asked from here."""
+        return self.model["kind"] in WEIGHTS_HERE
 
     @abstractmethod
     def asks(self, exchange: Exchange) -> Mapping[str, tuple[Message, ...]]:

@@ -24,9 +24,9 @@ def verdicts(
     verdict missing or out of order is a bug of the judge.
     """
     for spec in judges:
-        with spec.open(tools) as judge:
-            for exchange, verdict in zip(exchanges, judge.grade(exchanges), strict=True):
-                assert verdict.of == exchange.id, f"judge {judge.name} graded {verdict.of}, not {exchange.id}"
+        with tools.grading(spec) as grade:
+            for exchange, verdict in zip(exchanges, grade(exchanges), strict=True):
+                assert verdict.of == exchange.id, f"judge {spec.kind} graded {verdict.of}, not {exchange.id}"
                 yield profile.applied(verdict)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ class Harmful(JudgeSpec):
     kind: Literal["harm"] = "harm"
     at_least: float = Field(default=0.5, ge=0, le=1)
     shipped = (HEAD_FILE, REFUSAL_HEAD_FILE, *LEXICONS)
+    shareable: ClassVar[bool] = True
 
     @contextmanager
     def open(self, tools: Tools) -> Iterator[HarmJudge]:

@@ -36,6 +36,11 @@ class Jury(JudgeSpec):
     quorum: int = Field(default=2, ge=1)
     at_least: float = Field(default=0.5, ge=0, le=1)
 
+    @property
+    def shareable(self) -> bool:
+        """Whether all of its judges are."""
+        return all(judge.shareable for judge in self.judges)
+
     @contextmanager
     def open(self, tools: Tools) -> Iterator[JuryJudge]:
         """All judges, open together."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple, Self, get_args
+from typing import ClassVar, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ class Refusal(JudgeSpec):
 
     kind: Literal["refusal"] = "refusal"
     shipped = (HEAD_FILE,)
+    shareable: ClassVar[bool] = True
 
     @contextmanager
     def open(self, tools: Tools) -> Iterator[RefusalJudge]:

@@ -6,12 +6,14 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import ClassVar, Literal
 
 from limbeck.judges.spec import JudgeSpec
 from limbeck.protocols import Dtype, Exchange, Reward, RewardModel, Tools
 from limbeck.records import Verdict
 from limbeck.spec import ModelName, fingerprint
+
+BATCH = 64  # exchanges
 
 
 class RewardModelJudge(JudgeSpec):
@@ -26,6 +28,7 @@ class RewardModelJudge(JudgeSpec):
     zero: float = 0.0
     dtype: Dtype = "float32"
     tells_safety = False
+    shareable: ClassVar[bool] = True
 
     @contextmanager
     def open(self, tools: Tools) -> Iterator[RewardJudge]:
@@ -46,6 +49,10 @@ class RewardJudge:
 
     def grade(self, exchanges: Sequence[Exchange]) -> Iterator[Verdict]:
         """One verdict for each exchange, in order; an empty reply is unscored."""
+        for start in range(0, len(exchanges), BATCH):
+            yield from self._grade_batch(exchanges[start : start + BATCH])
+
+    def _grade_batch(self, exchanges: Sequence[Exchange]) -> Iterator[Verdict]:
         rewards = iter(self.model.rewards([one for one in exchanges if one.reply.strip()]))
         for exchange in exchanges:
             reward = next(rewards) if exchange.reply.strip() else Reward(None, "the reply is empty")

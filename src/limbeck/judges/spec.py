@@ -15,6 +15,11 @@ class JudgeSpec(Kind):
 
     tells_safety: ClassVar[bool] = True
 
+    @property
+    def shareable(self) -> bool:
+        """Whether it is computed where it is opened, a batch at a time, so that several workers can share the work."""
+        return False
+
     @abstractmethod
     def open(self, tools: Tools) -> AbstractContextManager[Judge]:
         """The judge, ready to grade until the block ends."""

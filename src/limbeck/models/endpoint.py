@@ -6,8 +6,10 @@ Axes: N reply tokens, K kept ids.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
+import ssl
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cached_property, partial
+from socket import gaierror
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 import anyio
@@ -29,14 +32,17 @@ from limbeck.spec import Manner, MayBeFolder, Spec
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
-    from openai import APIStatusError, AsyncOpenAI
+    from openai import APIConnectionError, APIStatusError, AsyncOpenAI
     from transformers import PreTrainedTokenizerBase
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+LOG = logging.getLogger(__name__)
 # Seconds that a server may ask us to wait; one that wants longer is taken for unreachable.
 LONGEST_REST_S = 300.0
+# Seconds without an answer after which the user is told; a busy server says "later" again and again.
+PATIENCE_S = 2.0
 # Characters of English text in a token, for the budget of a prompt that only the server's tokenizer could count.
 CHARACTERS_A_TOKEN = 4
 # What servers call a prompt that their filter stopped (OpenAI, Azure, gateways), and one that is too long for them
@@ -135,12 +141,31 @@ class Endpoint(ModelSpec):
 
 @dataclass
 class Replica:
-    """One of the servers: how many requests it is working on, and until when (loop's clock, seconds) it is let be."""
+    """One of the servers: how many requests it is working on, until when (loop's clock, seconds) it is let be, since
+    when it does not answer, and whether the user was told of that."""
 
     url: str
     client: AsyncOpenAI
     busy: int = 0
     rests_until: float = 0.0
+    silent_since: float | None = None
+    told: bool = False
+
+    def fell_silent(self, why: _Again, *, asked_at: float, trying_s: float) -> None:
+        """One line for the whole outage, whoever else finds that it does not answer."""
+        if self.silent_since is None:
+            self.silent_since = asked_at
+        if not self.told and self.rests_until - self.silent_since > PATIENCE_S:
+            self.told = True
+            LOG.warning("server at %s does not answer (%s), trying again for %.0f s", self.url, why, trying_s)
+
+    def answered(self, *, asked_at: float) -> None:
+        """The end of an outage, unless it began after this was asked."""
+        if self.silent_since is None or asked_at < self.silent_since:
+            return
+        if self.told:
+            LOG.warning("server at %s answers again", self.url)
+        self.silent_since, self.told = None, False
 
 
 class Pace:
@@ -339,21 +364,29 @@ class EndpointModel:
                 await anyio.sleep_until(replica.rests_until)
                 await self.requests.take(1)
                 await self.tokens.take(tokens)
-                return await ask(replica.client)
+                asked_at = anyio.current_time()
+                said = await ask(replica.client)
+                replica.answered(asked_at=asked_at)
+                return said
             except APIStatusError as error:
                 again = self._again(error, replica.url)
             except APIConnectionError as error:
-                again = _Again(str(error.__cause__ or error) or error.message)
+                again = _Again(_trouble(error))
             except ValidationError as error:
                 again = _Again(f"the answer is not what was asked for ({error.errors()[0]['msg']})", answered=True)
             except _Again as error:
                 again = error
             finally:
                 replica.busy -= 1
-            if not again.answered:
-                backoff_s = min(self.spec.backoff_s * 2 ** attempts[replica.url], LONGEST_REST_S)
-                rest_s = backoff_s if again.rest_s is None else again.rest_s
+            if again.answered:
+                replica.answered(asked_at=asked_at)
+            else:
+                rest_s = self._backoff_s(attempts[replica.url]) if again.rest_s is None else again.rest_s
                 replica.rests_until = max(replica.rests_until, anyio.current_time() + rest_s)
+                if attempts[replica.url] < self.spec.retries and rest_s <= LONGEST_REST_S:
+                    later = range(attempts[replica.url] + 1, self.spec.retries)
+                    trying_s = rest_s + sum(map(self._backoff_s, later))
+                    replica.fell_silent(again, asked_at=asked_at, trying_s=trying_s)
             attempts[replica.url] += 1
             trouble[replica.url] = again
         if any(again.answered for again in trouble.values()):
@@ -365,6 +398,10 @@ class EndpointModel:
             "that the server runs and that the recipe asks no more of it than it allows (base_url, timeout_s, "
             "requests_per_minute), then give the same command again: a run keeps what was answered"
         )
+
+    def _backoff_s(self, failed: int) -> float:
+        """The rest after one more failed attempt than this."""
+        return min(self.spec.backoff_s * 2**failed, LONGEST_REST_S)
 
     def _again(self, error: APIStatusError, url: str) -> _Again:
         """The error as one to be retried. Raises what it is where that would not help."""
@@ -381,9 +418,10 @@ class EndpointModel:
             env = self.spec.api_key_env
             remedy = f"put a key that is valid there into {env}" if env else "name the variable of its key: api_key_env"
             raise InputError(f"teacher '{self.name}': {url} does not let us in ({said}); {remedy}")
+        labels = "" if self.spec.soft_labels == "none" else "; where it refuses log-probs, set soft_labels: none"
         raise InputError(
             f"teacher '{self.name}': {url} does not take what is asked of model '{self.spec.model}' ({said}); "
-            "correct base_url, model or extra_body"
+            f"correct base_url, model or extra_body{labels}"
         )
 
     async def _check_tokenizer(self) -> None:
@@ -473,6 +511,18 @@ def _usable(choice: _Choice) -> _Choice:
     if not (said.content or "").strip():
         raise _Again("the reply is empty", answered=True)
     return choice
+
+
+def _trouble(error: APIConnectionError) -> str:
+    """What went wrong on the way to the server, in the system's words where it has some (connection refused)."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # OpenSSL and the look-up of names number their errors in their own ways.
+        if isinstance(cause, OSError) and not isinstance(cause, (ssl.SSLError, gaierror)) and cause.errno is not None:
+            return os.strerror(cause.errno).lower()
+        later = cause.__cause__ or cause.__context__
+        cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else later
+    return str(error.__cause__ or error) or error.message
 
 
 def _sentence(error: APIStatusError) -> str:

@@ -47,6 +47,7 @@ class Local(ModelSpec):
     dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
     offers: ClassVar[frozenset[str]] = frozenset({"replies", "scores", "distribution", "whole distribution"})
+    shareable: ClassVar[bool] = True
 
     def trained(self, name: str, folder: Path) -> Local:
         """This model as a training left it in the folder: with the adapter, or the whole model that is there."""

@@ -27,6 +27,8 @@ class ModelSpec(Kind):
     languages: tuple[str, ...] | None = None
     # Whether asking again can bring another reply.
     redraws: ClassVar[bool] = True
+    # Whether it is computed where it is opened, so that several workers can share the work.
+    shareable: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -28,7 +28,7 @@ def draw_until_accepted(
     draws = settings.draws if teacher.redraws else 1
     waiting = list(prompts)
     drawn: list[Candidate] = []
-    with teacher.open() as model:
+    with store.tools.opened(teacher) as model:
         for attempt in range(draws):
             temperature = settings.temperature if attempt else 0.0
             requests = [

@@ -24,7 +24,7 @@ def draw_risk(settings: DrawnRisk, teacher: ModelSpec, prompts: Sequence[Prompt]
         for prompt in asked
         for draw in range(settings.draws)
     ]
-    with teacher.open() as model:
+    with store.tools.opened(teacher) as model:
         replies = list(ask(model, requests, store, label=f"{teacher.name} draws for risk"))
     exchanges = [
         Exchange(f"{at}", asked[at // settings.draws].text, reply.text)

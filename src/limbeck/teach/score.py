@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from limbeck.models.chat import check_same_vocabulary
 from limbeck.models.local import Local
 from limbeck.models.references import load_tokenizer, resolve
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import SoftLabeller, Store
+from limbeck.protocols import Continuation, SharedModel, SoftLabeller, Store, Tools, TopK
 from limbeck.records import Lesson, TargetSet
 from limbeck.targets.cache import Targets, write_disagreements, write_part
 from limbeck.teach.mixture import Label, Panel, continuation
@@ -20,8 +20,8 @@ from limbeck.teach.settings import TeachSettings
 
 # Lessons to a file: what a kill costs at most.
 PART_LESSONS = 64
-# Says the soft targets of some lessons.
-Labels = Callable[[Sequence[Lesson]], Iterator[Label]]
+# Says the soft targets of each of some parts of the lessons, with its position among them.
+Labels = Callable[[Sequence[Sequence[Lesson]]], Iterator[tuple[int, Iterator[Label]]]]
 
 
 class Form(NamedTuple):
@@ -30,7 +30,7 @@ class Form(NamedTuple):
     name: str
     read: Callable[[Sequence[Path]], Mapping[str, Any]]
     write: Callable[[Path, Sequence[tuple[str, Any]]], None]
-    one: Callable[[ModelSpec, Local, int], AbstractContextManager[Labels]]
+    one: Callable[[ModelSpec, Local, int, Tools], AbstractContextManager[Labels]]
 
 
 class Task(NamedTuple):
@@ -69,7 +69,7 @@ def scored(
     known = form.read(earlier)
     new = [lesson for lesson in lessons if lesson.reply is not None and lesson.id not in known]
     asked = len(known)
-    for task in _tasks(form, settings, student, new):
+    for task in _tasks(form, settings, student, new, store.tools):
         asked += len(task.lessons)
         parts = [task.lessons[at : at + PART_LESSONS] for at in range(0, len(task.lessons), PART_LESSONS)]
         files = [folder / f"{form.name}-{task.number}-{number:05d}.parquet" for number in range(len(parts))]
@@ -82,7 +82,9 @@ def scored(
     return TargetSet(folders=(*earlier, folder), lessons=found, unaligned=asked - found, key=store.key)
 
 
-def _tasks(form: Form, settings: TeachSettings, student: Local, lessons: Sequence[Lesson]) -> Iterator[Task]:
+def _tasks(
+    form: Form, settings: TeachSettings, student: Local, lessons: Sequence[Lesson], tools: Tools
+) -> Iterator[Task]:
     if settings.mixture is not None:
         if lessons:
             yield Task(0, "mixture", list(lessons), partial(_mixture, settings, student))
@@ -91,8 +93,13 @@ def _tasks(form: Form, settings: TeachSettings, student: Local, lessons: Sequenc
         mine = [lesson for lesson in lessons if lesson.teacher == teacher.name]
         for labeller in settings.labellers(teacher):
             if mine:
-                opened = partial(form.one, labeller, student, settings.top)
+                opened = partial(form.one, labeller, student, settings.top, tools)
                 yield Task(number, teacher.name or teacher.kind, mine, opened)
+
+
+def in_turn(labels: Callable[[Sequence[Lesson]], Iterator[Label]]) -> Labels:
+    """The labels of one part after the other, from what says those of one."""
+    return lambda parts: ((at, labels(part)) for at, part in enumerate(parts))
 
 
 @contextmanager
@@ -100,27 +107,33 @@ def _mixture(settings: TeachSettings, student: Local) -> Iterator[Labels]:
     assert settings.mixture is not None
     tokenizer = load_tokenizer(resolve(student.model))
     with Panel.open(settings.mixture, settings.mixed, tokenizer, top=settings.top) as panel:
-        yield panel.labels
+        yield in_turn(panel.labels)
 
 
 @contextmanager
-def _one(labeller: ModelSpec, student: Local, top: int) -> Iterator[Labels]:
-    with labeller.open() as model:
+def _one(labeller: ModelSpec, student: Local, top: int, tools: Tools) -> Iterator[Labels]:
+    with tools.opened(labeller) as model:
         assert isinstance(model, SoftLabeller)
         check_same_vocabulary(labeller, model.vocabulary, load_tokenizer(resolve(student.model)))
 
-        def labels(lessons: Sequence[Lesson]) -> Iterator[Label]:
-            for lesson, target in model.soft_targets(list(map(continuation, lessons)), top=top):
-                yield Label(lesson, target)
+        def targets_of(groups: Sequence[Sequence[Continuation]]) -> Iterator[tuple[int, Iterable[tuple[str, TopK]]]]:
+            if isinstance(model, SharedModel):
+                return model.soft_targets_of(groups, top=top)
+            return ((at, model.soft_targets(group, top=top)) for at, group in enumerate(groups))
+
+        def labels(parts: Sequence[Sequence[Lesson]]) -> Iterator[tuple[int, Iterator[Label]]]:
+            for at, targets in targets_of([list(map(continuation, part)) for part in parts]):
+                yield at, (Label(lesson, target) for lesson, target in targets)
 
         yield labels
 
 
 def _write(form: Form, task: Task, missing: Sequence[tuple[Path, Sequence[Lesson]]]) -> Iterator[str]:
     with task.opened() as labels:
-        for file, part in missing:
+        for at, said in labels([part for _, part in missing]):
+            file = missing[at][0]
             found = []
-            for label in labels(part):
+            for label in said:
                 found.append(label)
                 yield label.lesson
             if apart := [label.apart for label in found if label.apart is not None]:

@@ -11,12 +11,12 @@ from limbeck.models.local import HEAD_ROWS, Local, top_k
 from limbeck.models.references import load_tokenizer, resolve
 from limbeck.models.spec import ModelSpec
 from limbeck.models.spelling import Spelling
-from limbeck.protocols import Spans, Store, TopK, WholeLabeller
+from limbeck.protocols import Spans, Store, Tools, TopK, WholeLabeller
 from limbeck.records import Lesson, TargetSet
 from limbeck.targets.cache import SpanTargets, write_spans
 from limbeck.targets.spans import Span, aligned, spans_of
 from limbeck.teach.mixture import Label, continuation
-from limbeck.teach.score import Form, Labels, scored
+from limbeck.teach.score import Form, Labels, in_turn, scored
 from limbeck.teach.settings import TeachSettings
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ def unaligned(targets: TargetSet) -> Iterator[str]:
 
 
 @contextmanager
-def _across(labeller: ModelSpec, student: Local, top: int) -> Iterator[Labels]:
+def _across(labeller: ModelSpec, student: Local, top: int, tools: Tools) -> Iterator[Labels]:
     with labeller.open() as model:
         assert isinstance(model, WholeLabeller)
-        yield Translator.between(model, load_tokenizer(resolve(student.model)), top=top).labels
+        yield in_turn(Translator.between(model, load_tokenizer(resolve(student.model)), top=top).labels)
 
 
 class Reading(NamedTuple):
