@@ -108,7 +108,7 @@ def _side(config: RunConfig, teacher: ModelSpec, prompts: Sequence[Prompt], stor
     known = [*with_likeness(said, store.tools.encoder()), *items]
     measured = [one for dimension in (Safety(), Refusal(), Usefulness()) for one in dimension.measure(known)]
     measured += _spent(replies, seconds if teacher.redraws else None)
-    failed = [one for one in replies if one.finish not in ("stop", "length")]
+    failed = [one for one in replies if one.answer is None]
     why = (
         f"{len(failed)} of {len(replies)} replies did not come ({failed[0].why or failed[0].finish})" if failed else ""
     )
@@ -117,7 +117,7 @@ def _side(config: RunConfig, teacher: ModelSpec, prompts: Sequence[Prompt], stor
 
 def _spent(replies: Sequence[Reply], seconds: float | None) -> Iterator[Measurement]:
     """Tokens, cost and time of a reply; a recording has none of them."""
-    came = [one for one in replies if one.finish in ("stop", "length")]
+    came = [one for one in replies if one.answer is not None]
     tokens = [float(one.reply_tokens) for one in came if one.reply_tokens]
     costs = [1000 * one.cost for one in came if one.cost is not None]
     yield measurement("reply_tokens", mean(tokens), len(tokens), len(replies) - len(tokens))

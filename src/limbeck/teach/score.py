@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from limbeck.models.chat import check_same_vocabulary
 from limbeck.models.local import Local
+from limbeck.models.reasoning import Reasoning
 from limbeck.models.references import load_tokenizer, resolve
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import SoftLabeller, Store
@@ -34,20 +35,27 @@ class Task(NamedTuple):
 
 
 def score(
-    settings: TeachSettings, student: Local, lessons: Sequence[Lesson], before: TargetSet | None, *, store: Store
+    settings: TeachSettings,
+    student: Local,
+    lessons: Sequence[Lesson],
+    before: TargetSet | None,
+    reasons: Reasoning | None = None,
+    *,
+    store: Store,
 ) -> TargetSet:
     """The soft targets of every lesson with a reply that has none from `before`, in files of the stage's folder.
 
     Where `settings.mixture` is given, those are the mixture of its teachers, whoever replied. Else a teacher that
     offers distributions gives its own; for one that offers text alone `settings.soft_labels` scores the reply. Without
-    any of them a lesson has no soft target. Raises InputError where ids mean other tokens than the student's.
+    any of them a lesson has no soft target. Where the student `reasons`, its reasoning is scored too. Raises InputError
+    where ids mean other tokens than the student's.
     """
     folder = store.folder("targets")
     earlier = before.folders if before is not None else ()
     known = Targets(earlier)
     new = [lesson for lesson in lessons if lesson.reply is not None and lesson.id not in known]
     scored = len(known)
-    for task in _tasks(settings, student, new):
+    for task in _tasks(settings, student, new, reasons):
         scored += len(task.lessons)
         parts = [task.lessons[at : at + PART_LESSONS] for at in range(0, len(task.lessons), PART_LESSONS)]
         files = [folder / f"targets-{task.number}-{number:05d}.parquet" for number in range(len(parts))]
@@ -59,35 +67,38 @@ def score(
     return TargetSet(folders=(*earlier, folder), lessons=scored, key=store.key)
 
 
-def _tasks(settings: TeachSettings, student: Local, lessons: Sequence[Lesson]) -> Iterator[Task]:
+def _tasks(
+    settings: TeachSettings, student: Local, lessons: Sequence[Lesson], reasons: Reasoning | None
+) -> Iterator[Task]:
     if settings.mixture is not None:
         if lessons:
-            yield Task(0, "mixture", list(lessons), partial(_mixture, settings, student))
+            yield Task(0, "mixture", list(lessons), partial(_mixture, settings, student, reasons))
         return
     for number, teacher in enumerate(settings.teachers):
         mine = [lesson for lesson in lessons if lesson.teacher == teacher.name]
         for labeller in settings.labellers(teacher):
             if mine:
-                opened = partial(_one, labeller, student, settings.top)
+                opened = partial(_one, labeller, student, settings.top, reasons)
                 yield Task(number, teacher.name or teacher.kind, mine, opened)
 
 
 @contextmanager
-def _mixture(settings: TeachSettings, student: Local) -> Iterator[Labels]:
+def _mixture(settings: TeachSettings, student: Local, reasons: Reasoning | None) -> Iterator[Labels]:
     assert settings.mixture is not None
     tokenizer = load_tokenizer(resolve(student.model))
-    with Panel.open(settings.mixture, settings.mixed, tokenizer, top=settings.top) as panel:
+    with Panel.open(settings.mixture, settings.mixed, tokenizer, top=settings.top, reasons=reasons) as panel:
         yield panel.labels
 
 
 @contextmanager
-def _one(labeller: ModelSpec, student: Local, top: int) -> Iterator[Labels]:
+def _one(labeller: ModelSpec, student: Local, top: int, reasons: Reasoning | None) -> Iterator[Labels]:
     with labeller.open() as model:
         assert isinstance(model, SoftLabeller)
         check_same_vocabulary(labeller, model, load_tokenizer(resolve(student.model)))
 
         def labels(lessons: Sequence[Lesson]) -> Iterator[Label]:
-            for lesson, target in model.soft_targets(list(map(continuation, lessons)), top=top):
+            told = [continuation(lesson, reasons) for lesson in lessons]
+            for lesson, target in model.soft_targets(told, top=top):
                 yield Label(lesson, target)
 
         yield labels
