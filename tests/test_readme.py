@@ -20,9 +20,9 @@ def test_the_losses_of_the_readme_run_in_a_trainer_of_ones_own() -> None:
 
 def test_every_shipped_recipe_loads() -> None:
     recipes = sorted((HOUSE / "recipes").glob("*.yaml"))
-    shipped = [
-        "cross_tokenizer", "endpoint_teacher", "lessons", "multi_teacher", "privileged_context", "quickstart",
+    assert [recipe.stem for recipe in recipes] == [
+        "chain_of_thought", "cross_tokenizer", "endpoint_teacher", "lessons", "multi_teacher", "privileged_context",
+        "quickstart",
     ]  # fmt: skip
-    assert [recipe.stem for recipe in recipes] == shipped
     for recipe in recipes:
         assert load_config(recipe).student.model == "smollm2-135m-instruct"

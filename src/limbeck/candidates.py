@@ -119,7 +119,7 @@ class Answers(NamedTuple):
     @property
     def unanswered(self) -> str:
         """How many replies did not come, with the first reason; empty where all did."""
-        failed = [one for one in self.replies if one.finish not in ("stop", "length")]
+        failed = [one for one in self.replies if one.answer is None]
         if not failed:
             return ""
         return f"{len(failed)} of {len(self.replies)} replies did not come ({failed[0].why or failed[0].finish})"
@@ -147,7 +147,7 @@ def graded_answers(config: RunConfig, said: Answers, store: Store) -> list[Trial
 
 def spent(replies: Sequence[Reply], seconds: float | None) -> Iterator[Measurement]:
     """Tokens, cost and time of a reply; a recording has none of them."""
-    came = [one for one in replies if one.finish in ("stop", "length")]
+    came = [one for one in replies if one.answer is not None]
     tokens = [float(one.reply_tokens) for one in came if one.reply_tokens]
     costs = [1000 * one.cost for one in came if one.cost is not None]
     yield measurement("reply_tokens", mean(tokens), len(tokens), len(replies) - len(tokens))

@@ -20,6 +20,7 @@ from limbeck.judges.refusal import Refusal
 from limbeck.models.adapter import STRONGEST, scaled_adapter
 from limbeck.models.answer import trial_of
 from limbeck.models.local import Local, name_of
+from limbeck.models.reasoning import USUAL, Reasoning
 from limbeck.models.references import resolve
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Exchange, Scorer, Tools
@@ -60,13 +61,13 @@ def sides_of_run(folder: Path) -> Iterator[ModelSpec]:
         yield base.model_copy(update={"name": "student", "model": str(merged)})
 
 
-def sides_of_models(models: Sequence[str], adapter: Path | None) -> Iterator[ModelSpec]:
+def sides_of_models(models: Sequence[str], adapter: Path | None, reasoning: Reasoning = USUAL) -> Iterator[ModelSpec]:
     """The models, and the first of them with the adapter on it."""
     for model in models:
         resolve(model)
-        yield Local(name=name_of(Path(model)), model=model, dtype="auto")
+        yield Local(name=name_of(Path(model)), model=model, dtype="auto", reasoning=reasoning)
     if adapter is not None:
-        yield Local(name=name_of(adapter), model=models[0], adapter=adapter, dtype="auto")
+        yield Local(name=name_of(adapter), model=models[0], adapter=adapter, dtype="auto", reasoning=reasoning)
 
 
 class Side:
@@ -101,7 +102,8 @@ class Side:
         (reply,) = self.model.replies([request_of(prompt, max_tokens=settings.max_tokens)])
         trial = trial_of(Trial(prompt=prompt, subject=self.model.name, asked="reply"), reply)
         if isinstance(self.model, Scorer):
-            (scored,) = self.model.choice_scores([ChoiceRequest(messages=prompt.messages, choices=REFUSAL_OPENINGS)])
+            asked = self.spec.reasoning.skipped(prompt.messages)
+            (scored,) = self.model.choice_scores([ChoiceRequest(messages=asked, choices=REFUSAL_OPENINGS)])
             trial = trial.model_copy(update={"scores": scored.total})
         exchanges = [Exchange(trial.id, message, trial.reply)] if trial.reply is not None else []
         return trial.model_copy(update={"verdicts": tuple(verdicts(settings.judges, exchanges, tools))})
@@ -125,8 +127,11 @@ def bubbles(said: Sequence[Trial]) -> list[dict[str, Any]]:
     shown: list[dict[str, Any]] = []
     for trial in said:
         reply = trial.reply if trial.reply is not None else f"(no reply: {trial.why or trial.finish})"
+        shown.append({"role": "user", "content": trial.prompt.text})
+        if trial.reasoning is not None:
+            titled = {"title": "reasoning", "status": "done"}
+            shown.append({"role": "assistant", "content": trial.reasoning, "metadata": titled})
         shown += [
-            {"role": "user", "content": trial.prompt.text},
             {"role": "assistant", "content": reply},
             {"role": "assistant", "content": "", "metadata": {"title": grades(trial), "status": "done"}},
         ]

@@ -56,6 +56,12 @@ def _any_verb(
 Recipe = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (quickstart).")]
 Folder = Annotated[Path | None, typer.Option(help="The run folder; runs/NAME by default, after the recipe.")]
 Override = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over what the recipe says.")]
+ReasoningTokens = Annotated[
+    int,
+    typer.Option(
+        help="Tokens more for a reply of a --model that begins with <think>, and what it is scored after.", min=0
+    ),
+]
 Limit = Annotated[int | None, typer.Option(help="Only so many families of each source: a quick trial.")]
 
 
@@ -222,17 +228,21 @@ def evaluate(
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter to put on the model.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest reply, tokens.")] = 256,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "float32",
+    reasoning_tokens: ReasoningTokens = 0,
     recipe: Annotated[str, typer.Option(help="Whose evaluate section says what is measured.")] = "quickstart",
     set_: Override = None,
 ) -> None:
     """Measure any model on prompt files: usefulness, safety, consistency, refusal, and what the recipe adds."""
     from limbeck.models.local import Local, name_of
+    from limbeck.models.reasoning import Reasoning
     from limbeck.report.gates import judged
     from limbeck.spec import checked
     from limbeck.verbs import evaluate as evaluate_model
     from limbeck.verbs import unanswered
 
-    subject = checked(Local, name=name_of(adapter or Path(model)), model=model, adapter=adapter, dtype=dtype)
+    reasoning = Reasoning(max_tokens=reasoning_tokens)
+    name = name_of(adapter or Path(model))
+    subject = checked(Local, name=name, model=model, adapter=adapter, dtype=dtype, reasoning=reasoning)
     for other in set_ or ():
         if not other.startswith(("evaluate.", "gates.")):
             raise InputError(f"--set {other}: a measurement takes evaluate.KEY=VALUE and gates.KEY=VALUE alone")
@@ -369,16 +379,19 @@ def chat(
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter: the first --model with it too.")] = None,
     port: Annotated[int, typer.Option(help="Of 127.0.0.1.", min=1, max=65535)] = 7860,
     max_tokens: Annotated[int, typer.Option(help="Longest reply, tokens.")] = 256,
+    reasoning_tokens: ReasoningTokens = 0,
 ) -> None:
     """Talk to several models side by side in the browser, each reply graded."""
     from limbeck.chat import ChatSettings, served, sides_of_models, sides_of_run
     from limbeck.models.encoder import ModelTools
+    from limbeck.models.reasoning import Reasoning
     from limbeck.spec import checked
 
     settings = checked(ChatSettings, max_tokens=max_tokens)
     if adapter is not None and not model:
         raise InputError("--adapter goes on a model; name that with --model")
-    sides = [*(sides_of_run(folder) if folder is not None else ()), *sides_of_models(model or (), adapter)]
+    reasoning = Reasoning(max_tokens=reasoning_tokens)
+    sides = [*(sides_of_run(folder) if folder is not None else ()), *sides_of_models(model or (), adapter, reasoning)]
     if not sides:
         raise InputError("there is nobody to talk to; name a finished run, or models with --model")
     with served(sides, settings, ModelTools(), port=port) as page:

@@ -243,6 +243,8 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
     yield Stage(name="curate", cost=base.embedding([one.text for one in prompts]))
     taught_before: set[str] = set()
     steps = 0
+    reasons = config.train.reasons(config.student.reasoning)
+    thought = _thought(config)
     for number in range(config.rounds):
         at = f"round {number}: "
         # At most so many prompts of the probe go wrong; what is asked again was kept.
@@ -255,7 +257,8 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
             fresh = [one for one in mine if one.id not in taught_before]
             if isinstance(teacher, Local | PrivilegedContext):
                 chats = [_asked(teacher, one) for one in fresh]
-                cost = cost.then(Engine.of(teacher).replies(chats, config.teach.max_tokens))
+                longest = config.teach.max_tokens + teacher.reasoning.max_tokens
+                cost = cost.then(Engine.of(teacher).replies(chats, longest))
             else:
                 notes.append(f"{teacher.name} ({teacher.kind}) costs no time here")
                 cost = cost.then(Cost(items=len(fresh)))
@@ -281,16 +284,20 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
             for one in {one.id: one for one in train}.values()
         ]
         chosen = choose(config.train, Pool.of(lessons), seed=config.seed, later=number > 0)
-        encoder = LessonEncoder(base.tokenizer, {}, losses=config.train.losses, context=LONGEST, among=chosen)
+        encoder = LessonEncoder(
+            base.tokenizer, {}, losses=config.train.losses, context=LONGEST, among=chosen, reasons=reasons
+        )
         steps += step_count(config.train, len(chosen))
         yield Stage(name=f"{at}train", cost=base.training(config, encoder, chosen))
         if number + 1 < config.rounds:
-            cost = student.replies([one.messages for one in probe if not one.choices], config.mine.answer.max_tokens)
+            cost = student.replies(
+                [one.messages for one in probe if not one.choices], config.mine.answer.max_tokens + thought
+            )
             yield Stage(name=f"{at}mine", cost=cost)
     tried = [one.messages for one in validation if one.conduct == "refuse" or one.is_twin]
-    once = student.replies(tried, config.strength.answer.max_tokens)
+    once = student.replies(tried, config.strength.answer.max_tokens + thought)
     yield Stage(name="strength", cost=once.times(config.rounds * len(config.strength.tried)))
-    encoder = LessonEncoder(base.tokenizer, {}, losses=[CrossEntropy()], context=LONGEST)
+    encoder = LessonEncoder(base.tokenizer, {}, losses=[CrossEntropy()], context=LONGEST, reasons=reasons)
     for plain in config.baselines:
         recipe = config.model_copy(update={"train": plain.recipe(config.train, steps=steps)})
         cost = base.training(recipe, encoder, Pool.of([one for one in lessons if one.reply is not None]))
@@ -306,7 +313,7 @@ def _risk(config: RunConfig, risk: DrawnRisk, prompts: Sequence[Prompt], *, name
     mine = [one for one in {one.id: one for one in prompts}.values() if teacher.is_for(one) and not one.choices]
     if isinstance(teacher, Local | PrivilegedContext):
         chats = [_asked(teacher, one) for one in mine for _ in range(risk.draws)]
-        return Stage(name=name, cost=Engine.of(teacher).replies(chats, risk.max_tokens))
+        return Stage(name=name, cost=Engine.of(teacher).replies(chats, risk.max_tokens + teacher.reasoning.max_tokens))
     note = f"{teacher.name} ({teacher.kind}) costs no time here"
     return Stage(name=name, cost=Cost(items=len(mine) * risk.draws), note=note)
 
@@ -314,7 +321,10 @@ def _risk(config: RunConfig, risk: DrawnRisk, prompts: Sequence[Prompt], *, name
 def _exam(config: RunConfig, base: Engine, student: Engine, exam: Sequence[Prompt]) -> Stage:
     trials = wanted_trials(config.evaluate, exam, seed=config.seed)
     replying = [one.prompt.messages for one in trials if one.asked in ("reply", "instruction")]
-    scored = [score_request(one) for one in trials if one.asked not in ("reply", "instruction", "distribution")]
+    reasoning = config.student.reasoning
+    scored = [
+        score_request(one, reasoning) for one in trials if one.asked not in ("reply", "instruction", "distribution")
+    ]
     trees = [
         Tree(
             prompt_ids(base.tokenizer, one.messages) if one.messages else [0],
@@ -323,8 +333,8 @@ def _exam(config: RunConfig, base: Engine, student: Engine, exam: Sequence[Promp
         for one in scored
     ]
     cost = Cost()
-    for engine in (base, *[student] * (len(config.baselines) + 1)):
-        cost = cost.then(engine.replies(replying, config.answer.max_tokens)).then(engine.reading(trees))
+    for engine, thought in ((base, 0), *[(student, _thought(config))] * (len(config.baselines) + 1)):
+        cost = cost.then(engine.replies(replying, config.answer.max_tokens + thought)).then(engine.reading(trees))
     teachers = ", ".join(teacher.name for teacher in config.teach.teachers) if config.evaluate.teachers else ""
     return Stage(name="exam", cost=cost, note=f"{teachers} not counted" if teachers else "")
 
@@ -337,7 +347,8 @@ def _soft_labels(config: RunConfig, taught: Sequence[tuple[ModelSpec, Sequence[P
         together = Cost()
         for labeller in config.teach.labellers(teacher) if fresh else ():
             if isinstance(labeller, Local | PrivilegedContext):
-                together = together.beside(_scored_by(labeller, fresh, config.teach.max_tokens))
+                longest = config.teach.max_tokens + _thought(config)
+                together = together.beside(_scored_by(labeller, fresh, longest))
         cost = cost.then(together)
     return cost
 
@@ -351,15 +362,23 @@ def _scored_by(labeller: Local | PrivilegedContext, prompts: Sequence[Prompt], m
     return engine.reading([Tree(chat + more, [reply]) for chat in chats]).times(len(prompts) / len(chats))
 
 
+def _thought(config: RunConfig) -> int:
+    """Tokens that a student which learns to reason may take for it."""
+    reasons = config.train.reasons(config.student.reasoning)
+    return 0 if reasons is None else reasons.max_tokens
+
+
 def _asked(model: ModelSpec, prompt: Prompt) -> tuple[Message, ...]:
     return told(prompt.messages, model.policy) if isinstance(model, PrivilegedContext) else prompt.messages
 
 
 def _example(encoder: LessonEncoder, lesson: Lesson, max_tokens: int) -> Example:
-    """The lesson with a reply and one to avoid that are as long as they may be, and have no token in common."""
+    """The lesson with a reply and one to avoid that are as long as they may be, and have no token in common but for the
+    reasoning before both."""
     one = encoder.example(lesson)
     avoided = [[1] * max_tokens] if lesson.rejected and "rejected" in encoder.wants else []
-    return one._replace(reply=[0] * max_tokens if one.reply else [], rejected=avoided)
+    thought = [2] * encoder.reasons.max_tokens if one.reply and encoder.reasons is not None else one.thought
+    return one._replace(thought=thought, reply=thought + [0] * max_tokens if one.reply else [], rejected=avoided)
 
 
 def _batches(trees: Sequence[Tree], *, budget: int) -> list[tuple[int, int]]:

@@ -210,11 +210,14 @@ def lessons_of(row: Row, *, every_turn: bool) -> Iterator[Lesson]:
     ends = [at for at, turn in enumerate(chat, 1) if at > 1 and _is_reply(turn)]
     # Without any, the message is that of a chat without a reply.
     for end in ends or [len(chat)]:
-        yield lesson_of(row._replace(values={**row.values, "messages": chat[:end], "family": family}))
+        # The row's reasoning is that before its last turn.
+        values = {name: value for name, value in row.values.items() if name != "reasoning" or end == len(chat)}
+        yield lesson_of(row._replace(values={**values, "messages": chat[:end], "family": family}))
 
 
 def lesson_of(row: Row) -> Lesson:
-    """The lesson of a row: prompt with completion, reply or chosen (and rejected), or a chat that ends in a reply."""
+    """The lesson of a row: prompt with completion, reply or chosen (and rejected), or a chat that ends in a reply; with
+    the reasoning before it, where there is some."""
     values = row.values
     reply, chat = _reply(row), values.get("messages")
     if reply is None and isinstance(chat, list) and chat and _is_reply(chat[-1]):
@@ -232,6 +235,7 @@ def lesson_of(row: Row) -> Lesson:
         {
             "prompt": prompt,
             "reply": learnt,
+            "reasoning": values.get("reasoning") or None,
             "rejected": (rejected,) if rejected else (),
             "weight": values.get("weight", 1.0),
             "risk": HARD_RISK[prompt.conduct] if says_risk else None,

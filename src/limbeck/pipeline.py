@@ -46,10 +46,21 @@ class Run(NamedTuple):
     gates: tuple[Gate, ...]
 
 
+def check_reasoning(config: RunConfig) -> None:
+    """Raises InputError where the student learns to reason and gets no room for it when it is asked."""
+    reasons = config.train.reasons(config.student.reasoning)
+    if reasons is not None and not reasons.max_tokens:
+        raise InputError(
+            "train.reasoning is then_answer, and student.reasoning.max_tokens is 0: replies would be cut off within "
+            "their reasoning; set it to the tokens that reasoning may take, or use train.reasoning: answer_only"
+        )
+
+
 def check_needs(config: RunConfig) -> None:
     """Raises InputError where a loss needs what no teacher offers, a package is missing, or a dimension's own items
     cannot be read."""
     check_packages(config)
+    check_reasoning(config)
     _check_labellers(config)
     if config.train.asks_live:
         config.teach.live_teacher()
@@ -145,13 +156,14 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
             verdicts = at.keep("verdicts", grade, config.judges, drawn)
             risks = _risks(config, at, "risks", to_teach)
             lessons = at.keep("lessons", sift, config.sift, to_teach, drawn, verdicts, risks)
+            reasons = config.train.reasons(config.student.reasoning)
             live = config.teach.live_teacher() if config.train.asks_live else None
             if config.train.who_needs("spans"):
                 targets = at.keep("spans", score_spans, config.teach, base, lessons, targets)
                 for line in unaligned(targets):
                     work.progress.say(line)
             elif config.train.who_needs("distribution") and live is None:
-                targets = at.keep("targets", score, config.teach, base, lessons, targets)
+                targets = at.keep("targets", score, config.teach, base, lessons, targets, reasons)
             before = checkpoints[-1] if checkpoints else None
             checkpoint = at.keep(
                 "checkpoint",

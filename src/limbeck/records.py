@@ -18,15 +18,18 @@ SCHEMA = 1
 
 
 class Record(BaseModel):
-    """A row of a run folder. `identity` names the fields that make two rows the same thing."""
+    """A row of a run folder. `identity` names the fields that make two rows the same thing, `identity_if_given` those
+    that do so only where they are not None: rows without them keep their ids."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     identity: ClassVar[tuple[str, ...]] = ()
+    identity_if_given: ClassVar[tuple[str, ...]] = ()
 
     @cached_property
     def id(self) -> str:
         """Hash of the identifying fields, 16 hex digits."""
-        said = self.model_dump_json(include=set(self.identity) or None)
+        given = {name for name in self.identity_if_given if getattr(self, name) is not None}
+        said = self.model_dump_json(include={*self.identity, *given} or None)
         return hashlib.sha256(f"{type(self).__name__} {said}".encode()).hexdigest()[:16]
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -154,16 +157,24 @@ def request_of(prompt: Prompt, *, max_tokens: int, temperature: float = 0.0, see
 class Reply(Record):
     """What came of one request. A blocked or failed reply is an outcome, never text.
 
-    `cost` is in the currency of the model's price, all attempts together; None where nobody knows it.
+    `text` is the answer alone, `reasoning` what the model wrote before it, None where there is none. A reply of finish
+    `length` that was cut off before its answer has no text and says so in `why`. `cost` is in the currency of the
+    model's price, all attempts together; None where nobody knows it.
     """
 
     request_id: str
     text: str
     finish: Finish
+    reasoning: str | None = None
     prompt_tokens: int = 0
     reply_tokens: int = 0
     cost: float | None = None
     why: str = ""
+
+    @property
+    def answer(self) -> str | None:
+        """What a judge may grade; None where the reply is an outcome: blocked, failed, or cut off before its answer."""
+        return self.text if self.finish in ("stop", "length") and not self.why else None
 
 
 class ChoiceRequest(Record):
@@ -190,7 +201,7 @@ class ChoiceScores(Record):
 
 
 class Candidate(Record):
-    """One reply that the student may learn from, or learn to avoid (`role` rejected)."""
+    """One reply that the student may learn from, or learn to avoid (`role` rejected), and the reasoning before it."""
 
     identity = ("prompt", "teacher", "role", "reply", "attempt", "seed")
 
@@ -282,12 +293,13 @@ class Provenance(Record):
 class Lesson(Record):
     """What the student learns on one prompt: a reply, or where there is none the decision alone.
 
-    `weight` in [0, 1] is how much the reply counts; `risk` in [0, 1] the probability with which the
-    prompt should be refused, None where nobody says; `ends` tells that the reply is complete, so that
-    its end is learnt too.
+    `reasoning` is what its teacher wrote before the reply. `weight` in [0, 1] is how much the reply counts; `risk` in
+    [0, 1] the probability with which the prompt should be refused, None where nobody says; `ends` tells that the reply
+    is complete, so that its end is learnt too.
     """
 
     identity = ("prompt", "reply", "ends", "teacher", "rejected", "weight", "risk")
+    identity_if_given = ("reasoning",)
 
     prompt: Prompt
     reply: str | None
@@ -353,8 +365,9 @@ class Trial(Record):
     alike the `distribution` over that reply is to another. `scores` are mean log-probabilities per token in nats, those
     of a decision whole, of a distribution its alignment and its share of agreeing tokens; `tokens` counts the tokens.
 
-    An attack asks for `prompt` in another way: `sent` is the chat as the model gets it. `risk` is a teacher's on the
-    prompt of a decision, where its draws are known.
+    `reply` is the answer alone, `reasoning` what the subject wrote before it. An attack asks for `prompt` in another
+    way: `sent` is the chat as the model gets it. `risk` is a teacher's on the prompt of a decision, where its draws are
+    known.
     """
 
     identity = ("prompt", "subject", "asked", "attack", "sent", "perturbation", "sample")
@@ -370,6 +383,7 @@ class Trial(Record):
     perturbation: str | None = None
     sample: int = 0
     reply: str | None = None
+    reasoning: str | None = None
     finish: Finish | None = None
     scores: tuple[float, ...] = ()
     tokens: tuple[int, ...] = ()

@@ -37,9 +37,10 @@ from limbeck.models.answer import AnswerSettings
 from limbeck.models.encoder import ModelTools
 from limbeck.models.local import Local, check_lengths
 from limbeck.models.origin import told, traced_here
+from limbeck.models.reasoning import before_answer
 from limbeck.models.references import SHORT_NAMES, resolve
 from limbeck.perturb import PERTURBATIONS
-from limbeck.pipeline import check_needs, check_packages
+from limbeck.pipeline import check_needs, check_packages, check_reasoning
 from limbeck.protocols import Continuation, Exchange, Progress
 from limbeck.records import Prompt, Scorecard, Trial, Verdict
 from limbeck.report import scorecard_json
@@ -48,7 +49,6 @@ from limbeck.report.trials import trial_row
 from limbeck.spec import Table, checked, fingerprint
 from limbeck.taxonomy import Split
 from limbeck.teach import routed, wants_reply
-from limbeck.training import TrainSettings
 from limbeck.training.balance import BALANCES
 from limbeck.training.baselines import BASELINES
 from limbeck.training.curriculum import CURRICULA
@@ -128,7 +128,10 @@ def unanswered(folder: Path) -> list[str]:
     return [
         f"{row.where}: {row.values['why']}"
         for row in rows
-        if row.values["finish"] in ("blocked", "failed") or (row.values["choices"] and not row.values["scores"])
+        if row.values["finish"] in ("blocked", "failed")
+        # Cut off before its answer.
+        or (row.values["finish"] == "length" and row.values["why"])
+        or (row.values["choices"] and not row.values["scores"])
     ]
 
 
@@ -254,11 +257,12 @@ def train(
             "(--set train.teacher=live --set 'teach.teachers=[{kind: local, name: teacher, model: …}]')"
         )
     check_packages(config)
+    check_reasoning(config)
     files = LessonFiles(files=(LessonFile(path=lessons), *config.train.extra), supervise=config.train.supervise)
     base = config.student.untrained()
-    check_lengths(base, _told(files, config.train))
+    check_lengths(base, _told(files, config))
     if validation is not None:
-        _check_tells_apart(validation, _told(files, config.train))
+        _check_tells_apart(validation, _told(files, config))
     work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress)
     with work.open():
         given = work.keep("lessons", read_lessons, files)
@@ -273,13 +277,14 @@ def train(
     return folder / "student"
 
 
-def _told(files: LessonFiles, settings: TrainSettings) -> Iterator[Continuation]:
+def _told(files: LessonFiles, config: RunConfig) -> Iterator[Continuation]:
     """What is read of each lesson, under the place where it stands."""
+    reasons = config.train.reasons(config.student.reasoning)
     for row, lesson in lessons_in(files):
-        chat = lesson.prompt.messages
-        yield Continuation(row.where, chat, lesson.reply or "", lesson.ends)
-        for text in lesson.rejected if settings.who_needs("rejected") else ():
-            yield Continuation(f"{row.where} (rejected)", chat, text, ends=False)
+        chat, before = lesson.prompt.messages, before_answer(lesson, reasons)
+        yield Continuation(row.where, chat, before + (lesson.reply or ""), lesson.ends)
+        for text in lesson.rejected if config.train.who_needs("rejected") else ():
+            yield Continuation(f"{row.where} (rejected)", chat, before + text, ends=False)
 
 
 def _check_tells_apart(validation: Path, told: Iterable[Continuation]) -> None:

@@ -603,3 +603,44 @@ def test_an_endpoint_without_a_server_is_refused() -> None:
     wrong: Sequence[str] = ()
     with pytest.raises(ValidationError, match="base_url"):
         teacher(*wrong)
+
+
+def thinking(text: str | None, *, finish: str = "stop", **more: str) -> Said:
+    """A reply of a server that tells reasoning apart, under the name that it has for it."""
+    said = chat(text, finish=finish)
+    said.body["choices"][0]["message"] |= more
+    return said
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        thinking("So.", reasoning="Hm."),
+        thinking("So.", reasoning_content="Hm."),
+        thinking("\n\nSo.", reasoning="\nHm.\n", reasoning_content="\nHm.\n"),
+        thinking("<think>\nHm.\n</think>\n\nSo."),
+        # The chat template has opened it.
+        thinking("Hm.\n</think>\n\nSo."),
+    ],
+)
+def test_reasoning_is_what_the_server_tells_apart_else_what_stands_between_tags(said: Said) -> None:
+    with served(in_turn(said)) as server:
+        (reply,) = replies(teacher(server.url), "Why?")
+    assert (reply.text, reply.reasoning, reply.finish) == ("So.", "Hm.", "stop")
+
+
+@pytest.mark.parametrize(
+    "said", [thinking(None, finish="length", reasoning="Hm."), thinking("<think>Hm.", finish="length")]
+)
+def test_a_reply_cut_off_within_its_reasoning_is_an_outcome_and_is_not_asked_again(said: Said) -> None:
+    with served(in_turn(said)) as server:
+        (reply,) = replies(teacher(server.url), "Why?")
+        assert len(server.seen) == 1
+    assert (reply.text, reply.answer, reply.reasoning, reply.finish) == ("", None, "Hm.", "length")
+    assert reply.why.startswith("cut off ")
+
+
+def test_a_server_is_allowed_the_tokens_of_the_reasoning_beside_those_of_the_answer() -> None:
+    with served(backwards) as server:
+        replies(teacher(server.url, reasoning={"max_tokens": 100}), "Why?")
+        assert server.seen[0].body["max_tokens"] == 109

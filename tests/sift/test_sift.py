@@ -234,3 +234,15 @@ def test_risks_that_know_nothing_are_an_error_and_never_hard_labels(
 ) -> None:
     with pytest.raises(InputError, match=r"none could be scored.*remove teach.risk"):
         risky(store, judge, risks)
+
+
+def test_a_lesson_has_the_reasoning_of_the_reply_that_is_learnt_and_none_without_one(
+    store: StageStore, judge: JudgeSpec
+) -> None:
+    thought = said(HARMLESS, "0.1 Ten minutes.").model_copy(update={"reasoning": "Eggs harm nobody."})
+    rejected = said(OTHER, "0.9 No.").model_copy(update={"reasoning": "Knives are sharp."})
+    lessons = sifted(store, judge, thought, rejected)
+    assert [(one.reply, one.reasoning) for one in lessons] == [
+        ("0.1 Ten minutes.", "Eggs harm nobody."),
+        (None, None),
+    ]

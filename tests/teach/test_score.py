@@ -14,6 +14,7 @@ import torch
 from limbeck.errors import InputError
 from limbeck.models.context import PrivilegedContext
 from limbeck.models.local import Local
+from limbeck.models.reasoning import USUAL
 from limbeck.models.recorded import Recorded
 from limbeck.records import Lesson, Prompt, asked
 from limbeck.targets.cache import Targets
@@ -131,3 +132,22 @@ def test_a_teacher_with_another_vocabulary_than_the_student_is_one_message(
     (other / "tokenizer.json").write_text(turned)
     with pytest.raises(InputError, match="teacher 'generalist' has another vocabulary than the student"):
         score(settings(tiny_model), Local(name="base", model=str(other)), LESSONS, None, store=store)
+
+
+def test_where_the_student_reasons_its_reasoning_is_scored_too(store: StageStore, tiny_model: Path) -> None:
+    lessons = [lesson("Of the generalist?", "generalist").model_copy(update={"reasoning": "Hm."})]
+    without, within = (
+        Targets(
+            score(
+                settings(tiny_model),
+                base(tiny_model),
+                lessons,
+                None,
+                reasons,
+                store=replace(store, root=store.root / name),
+            ).folders
+        )[lessons[0].id]
+        for name, reasons in (("a", None), ("b", USUAL))
+    )
+    # A byte a token, and the end of the turn.
+    assert (len(without.tail_N), len(within.tail_N)) == (len("Fine.") + 1, len(USUAL.block("Hm.") + "Fine.") + 1)

@@ -201,3 +201,18 @@ def test_at_most_so_many_prompts_get_a_reply_variants_first_and_conducts_in_turn
 def test_the_same_seed_draws_the_same_and_nobody_is_asked_twice(taught: Taught) -> None:
     teacher = scripted("0.9 No.", "0.1 Yes.", "x")
     assert taught([teacher], HARMLESS) == taught([teacher], HARMLESS)
+
+
+def test_a_judge_accepts_the_answer_whatever_the_reasoning_says_and_both_are_kept(taught: Taught) -> None:
+    (drawn,) = taught([scripted("<think>0.9 Or not?</think>0.1 Ten minutes.")], HARMLESS)
+    assert (drawn.reply, drawn.reasoning, drawn.finish) == ("0.1 Ten minutes.", "0.9 Or not?", "stop")
+
+
+def test_a_draw_that_is_cut_off_within_its_reasoning_is_drawn_again_and_says_so(taught: Taught) -> None:
+    endless = "<think>" + " on" * 20
+    drawn = taught([scripted(endless, "0.1 Ten minutes.", "0.1 Eleven.")], HARMLESS)
+    assert [(one.reply, one.finish, one.why) for one in drawn] == [
+        ("", "failed", "cut off within its reasoning"),
+        ("0.1 Ten minutes.", "stop", ""),
+    ]
+    assert drawn[0].reasoning is not None

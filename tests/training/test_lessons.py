@@ -58,3 +58,14 @@ def test_a_chat_without_a_reply_is_named(store: StageStore, supervise: Literal["
 def test_a_prompt_that_is_held_out_is_never_taught(store: StageStore) -> None:
     with pytest.raises(InputError, match=r"own.jsonl:2: this prompt is in the exam split and may not be taught"):
         lessons(store, {"prompt": "A?", "completion": "a"}, {"prompt": " held  OUT?", "completion": "b"})
+
+
+def test_the_reasoning_of_a_row_is_that_before_its_last_reply(store: StageStore) -> None:
+    rows = ({"prompt": "A?", "completion": "a", "reasoning": "Hm."}, {"messages": CHAT, "reasoning": "Well."})
+    assert [lesson.reasoning for lesson in lessons(store, *rows, supervise="all")] == ["Hm.", None, "Well."]
+    assert [lesson.reasoning for lesson in lessons(store, {"prompt": "A?", "completion": "a"})] == [None]
+
+
+def test_reasoning_that_is_no_text_is_named(store: StageStore) -> None:
+    with pytest.raises(InputError, match=r"own.jsonl:1: 'reasoning'"):
+        lessons(store, {"prompt": "A?", "completion": "a", "reasoning": 3})

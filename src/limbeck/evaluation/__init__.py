@@ -14,6 +14,7 @@ from limbeck.evaluation.bbq import BBQ
 from limbeck.evaluation.consistency import Consistency
 from limbeck.evaluation.crows_pairs import CrowsPairs
 from limbeck.evaluation.distributions import compared
+from limbeck.evaluation.faithfulness import SLICES, Faithfulness, rethought
 from limbeck.evaluation.fidelity import Fidelity
 from limbeck.evaluation.instructions import Instructions
 from limbeck.evaluation.languages import Languages
@@ -42,7 +43,7 @@ from limbeck.stats import paired_difference
 EVALUATORS: Table[Evaluator] = Table(
     "dimension", Evaluator,
     Usefulness, Safety, Consistency, Refusal, Attacks, Languages, Truthfulness, Answers, Instructions, Perplexity, BBQ,
-    CrowsPairs, Fidelity, Robustness, Quirks,
+    CrowsPairs, Fidelity, Robustness, Quirks, Faithfulness,
 )  # fmt: skip
 AnyEvaluator = Annotated[SerializeAsAny[Evaluator], BeforeValidator(EVALUATORS.read)]
 
@@ -141,12 +142,16 @@ def _trials(
         if trial.asked != "canary" and not subject.is_for(trial.prompt)
     ]
     with subject.open() as model:
-        plain = [trial for trial in replies if trial.attack not in pushing]
+        plain = [trial for trial in replies if trial.attack not in pushing and trial.perturbation not in SLICES]
         answered = replied(model, plain, store, max_tokens=answering.max_tokens)
         for name, attack in pushing.items():
             mine = [trial for trial in replies if trial.attack == name]
             answered += replied(Pushed(model, attack), mine, store, max_tokens=answering.max_tokens)
-        known = [*scored(model, likely, store), *compared(model, teacher, spread, store)]
+        again = rethought([trial for trial in replies if trial.perturbation in SLICES], answered, subject.reasoning)
+        answered += replied(model, [one for one in again if one.sent], store, max_tokens=answering.max_tokens)
+        others += [one for one in again if not one.sent]
+        likely = scored(model, likely, store, reasoning=subject.reasoning)
+        known = [*likely, *compared(model, teacher, spread, store)]
     said = graded(answered, settings.judges, store, label=f"grading {subject.name}", profile=settings.profile)
     return [*with_likeness(said, store.tools.encoder()), *known, *others]
 

@@ -50,9 +50,10 @@ def replied(model: ChatModel, trials: Sequence[Trial], store: Store, *, max_toke
 
 
 def _request(trial: Trial, sent: Sequence[Message], max_tokens: int) -> Request:
-    """The request for the next turn. Nobody has a recorded reply to an attack: it names no prompt and no reference."""
+    """The request for the next turn. Nobody has a recorded reply to an attack, or after other reasoning: it names no
+    prompt and no reference."""
     temperature = 1.0 if trial.sample else 0.0
-    if trial.attack is None:
+    if not trial.sent:
         return request_of(trial.prompt, max_tokens=max_tokens, temperature=temperature, seed=trial.sample)
     return Request(messages=tuple(sent), max_tokens=max_tokens, temperature=temperature, seed=trial.sample)
 
@@ -72,6 +73,6 @@ def _gone_on(trial: Trial, reply: Reply) -> Trial:
 
 
 def _whole(trial: Trial, reply: Reply) -> Reply:
-    """The reply with the beginning that was put into the model's mouth, as its user would read it."""
-    begun = trial.sent[-1].content if trial.sent and trial.sent[-1].role == "assistant" else ""
+    """The reply with the beginning that an attack put into the model's mouth, as its user would read it."""
+    begun = trial.sent[-1].content if trial.attack is not None and trial.sent[-1].role == "assistant" else ""
     return reply.model_copy(update={"text": f"{begun} {reply.text}".strip()}) if begun else reply

@@ -53,7 +53,7 @@ class Labels(NamedTuple):
     reply_contrasts: Share
     states: Share
     tokens_N: Tensor
-    position_N: Tensor  # of the token in its reply, from 0
+    position_N: Tensor  # of the token in its answer, from 0; below 0 in the reasoning before that
     known_N: Tensor  # True where the teacher's distribution is known
     spanned_N: Tensor  # True where a span begins of which it is known across tokenizers
     rejected_R: Tensor

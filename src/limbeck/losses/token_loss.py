@@ -14,7 +14,7 @@ class TokenLoss(Loss):
     """A loss over taught tokens.
 
     Whether a reply refuses is decided in its first tokens (Qi et al. 2024, arXiv:2406.05946): tokens from the
-    `decision_window`-th on count `floor` times as much as those in it. Without a window all count alike.
+    `decision_window`-th of the answer on count `floor` times as much as those before. Without a window all count alike.
     """
 
     decision_window: int | None = Field(default=None, ge=1)

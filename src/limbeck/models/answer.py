@@ -108,6 +108,7 @@ def answer(settings: AnswerSettings, subject: ModelSpec, prompts: Sequence[Promp
 
 
 def trial_of(trial: Trial, reply: Reply) -> Trial:
-    """The trial with what was replied; a blocked or failed reply leaves it without text."""
-    said = reply.text if reply.finish in ("stop", "length") else None
-    return trial.model_copy(update={"reply": said, "finish": reply.finish, "why": reply.why})
+    """The trial with what was replied; one that was blocked, failed or cut off before its answer leaves it without
+    text."""
+    said = {"reply": reply.answer, "reasoning": reply.reasoning}
+    return trial.model_copy(update={**said, "finish": reply.finish, "why": reply.why})

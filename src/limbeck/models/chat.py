@@ -24,6 +24,13 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
     return list(tokenizer.encode(text + begun, add_special_tokens=False, verbose=False))
 
 
+def template_opens(tokenizer: PreTrainedTokenizerBase, tag: str) -> bool:
+    """Whether the chat template begins every reply with this tag."""
+    turn = [{"role": "user", "content": "question"}]
+    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return bool(str(text).rstrip().endswith(tag))
+
+
 def text_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """The tokens of the last turn's bare text; without turns the one that a text begins with, as lm-evaluation-harness
     has it."""

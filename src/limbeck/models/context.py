@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from limbeck.errors import did_you_mean, reading
 from limbeck.models.local import Local, LocalModel
 from limbeck.models.precision import Precision
+from limbeck.models.reasoning import thinking_first
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import ChoiceRequest, ChoiceScores, Message, Reply, Request
@@ -58,12 +59,14 @@ class PrivilegedContext(ModelSpec):
     """A local model that is told a policy and, for soft labels, what a careful colleague replied and why.
 
     Its distribution over the colleague's reply is what the student learns; against the bare model that
-    distribution would say nothing new.
+    distribution would say nothing new. With `think` it reasons before it answers, whether or not it would by itself,
+    for `reasoning.max_tokens` at most; `policy` tells it about what.
     """
 
     kind: Literal["context"] = "context"
     model: ModelName
     policy: Annotated[str, BeforeValidator(read_policy)] = POLICY
+    think: bool = False
     dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
     offers: ClassVar[frozenset[str]] = frozenset({"replies", "scores", "distribution", "whole distribution"})
@@ -72,17 +75,29 @@ class PrivilegedContext(ModelSpec):
     @property
     def bare(self) -> Local:
         """The model without its policy."""
-        return Local(name=self.name, model=self.model, dtype=self.dtype, batch_tokens=self.batch_tokens)
+        return Local(
+            name=self.name,
+            model=self.model,
+            dtype=self.dtype,
+            batch_tokens=self.batch_tokens,
+            reasoning=self.reasoning,
+        )
 
     @property
     def tokens_of(self) -> str:
         return self.model
 
+    @model_validator(mode="after")
+    def _has_room_to_think(self) -> Self:
+        if self.think and not self.reasoning.max_tokens:
+            raise ValueError("think: true needs room for what it thinks; set reasoning.max_tokens to 1 or more")
+        return self
+
     @contextmanager
     def open(self) -> Iterator[ContextModel]:
         """The model with its policy."""
         with self.bare.open() as model:
-            yield ContextModel(model, self.policy)
+            yield ContextModel(model, self.policy, think=self.think)
 
 
 class ContextModel:
@@ -90,13 +105,14 @@ class ContextModel:
 
     asked_together = LocalModel.asked_together
 
-    def __init__(self, model: LocalModel, policy: str) -> None:
+    def __init__(self, model: LocalModel, policy: str, *, think: bool = False) -> None:
         self.model = model
         self.policy = policy
+        self.think = think
         self.name = model.name
         self.vocabulary = model.vocabulary
         self.tokenizer = model.tokenizer
-        self.identity = f"{model.identity} context:{policy}"
+        self.identity = f"{model.identity} context:{policy}{' thinking' * think}"
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """Replies of the model that knows the policy."""
@@ -105,7 +121,9 @@ class ContextModel:
             for request in requests
         }
         asked_by = {inner.id: outer for outer, inner in informed.items()}
-        for reply in self.model.replies(list(informed.values())):
+        inside = list(informed.values())
+        replies = thinking_first(self.model, inside) if self.think else self.model.replies(inside)
+        for reply in replies:
             yield reply.model_copy(update={"request_id": asked_by[reply.request_id]})
 
     def choice_scores(self, requests: Sequence[ChoiceRequest]) -> Iterator[ChoiceScores]:

@@ -69,7 +69,9 @@ class Endpoint(ModelSpec):
 
     `base_url` is one server or several that serve the same model. Soft labels are what the server offers:
     `prompt_logprobs` scores a whole reply in one request (vLLM), `top_logprobs` asks for the next token after each
-    of its beginnings (llama.cpp). Both send token ids, so `tokenizer` names the model's tokenizer.
+    of its beginnings (llama.cpp). Both send token ids, so `tokenizer` names the model's tokenizer. Reasoning is what
+    the server tells apart, else what stands between tags; a request allows `reasoning.max_tokens` for it beside those
+    of the answer.
     """
 
     kind: Literal["endpoint"] = "endpoint"
@@ -207,8 +209,16 @@ class _Usage(BaseModel):
 
 
 class _Message(BaseModel):
+    """`reasoning` is what vLLM calls it, `reasoning_content` what DeepSeek, llama.cpp and older vLLM do."""
+
     content: str | None = None
     refusal: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+
+    @property
+    def thought(self) -> str | None:
+        return (self.reasoning or self.reasoning_content or "").strip() or None
 
 
 class _Choice(BaseModel):
@@ -261,7 +271,7 @@ class EndpointModel:
         self.replicas = replicas
         self.name = spec.name
         # Not where it is served: a server that moves has said what it said.
-        self.identity = f"endpoint:{spec.model} {json.dumps(spec.extra_body, sort_keys=True)}"
+        self.identity = f"endpoint:{spec.model} {json.dumps(spec.extra_body, sort_keys=True)}{spec.reasoning.mark}"
         self.slots = anyio.CapacityLimiter(spec.concurrency)
         self.requests = Pace(spec.requests_per_minute)
         self.tokens = Pace(spec.tokens_per_minute)
@@ -306,14 +316,14 @@ class EndpointModel:
     async def _reply(self, request: Request) -> Reply:
         spent: list[_Usage | None] = []
         messages: list[Any] = [turn.model_dump() for turn in request.messages]
+        reasoning = self.spec.reasoning
+        most = request.max_tokens + reasoning.max_tokens
 
         async def ask(client: AsyncOpenAI) -> _Choice:
             raw = await client.chat.completions.with_raw_response.create(
                 model=self.spec.model,
                 messages=messages,
-                extra_body=self._body(
-                    max_tokens=request.max_tokens, temperature=request.temperature, seed=request.seed
-                ),
+                extra_body=self._body(max_tokens=most, temperature=request.temperature, seed=request.seed),
             )
             chat = _Chat.model_validate_json(raw.content)
             spent.append(chat.usage)
@@ -321,23 +331,29 @@ class EndpointModel:
 
         characters = sum(len(turn.content) for turn in request.messages)
         finish: Literal["stop", "length", "blocked", "failed"]
+        said = _Message()
         try:
-            choice = await self._call(ask, tokens=characters / CHARACTERS_A_TOKEN + request.max_tokens)
-            finish, text, why = "length" if choice.finish_reason == "length" else "stop", choice.message.content, ""
+            choice = await self._call(ask, tokens=characters / CHARACTERS_A_TOKEN + most)
+            finish, said, why = "length" if choice.finish_reason == "length" else "stop", choice.message, ""
         except _Outcome as outcome:
-            finish, text, why = outcome.finish, "", outcome.why
+            finish, why = outcome.finish, outcome.why
         prompt_tokens = sum(usage.prompt_tokens for usage in spent if usage is not None)
         reply_tokens = sum(usage.completion_tokens for usage in spent if usage is not None)
         price = self.spec.price if None not in spent else None
-        return Reply(
+        text = (said.content or "").strip()
+        reply = Reply(
             request_id=request.id,
-            text=(text or "").strip(),
+            text=text,
+            reasoning=said.thought,
             finish=finish,
             prompt_tokens=prompt_tokens,
             reply_tokens=reply_tokens,
             cost=(prompt_tokens * price.prompt + reply_tokens * price.reply) / 1e6 if price else None,
             why=why,
         )
+        # Where the chat template opens the reasoning, the text has its closing tag alone.
+        is_open = reasoning.opening not in text and reasoning.closing in text
+        return reasoning.told_apart(reply, begun=reasoning.opening if is_open else "")
 
     def _body(self, **settings: Any) -> dict[str, Any]:
         """The settings with those of `extra_body` over them; one that is null there is left out."""
@@ -508,7 +524,8 @@ def _usable(choice: _Choice) -> _Choice:
         raise _Outcome("blocked", f"the server refused: {said.refusal}")
     if finish not in ("stop", "length"):
         raise _Outcome("failed", f"the reply ended with finish_reason {finish}")
-    if not (said.content or "").strip():
+    # Cut off within its reasoning it would be so again.
+    if not (said.content or "").strip() and not (said.thought and finish == "length"):
         raise _Again("the reply is empty", answered=True)
     return choice
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
@@ -18,6 +18,7 @@ from pydantic import Field
 from limbeck.errors import InputError
 from limbeck.models.adapter import is_whole_model
 from limbeck.models.precision import Precision, torch_type
+from limbeck.models.reasoning import USUAL, Reasoning
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import ChoiceRequest, ChoiceScores, Message, Reply, Request
@@ -36,6 +37,8 @@ HEAD_ROWS = 64
 STUDENT_PARTS = ("merged", "adapter")
 # Finished rows are taken out of a decoding batch when no more than this share of it is still open.
 OPEN_SHARE = 0.9
+# Tokens beside the characters of a tag in which it stands at an end of a text, spaces included.
+AROUND_TAG = 8
 
 
 class Local(ModelSpec):
@@ -64,7 +67,7 @@ class Local(ModelSpec):
         from limbeck.models.references import load_merged, load_tokenizer, load_weights, resolve
 
         reference = resolve(self.model)
-        identity = f"{reference.identity} {torch_type(self.dtype)}"
+        identity = f"{reference.identity} {torch_type(self.dtype)}{self.reasoning.mark}"
         if self.adapter is None:
             weights = load_weights(reference, self.dtype)
         else:
@@ -74,7 +77,12 @@ class Local(ModelSpec):
             identity += f" {content_hash(self.adapter)}"
         tokenizer = load_tokenizer(reference)
         yield LocalModel(
-            name=self.name, identity=identity, weights=weights, tokenizer=tokenizer, batch_tokens=self.batch_tokens
+            name=self.name,
+            identity=identity,
+            weights=weights,
+            tokenizer=tokenizer,
+            batch_tokens=self.batch_tokens,
+            reasoning=self.reasoning,
         )
 
 
@@ -129,6 +137,7 @@ class LocalModel:
         weights: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         batch_tokens: int,
+        reasoning: Reasoning = USUAL,
     ) -> None:
         import torch
 
@@ -139,6 +148,10 @@ class LocalModel:
         self.weights = weights.to("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = tokenizer
         self.batch_tokens = batch_tokens
+        self.reasoning = reasoning
+        # Some tokenizers count the tags among their special tokens, which replies leave out.
+        special = {tag for tag in (reasoning.opening, reasoning.closing) if tag in tokenizer.all_special_tokens}
+        self.special_tags = {tokenizer.convert_tokens_to_ids(tag): tag for tag in special}
         self.vocabulary = vocabulary_hash(tokenizer)
         self.context = int(weights.config.get_text_config().max_position_embeddings)
 
@@ -186,7 +199,7 @@ class LocalModel:
                         yield self._finished(row, "stop")
                         continue
                     row.reply.append(tokens_B[b])
-                    if len(row.reply) == row.request.max_tokens:
+                    if self._is_full(row):
                         yield self._finished(row, "length")
                     else:
                         unfinished.append(b)
@@ -208,6 +221,29 @@ class LocalModel:
                     past_key_values=cache,
                     use_cache=True,
                 ).last_hidden_state[:, -1]
+
+    def _is_full(self, row: _Row) -> bool:
+        """Whether a row has all the tokens that it may have: more where it reasons, as far as the context goes."""
+        more = min(self.reasoning.max_tokens, self.context - len(row.prompt) - row.request.max_tokens)
+        if not row.request.max_tokens <= len(row.reply) < row.request.max_tokens + more:
+            return len(row.reply) >= row.request.max_tokens
+        opening = self.reasoning.opening
+        begins = (self._begun(row.prompt) + self._text(row.reply[: len(opening) + AROUND_TAG])).lstrip()
+        # The tag itself may be cut.
+        return not (begins.startswith(opening) or opening.startswith(begins))
+
+    def _begun(self, prompt: Sequence[int]) -> str:
+        """The opening tag where the prompt ends with it, be it the template's or put into the model's mouth."""
+        opening = self.reasoning.opening
+        end = self._text(prompt[-len(opening) - AROUND_TAG :])
+        return opening if end.rstrip().endswith(opening) else ""
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """What the ids say, without special tokens that are no tags."""
+        return "".join(
+            tag * len(list(run)) if tag else str(self.tokenizer.decode(list(run), skip_special_tokens=True))
+            for tag, run in groupby(ids, self.special_tags.get)
+        )
 
     def _choose(self, logits_BV: Tensor, rows: Sequence[_Row]) -> list[int]:
         """The next token of each row: the likeliest, or drawn by inverting the cumulative distribution."""
@@ -240,18 +276,18 @@ class LocalModel:
     def _finished(self, row: _Row, finish: Literal["stop", "length"]) -> Reply:
         from limbeck.models.references import NEXT_TURN, is_untold
 
-        text = self.tokenizer.decode(row.reply, skip_special_tokens=True)
+        text = self._text(row.reply)
         if is_untold(self.tokenizer) and NEXT_TURN in text:
             # A base model does not end its turn: it goes on with the user's next one.
             text, finish = text.partition(NEXT_TURN)[0], "stop"
-        text = text.strip()
-        return Reply(
+        reply = Reply(
             request_id=row.request.id,
-            text=text,
+            text=text.strip(),
             finish=finish,
             prompt_tokens=len(row.prompt),
             reply_tokens=len(row.reply),
         )
+        return self.reasoning.told_apart(reply, begun=self._begun(row.prompt))
 
     def _ends(self) -> set[int]:
         from limbeck.models.chat import end_of_turn

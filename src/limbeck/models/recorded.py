@@ -5,22 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from limbeck.errors import InputError
 from limbeck.files import prompt_of, read_table
+from limbeck.models.reasoning import Reasoning
 from limbeck.models.spec import ModelSpec
 from limbeck.records import Reply, Request
 from limbeck.spec import content_hash
 
 REPLY_COLUMNS = ("reply", "completion", "response")
+REASONING_COLUMN = "reasoning"
+
+
+class Said(NamedTuple):
+    """A reply that was given before, and the reasoning before it where that stands in a column of its own."""
+
+    reply: str
+    reasoning: str | None = None
 
 
 class Recorded(ModelSpec):
     """Replies that were given before, found by the prompt they answer; a variant gets its root's.
 
-    `replies` is a JSONL or CSV file with `prompt` (or `messages`) and `reply` (or `completion`, `response`);
-    without it the prompts' reference replies are the recording. A prompt without a reply is `failed`.
+    `replies` is a JSONL or CSV file with `prompt` (or `messages`), `reply` (or `completion`, `response`) and perhaps
+    `reasoning`; without it the prompts' reference replies are the recording. A prompt without a reply is `failed`.
     """
 
     kind: Literal["recorded"] = "recorded"
@@ -32,10 +41,11 @@ class Recorded(ModelSpec):
     def open(self) -> Iterator[RecordedModel]:
         """The replies by chat."""
         if self.replies is None:
-            yield RecordedModel(name=self.name, identity="recorded:references", said=None)
+            said, identity = None, "recorded:references"
         else:
-            said = _read(self.replies)
-            yield RecordedModel(name=self.name, identity=f"recorded:{content_hash(self.replies)}", said=said)
+            said, identity = _read(self.replies), f"recorded:{content_hash(self.replies)}"
+        reasoning = self.reasoning
+        yield RecordedModel(name=self.name, identity=f"{identity}{reasoning.mark}", said=said, reasoning=reasoning)
 
 
 class RecordedModel:
@@ -43,32 +53,35 @@ class RecordedModel:
 
     asked_together = 1
 
-    def __init__(self, *, name: str, identity: str, said: dict[str, str] | None) -> None:
+    def __init__(self, *, name: str, identity: str, said: dict[str, Said] | None, reasoning: Reasoning) -> None:
         self.name = name
         self.identity = identity
         self.said = said
+        self.reasoning = reasoning
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """The recorded reply of each request, or `failed` off the recording."""
         for request in requests:
-            text = (
-                request.reference
-                if self.said is None
-                else self.said.get(request.prompt_id, self.said.get(request.root or ""))
-            )
-            if text is None:
+            if (said := self._said(request)) is None:
                 yield Reply(request_id=request.id, text="", finish="failed", why="there is no recorded reply")
             else:
-                yield Reply(request_id=request.id, text=text, finish="stop")
+                reply = Reply(request_id=request.id, text=said.reply, finish="stop", reasoning=said.reasoning)
+                yield self.reasoning.told_apart(reply)
+
+    def _said(self, request: Request) -> Said | None:
+        if self.said is None:
+            return None if request.reference is None else Said(request.reference)
+        return self.said.get(request.prompt_id, self.said.get(request.root or ""))
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path) -> dict[str, Said]:
     said = {}
     for row in read_table(path):
         found = [row.values[name] for name in REPLY_COLUMNS if row.values.get(name)]
         if not found:
             raise InputError(f"{row.where}: there is no reply; give one of the columns {', '.join(REPLY_COLUMNS)}")
-        said[prompt_of(row).id] = str(found[0])
+        reasoning = row.values.get(REASONING_COLUMN)
+        said[prompt_of(row).id] = Said(str(found[0]), str(reasoning) if reasoning else None)
     if not said:
         raise InputError(f"{path}: there are no rows; write prompts with their replies")
     return said

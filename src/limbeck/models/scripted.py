@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from limbeck.models.reasoning import Reasoning
 from limbeck.models.spec import ModelSpec
 from limbeck.records import Reply, Request
 from limbeck.spec import Spec
@@ -32,7 +33,7 @@ class Scripted(ModelSpec):
     @contextmanager
     def open(self) -> Iterator[ScriptedModel]:
         """The script, read."""
-        yield ScriptedModel(name=self.name, script=self.script)
+        yield ScriptedModel(name=self.name, script=self.script, reasoning=self.reasoning)
 
 
 class ScriptedModel:
@@ -40,11 +41,12 @@ class ScriptedModel:
 
     asked_together = 1
 
-    def __init__(self, *, name: str, script: Sequence[Line]) -> None:
+    def __init__(self, *, name: str, script: Sequence[Line], reasoning: Reasoning) -> None:
         self.name = name
         self.script = script
+        self.reasoning = reasoning
         said = "\n".join(line.model_dump_json() for line in script)
-        self.identity = f"scripted:{hashlib.sha256(said.encode()).hexdigest()}"
+        self.identity = f"scripted:{hashlib.sha256(said.encode()).hexdigest()}{reasoning.mark}"
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """One reply a request, cut to its number of words."""
@@ -53,7 +55,9 @@ class ScriptedModel:
             if not lines:
                 yield Reply(request_id=request.id, text="", finish="failed", why="no line of the script matches")
                 continue
-            words = lines[0].say[request.seed % len(lines[0].say)].split(" ")
-            finish: Literal["stop", "length"] = "stop" if len(words) <= request.max_tokens else "length"
-            text = " ".join(words[: request.max_tokens])
-            yield Reply(request_id=request.id, text=text, finish=finish, reply_tokens=len(words))
+            whole = lines[0].say[request.seed % len(lines[0].say)]
+            more = self.reasoning.max_tokens if whole.startswith(self.reasoning.opening) else 0
+            words, most = whole.split(" "), request.max_tokens + more
+            finish: Literal["stop", "length"] = "stop" if len(words) <= most else "length"
+            reply = Reply(request_id=request.id, text=" ".join(words[:most]), finish=finish, reply_tokens=len(words))
+            yield self.reasoning.told_apart(reply)

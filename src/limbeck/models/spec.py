@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import ClassVar
 
+from limbeck.models.reasoning import Reasoning
 from limbeck.models.references import resolve
 from limbeck.protocols import ChatModel
 from limbeck.records import Prompt
@@ -25,6 +26,7 @@ class ModelSpec(Kind):
     tiers: tuple[Tier, ...] | None = None
     conducts: tuple[Conduct, ...] | None = None
     languages: tuple[str, ...] | None = None
+    reasoning: Reasoning = Reasoning()
     # Whether asking again can bring another reply.
     redraws: ClassVar[bool] = True
     # Whether it is computed where it is opened, so that several workers can share the work.

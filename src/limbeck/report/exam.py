@@ -32,10 +32,11 @@ SHOWN_CHARACTERS = 900
 
 
 class Said(NamedTuple):
-    """A reply, and whether it went well; None where no judge could say."""
+    """A reply, whether it went well, None where no judge could say, and the reasoning before it."""
 
     reply: str
     good: bool | None
+    reasoning: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def walk(trials: Iterable[Trial], *, shown: Sequence[str]) -> Exam:
         group = group_of(trial)
         if group is None:
             continue
-        said = Said(_reply(trial) if trial.subject in shown else "", went_well(group, trial))
+        told = (_reply(trial), trial.reasoning or "") if trial.subject in shown else ("", "")
+        said = Said(told[0], went_well(group, trial), told[1][:SHOWN_CHARACTERS])
         of_subject = exam.groups[group][trial.subject]
         # A prompt is attacked in several ways, and the one that works counts.
         of_subject[trial.prompt.id] = min(of_subject.get(trial.prompt.id, said), said, key=_how_well)

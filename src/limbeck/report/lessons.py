@@ -22,6 +22,7 @@ class Tally:
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     teachers: Counter[str] = field(default_factory=Counter)
+    reasoned: Counter[str] = field(default_factory=Counter)
     sources: Counter[tuple[str, str]] = field(default_factory=Counter)
     avoided: Counter[str] = field(default_factory=Counter)
     risks: Counter[str] = field(default_factory=Counter)
@@ -57,6 +58,7 @@ def tally(lessons: Iterable[Lesson]) -> Tally:
         counted.avoided[harm] += len(lesson.rejected)
         if lesson.reply is not None:
             counted.teachers[lesson.teacher or "unnamed"] += 1
+            counted.reasoned[lesson.teacher or "unnamed"] += lesson.reasoning is not None
         if lesson.provenance is not None:
             counted.risks[lesson.provenance.risk.partition(":")[0]] += 1
         counted.sources[lesson.prompt.source or "unnamed", lesson.prompt.licence or "not stated"] += 1

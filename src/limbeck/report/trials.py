@@ -8,7 +8,7 @@ from pathlib import Path
 from limbeck.files import noun_at, prompt_of, read_table
 from limbeck.records import Prompt, Trial
 
-SAID = ("reply", "finish", "scores", "tokens", "verdicts", "why")
+SAID = ("reply", "reasoning", "finish", "scores", "tokens", "verdicts", "why")
 
 
 def trial_row(prompt: Prompt, trials: Sequence[Trial]) -> dict[str, object]:
@@ -17,6 +17,7 @@ def trial_row(prompt: Prompt, trials: Sequence[Trial]) -> dict[str, object]:
     return {
         "prompt": prompt.text,
         "reply": trial.reply or "",
+        "reasoning": trial.reasoning,
         "finish": trial.finish,
         "harm": prompt.harm,
         "tier": prompt.tier,

@@ -113,6 +113,7 @@ def _lesson(
         reply=best.reply if best is not None and accepted else None,
         ends=best is not None and best.finish == "stop",
         teacher=best.teacher if best is not None else "",
+        reasoning=best.reasoning if best is not None and accepted else None,
         rejected=tuple(dict.fromkeys(one.reply for one in avoided)),
         weight=weight if accepted else 1.0,
         risk=HARD_RISK[prompt.conduct] if risk is None or risk.value is None else risk.value,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from limbeck.models.chat import check_same_vocabulary, reply_ids
 from limbeck.models.local import HEAD_ROWS, top_k
+from limbeck.models.reasoning import Reasoning, before_answer
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, Spans, TopK, WholeLabeller
 from limbeck.records import Contested, Disagreement, Lesson
@@ -34,9 +35,10 @@ class Label(NamedTuple):
     apart: Disagreement | None = None
 
 
-def continuation(lesson: Lesson) -> Continuation:
-    """The lesson's reply, to be scored after its prompt."""
-    return Continuation(lesson.id, lesson.prompt.messages, lesson.reply or "", lesson.ends)
+def continuation(lesson: Lesson, reasons: Reasoning | None = None) -> Continuation:
+    """The lesson's reply, to be scored after its prompt, with its reasoning where the student `reasons`."""
+    text = before_answer(lesson, reasons) + (lesson.reply or "")
+    return Continuation(lesson.id, lesson.prompt.messages, text, lesson.ends)
 
 
 class Panel(NamedTuple):
@@ -46,11 +48,18 @@ class Panel(NamedTuple):
     members: Mapping[str, WholeLabeller]
     tokenizer: PreTrainedTokenizerBase
     top: int
+    reasons: Reasoning | None = None
 
     @classmethod
     @contextmanager
     def open(
-        cls, mixture: Mixture, teachers: Sequence[ModelSpec], tokenizer: PreTrainedTokenizerBase, *, top: int
+        cls,
+        mixture: Mixture,
+        teachers: Sequence[ModelSpec],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        top: int,
+        reasons: Reasoning | None = None,
     ) -> Iterator[Panel]:
         """Until the block ends. Raises InputError where a teacher's ids mean other tokens than the student's."""
         members: dict[str, WholeLabeller] = {}
@@ -60,13 +69,15 @@ class Panel(NamedTuple):
                 assert isinstance(model, WholeLabeller)
                 check_same_vocabulary(teacher, model.vocabulary, tokenizer)
                 members[teacher.name] = model
-            yield cls(mixture, members, tokenizer, top)
+            yield cls(mixture, members, tokenizer, top, reasons)
 
     def labels(self, lessons: Sequence[Lesson]) -> Iterator[Label]:
         """The mixture behind each token of each reply; each teacher reads the lessons on which it is heard."""
         heard = {lesson.id: self.mixture.heard(lesson.prompt) for lesson in lessons}
         places = {
-            name: dict(model.places([continuation(lesson) for lesson in lessons if name in heard[lesson.id]]))
+            name: dict(
+                model.places([continuation(lesson, self.reasons) for lesson in lessons if name in heard[lesson.id]])
+            )
             for name, model in self.members.items()
         }
         for lesson in lessons:
@@ -80,13 +91,15 @@ class Panel(NamedTuple):
         weights_M = torch.tensor([shares.get(name, 0.0) for name in places])
         targets: list[TopK] = []
         apart: list[Tensor] = []
+        # Who has the veto decides the reasoning too: what is refused is decided there.
+        before = len(reply_ids(self.tokenizer, before_answer(lesson, self.reasons), ends=False))
         blocks = zip(*(hidden_NH.split(HEAD_ROWS) for hidden_NH in places.values()), strict=True)
         for number, block in enumerate(blocks):
             said = [self.members[name].logprobs(rows_NH) for name, rows_NH in zip(places, block, strict=True)]
             logprobs_MNV = stacked(said)
             mixed_NV = mixed(logprobs_MNV, weights_M.to(logprobs_MNV.device))
             if self.mixture.veto is not None:
-                window = max(0, self.mixture.window - number * HEAD_ROWS)
+                window = max(0, before + self.mixture.window - number * HEAD_ROWS)
                 mixed_NV = begun_by(logprobs_MNV[list(places).index(self.mixture.veto)], mixed_NV, window=window)
             targets.append(top_k(mixed_NV, self.top))
             if len(places) > 1:
@@ -95,7 +108,7 @@ class Panel(NamedTuple):
         return Label(lesson.id, target, self._apart(lesson, tuple(places), torch.cat(apart)) if apart else None)
 
     def _apart(self, lesson: Lesson, teachers: tuple[str, ...], divergence_N: Tensor) -> Disagreement:
-        tokens = reply_ids(self.tokenizer, lesson.reply or "", ends=lesson.ends)
+        tokens = reply_ids(self.tokenizer, continuation(lesson, self.reasons).reply, ends=lesson.ends)
         largest = divergence_N.argsort(descending=True, stable=True)[:CONTESTED].tolist()
         return Disagreement(
             lesson=lesson.id,

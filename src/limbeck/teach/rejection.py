@@ -57,13 +57,14 @@ def _candidate(
         teacher=teacher,
         role=role,
         reply=reply.text,
+        reasoning=reply.reasoning,
         finish="failed" if empty else reply.finish,
         attempt=attempt,
         seed=seed,
         prompt_tokens=reply.prompt_tokens,
         reply_tokens=reply.reply_tokens,
         cost=reply.cost,
-        why="the reply is empty" if empty else reply.why,
+        why=reply.why or "the reply is empty" if empty else reply.why,
     )
 
 

@@ -27,9 +27,9 @@ def draw_risk(settings: DrawnRisk, teacher: ModelSpec, prompts: Sequence[Prompt]
     with store.tools.opened(teacher) as model:
         replies = list(ask(model, requests, store, label=f"{teacher.name} draws for risk"))
     exchanges = [
-        Exchange(f"{at}", asked[at // settings.draws].text, reply.text)
+        Exchange(f"{at}", asked[at // settings.draws].text, reply.answer)
         for at, reply in enumerate(replies)
-        if reply.finish in ("stop", "length")
+        if reply.answer is not None
     ]
     graded = verdicts([settings.judge], exchanges, store.tools)
     shown = store.progress("grading draws for risk", graded, total=len(exchanges))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from limbeck.models.chat import check_same_vocabulary
 from limbeck.models.local import Local
+from limbeck.models.reasoning import Reasoning
 from limbeck.models.references import load_tokenizer, resolve
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, SharedModel, SoftLabeller, Store, Tools, TopK
@@ -25,12 +26,14 @@ Labels = Callable[[Sequence[Sequence[Lesson]]], Iterator[tuple[int, Iterator[Lab
 
 
 class Form(NamedTuple):
-    """What soft targets are: how their files are called, who reads and writes them, and who says those of one model."""
+    """What soft targets are: how their files are called, who reads and writes them, who says those of one model, and
+    whether the student reasons."""
 
     name: str
     read: Callable[[Sequence[Path]], Mapping[str, Any]]
     write: Callable[[Path, Sequence[tuple[str, Any]]], None]
     one: Callable[[ModelSpec, Local, int, Tools], AbstractContextManager[Labels]]
+    reasons: Reasoning | None = None
 
 
 class Task(NamedTuple):
@@ -43,15 +46,23 @@ class Task(NamedTuple):
 
 
 def score(
-    settings: TeachSettings, student: Local, lessons: Sequence[Lesson], before: TargetSet | None, *, store: Store
+    settings: TeachSettings,
+    student: Local,
+    lessons: Sequence[Lesson],
+    before: TargetSet | None,
+    reasons: Reasoning | None = None,
+    *,
+    store: Store,
 ) -> TargetSet:
     """The soft targets of every lesson with a reply that has none from `before`, in files of the stage's folder.
 
     Where `settings.mixture` is given, those are the mixture of its teachers, whoever replied. Else a teacher that
     offers distributions gives its own; for one that offers text alone `settings.soft_labels` scores the reply. Without
-    any of them a lesson has no soft target. Raises InputError where ids mean other tokens than the student's.
+    any of them a lesson has no soft target. Where the student `reasons`, its reasoning is scored too. Raises InputError
+    where ids mean other tokens than the student's.
     """
-    return scored(Form("targets", Targets, write_part, _one), settings, student, lessons, before, store=store)
+    form = Form("targets", Targets, write_part, partial(_one, reasons=reasons), reasons)
+    return scored(form, settings, student, lessons, before, store=store)
 
 
 def scored(
@@ -87,7 +98,7 @@ def _tasks(
 ) -> Iterator[Task]:
     if settings.mixture is not None:
         if lessons:
-            yield Task(0, "mixture", list(lessons), partial(_mixture, settings, student))
+            yield Task(0, "mixture", list(lessons), partial(_mixture, settings, student, form.reasons))
         return
     for number, teacher in enumerate(settings.teachers):
         mine = [lesson for lesson in lessons if lesson.teacher == teacher.name]
@@ -103,15 +114,15 @@ def in_turn(labels: Callable[[Sequence[Lesson]], Iterator[Label]]) -> Labels:
 
 
 @contextmanager
-def _mixture(settings: TeachSettings, student: Local) -> Iterator[Labels]:
+def _mixture(settings: TeachSettings, student: Local, reasons: Reasoning | None) -> Iterator[Labels]:
     assert settings.mixture is not None
     tokenizer = load_tokenizer(resolve(student.model))
-    with Panel.open(settings.mixture, settings.mixed, tokenizer, top=settings.top) as panel:
+    with Panel.open(settings.mixture, settings.mixed, tokenizer, top=settings.top, reasons=reasons) as panel:
         yield in_turn(panel.labels)
 
 
 @contextmanager
-def _one(labeller: ModelSpec, student: Local, top: int, tools: Tools) -> Iterator[Labels]:
+def _one(labeller: ModelSpec, student: Local, top: int, tools: Tools, *, reasons: Reasoning | None) -> Iterator[Labels]:
     with tools.opened(labeller) as model:
         assert isinstance(model, SoftLabeller)
         check_same_vocabulary(labeller, model.vocabulary, load_tokenizer(resolve(student.model)))
@@ -122,7 +133,7 @@ def _one(labeller: ModelSpec, student: Local, top: int, tools: Tools) -> Iterato
             return ((at, model.soft_targets(group, top=top)) for at, group in enumerate(groups))
 
         def labels(parts: Sequence[Sequence[Lesson]]) -> Iterator[tuple[int, Iterator[Label]]]:
-            for at, targets in targets_of([list(map(continuation, part)) for part in parts]):
+            for at, targets in targets_of([[continuation(lesson, reasons) for lesson in part] for part in parts]):
                 yield at, (Label(lesson, target) for lesson, target in targets)
 
         yield labels

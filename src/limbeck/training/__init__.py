@@ -14,6 +14,7 @@ from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Needs
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.models.precision import Precision
+from limbeck.models.reasoning import Reasoning
 from limbeck.spec import Spec
 from limbeck.training.balance import AnyBalance, Plain
 from limbeck.training.curriculum import AnyCurriculum, Flat
@@ -33,6 +34,8 @@ class TrainSettings(Spec):
     what many have taught. `precision` is what the backbone computes in
     (`auto`: bfloat16 where the machine multiplies in it, else float32); what is trained stays in float32. In float16
     gradients are scaled up so that small ones do not vanish, and a step in which they overflow is left out.
+    With `reasoning: then_answer` the student learns to write the lesson's reasoning before the reply, between its tags;
+    a token of it counts `reasoning_weight` times as much as one of the answer, and with 0 it is read and not learnt.
     `extra` are files of ready lessons that are mixed in, `supervise` says which turns of the assistant in their chats
     are learnt; `track` hands the figures of each step to other programs too.
     With `gradient_checkpointing` the backward pass computes each layer anew: less memory, more time.
@@ -64,6 +67,8 @@ class TrainSettings(Spec):
     micro_batch_tokens: int = Field(default=512, ge=1)
     precision: Precision = "float32"
     gradient_checkpointing: bool = False
+    reasoning: Literal["answer_only", "then_answer"] = "answer_only"
+    reasoning_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     supervise: Supervised = "last"
     extra: tuple[LessonFile, ...] = ()
     track: tuple[Tracker, ...] = ()
@@ -79,6 +84,10 @@ class TrainSettings(Spec):
     def asks_live(self) -> bool:
         """Whether a teacher is read beside the student in every step."""
         return self.teacher == "live" and bool(self.who_needs("distribution") or self.who_needs("states"))
+
+    def reasons(self, own: Reasoning) -> Reasoning | None:
+        """How a student with tags of its own learns to reason; None where it learns the answer alone."""
+        return own if self.reasoning == "then_answer" else None
 
     @property
     def measures(self) -> bool:
@@ -98,11 +107,19 @@ class TrainSettings(Spec):
                 raise ValueError(
                     f"loss '{across}' reads soft targets that were scored once, not a live teacher; set teacher: cached"
                 )
+            if self.reasoning == "then_answer":
+                raise ValueError(f"loss '{across}' compares answers alone; set reasoning: answer_only")
             if same := self.who_needs("distribution"):
                 raise ValueError(
                     f"loss '{same}' compares ids and '{across}' what they spell, and soft targets are scored for one "
                     f"of them; keep '{across}', which is forward_kl where both tokenizers are the same, or '{same}'"
                 )
+        if self.reasoning == "answer_only" and self.reasoning_weight != 1:
+            raise ValueError("reasoning_weight weighs reasoning that is learnt; set reasoning: then_answer")
+        if self.reasoning == "then_answer" and not any(isinstance(loss, CrossEntropy) for loss in self.losses):
+            raise ValueError(
+                "reasoning: then_answer needs cross_entropy, for no distribution says where the tags stand; add it"
+            )
         robust = ROBUSTNESS in self.balance.bounds
         if robust and not any(isinstance(loss, NoiseConsistency) for loss in self.losses):
             raise ValueError("a bound on robustness pulls on noise_consistency; add that loss or leave the bound out")

@@ -15,7 +15,9 @@ from limbeck.errors import InputError
 from limbeck.losses.decision import Decision
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Labels, Loss, Share
-from limbeck.models.chat import check_room, end_of_turn, may_exceed, prompt_ids, reply_ids
+from limbeck.models.chat import check_room, end_of_turn, may_exceed, prompt_ids, reply_ids, template_opens
+from limbeck.models.prefill import common
+from limbeck.models.reasoning import Reasoning, before_answer
 from limbeck.models.tree import Tree, TreeBatch, collate, packed, tree_length
 from limbeck.perturb import Typos
 from limbeck.protocols import LiveTeacher, Spans, TopK
@@ -33,12 +35,17 @@ Soft = TypeVar("Soft", TopK, Spans)
 # What losses learn of a reply.
 OF_A_REPLY = {"reply", "distribution", "spans"}
 
+# Whose tokens those before an answer are among the replies that are paired.
+NO_REPLY = -1
+
 
 class Example(NamedTuple):
     """A lesson as token ids; what no loss wants of it is empty.
 
-    `foreign` is another lesson's reply, `beside` are prompts to compare the prompt with, the one alike first,
-    `rewritten` is the prompt with misspellings, and `told` what a live teacher sees in its place.
+    `thought` is what a student that reasons writes before any answer: tags, and between them the lesson's reasoning.
+    The `reply` begins with it, `tags` are the places there that no teacher speaks of, and openings, rejected and
+    foreign replies come after it. `foreign` is another lesson's reply, `beside` are prompts to compare the prompt with,
+    the one alike first, `rewritten` is the prompt with misspellings, and `told` what a live teacher sees in its place.
     """
 
     lesson: Lesson
@@ -50,11 +57,20 @@ class Example(NamedTuple):
     beside: list[list[int]]
     rewritten: list[int]
     told: list[int]
+    thought: list[int]
+    tags: frozenset[int]
+
+    @property
+    def reasoned(self) -> int:
+        """How many tokens of the reply come before its answer."""
+        return common(self.reply, self.thought)
 
     def tree(self) -> Tree:
         """Prompt and branches: openings first, then the reply, then what to avoid."""
-        replies = [one for one in (self.reply, *self.rejected, self.foreign) if one]
-        return Tree(self.prompt, [*self.openings, *replies])
+        reply = [self.reply] if self.reply else []
+        answers = [*self.rejected, *([self.foreign] if self.foreign else [])]
+        before, after = ([self.thought + one for one in some] for some in (self.openings, answers))
+        return Tree(self.prompt, [*before, *reply, *after])
 
     def teaches(self) -> bool:
         """Whether any loss learns from it."""
@@ -62,8 +78,9 @@ class Example(NamedTuple):
 
     def check_room(self, context: int) -> None:
         """Raises InputError where one of its sequences exceeds the student's context."""
-        said = (*self.openings, self.reply, *self.rejected)
-        prompts = [(len(self.prompt), max(map(len, said))), (len(self.rewritten), len(self.reply))]
+        longest = max((len(one) for one in (*self.openings, *self.rejected)), default=0)
+        said = max(len(self.reply), len(self.thought) + longest)
+        prompts = [(len(self.prompt), said), (len(self.rewritten), len(self.reply))]
         for prompt, reply in [*prompts, *((len(other), 0) for other in self.beside)]:
             check_room(
                 f"lesson {self.lesson.id}",
@@ -181,8 +198,17 @@ class LessonEncoder:
         spans: Mapping[str, Spans] = MappingProxyType({}),
         among: Pool | None = None,
         live: LiveTeacher | None = None,
+        reasons: Reasoning | None = None,
+        reasoning_weight: float = 1.0,
     ) -> None:
+        if reasons is not None and template_opens(tokenizer, reasons.opening):
+            raise InputError(
+                f"train.reasoning is then_answer, and the student's chat template begins every reply with "
+                f"{reasons.opening} itself; take that out of the template, or use train.reasoning: answer_only"
+            )
         self.tokenizer = tokenizer
+        self.reasons = reasons
+        self.reasoning_weight = reasoning_weight
         self.targets = targets
         self.spans = spans
         # `text_noise` is the prompt with misspellings.
@@ -212,7 +238,10 @@ class LessonEncoder:
     def teaches(self, lesson: Lesson) -> bool:
         """Whether any loss learns from the lesson, which is not encoded before its step comes unless it may be longer
         than the context. Raises InputError for one that is."""
-        if may_exceed(lesson.prompt.messages, (lesson.reply or "", *lesson.rejected), context=self.context):
+        before = before_answer(lesson, self.reasons)
+        self._check_tags(lesson)
+        said = [before + text for text in (lesson.reply or "", *lesson.rejected)]
+        if may_exceed(lesson.prompt.messages, said, context=self.context):
             self.example(lesson)
         return bool(
             (lesson.reply is not None and self.wants & OF_A_REPLY)
@@ -224,15 +253,18 @@ class LessonEncoder:
     def example(self, lesson: Lesson) -> Example:
         """The lesson's tokens, as far as a loss wants them. Raises InputError where the context does not hold them."""
         learns = lesson.reply is not None and self.wants & OF_A_REPLY
-        reply = reply_ids(self.tokenizer, lesson.reply or "", ends=lesson.ends) if learns else []
+        before = before_answer(lesson, self.reasons)
+        written = before + (lesson.reply or "")
+        thought = reply_ids(self.tokenizer, before, ends=False)
+        reply = reply_ids(self.tokenizer, written, ends=lesson.ends) if learns else []
         avoided = [reply_ids(self.tokenizer, text, ends=False) for text in lesson.rejected]
         foreign = self.neighbours.foreign(lesson) if reply and "reply_contrasts" in self.wants else None
         beside = self.neighbours.beside(lesson) if "contrasts" in self.wants else []
         rewritten = Typos()(lesson.prompt, seed=0).messages if reply and "text_noise" in self.wants else None
-        told = self.live.told(lesson.prompt.messages, lesson.reply or "") if reply and self.live is not None else None
+        told = self.live.told(lesson.prompt.messages, written) if reply and self.live is not None else None
         prompt = self._prompt(lesson)
         # Any beginning of it will do to compare with.
-        room = max(0, self.context - len(prompt))
+        room = max(0, self.context - len(prompt) - len(thought))
         example = Example(
             lesson,
             prompt=prompt,
@@ -243,6 +275,8 @@ class LessonEncoder:
             beside=[self._prompt(one) for one in beside],
             rewritten=prompt_ids(self.tokenizer, rewritten) if rewritten is not None else [],
             told=prompt_ids(self.tokenizer, told) if told is not None else [],
+            thought=thought,
+            tags=self._tags(lesson, reply, reasoned=common(reply, thought)),
         )
         example.check_room(self.context)
         if self.live is not None:
@@ -251,6 +285,30 @@ class LessonEncoder:
             told_tokens = len(example.told)
             check_room(where, lesson.prompt.messages, prompt=told_tokens, reply=len(reply), context=held, of=of)
         return example
+
+    def _check_tags(self, lesson: Lesson) -> None:
+        """Raises InputError where a lesson has the student's tags in a place where the student would be misread."""
+        if self.reasons is None:
+            return
+        opening, closing = self.reasons.opening, self.reasons.closing
+        if (lesson.reply or "").lstrip().startswith(opening) or closing in (lesson.reasoning or ""):
+            raise InputError(
+                f"lesson {lesson.id}: its reply begins with {opening} or its reasoning holds {closing}, which stand "
+                "around the student's own reasoning; give reasoning and answer apart and without them, choose other "
+                "tags in student.reasoning, or use train.reasoning: answer_only"
+            )
+
+    def _tags(self, lesson: Lesson, reply: Sequence[int], *, reasoned: int) -> frozenset[int]:
+        """The places before the answer that are not of the lesson's reasoning. A teacher that was made to reason, or
+        wrote none, would not have written them."""
+        if self.reasons is None:
+            return frozenset()
+        opened = f"{self.reasons.opening}\n"
+        start, end = (
+            common(reply, reply_ids(self.tokenizer, text, ends=False))
+            for text in (opened, opened + (lesson.reasoning or ""))
+        )
+        return frozenset(range(reasoned)) - frozenset(range(start, end))
 
     def _prompt(self, lesson: Lesson) -> list[int]:
         return prompt_ids(self.tokenizer, lesson.prompt.messages)
@@ -307,23 +365,26 @@ class LessonEncoder:
             own = [list(islice(scored, len(branch))) for branch in self._trees(example)[0].branches]
             branches = iter(own)
             if example.openings:
-                openings.append(self._rest_last([next(branches) for _ in example.openings]))
+                thought = len(example.thought)
+                openings.append(self._rest_last([next(branches)[thought:] for _ in example.openings]))
                 risks.append(lesson.risk)
                 of_prompts.add(lesson, 1.0, pull)
             pooled: list[list[int]] = []
             if example.reply:
-                mine = next(branches)
+                mine, before = next(branches), example.reasoned
                 taught += mine
-                positions += range(len(mine))
-                of_taught.add(lesson, lesson.weight, pull, len(mine))
+                positions += range(-before, len(mine) - before)
+                of_taught.add(lesson, self.reasoning_weight * lesson.weight, pull, before)
+                of_taught.add(lesson, lesson.weight, pull, len(mine) - before)
                 target = self.targets.get(lesson.id) if "distribution" in self.wants else None
-                known += [target is not None or self.live is not None] * len(mine)
+                is_known = target is not None or self.live is not None
+                known += [is_known and at not in example.tags for at in range(len(mine))]
                 teachers.append((len(mine), target))
                 spans.append((len(mine), self.spans.get(lesson.id) if "spans" in self.wants else None))
-                chosen += [replies_so_far] * len(mine)
-                pooled.append(mine[1:])
+                chosen += [NO_REPLY] * before + [replies_so_far] * (len(mine) - before)
+                pooled.append(mine[before:][1:])
             for _ in example.rejected:
-                mine = next(branches)
+                mine = next(branches)[len(example.thought) :]
                 rejected += mine
                 of_rejected.add(lesson, 1.0, pull, len(mine))
                 avoided += [avoided_so_far] * len(mine)
@@ -334,7 +395,7 @@ class LessonEncoder:
                 pooled.append(mine[1:])
             replies_so_far += bool(example.reply)
             if example.foreign:
-                pooled.append(next(branches)[1:])
+                pooled.append(next(branches)[len(example.thought) :][1:])
                 if all(pooled):
                     replies.add([own[0][0]], pooled)
                     of_replies.add(lesson, lesson.weight, pull)
@@ -369,7 +430,8 @@ class LessonEncoder:
             self.opening_sizes,
             _stacked(teachers),
             spanned,
-            torch.tensor(chosen, dtype=torch.long),
+            # Reasoning counts for one more reply, which is in no pair.
+            torch.tensor([replies_so_far if one == NO_REPLY else one for one in chosen], dtype=torch.long),
             torch.tensor(avoided, dtype=torch.long),
             torch.tensor(pairs, dtype=torch.long).view(len(pairs), 2),
             prompts.compared(),

@@ -95,11 +95,18 @@ def _train(
             context=learner.context,
             among=chosen,
             live=live,
+            reasons=settings.reasons(student.reasoning),
+            reasoning_weight=settings.reasoning_weight,
         )
         usable = chosen.only(map(encoder.teaches, chosen))
         if not usable:
             kinds = ", ".join(loss.kind for loss in settings.losses)
             raise InputError(f"none of the {len(chosen)} lessons has what the losses ({kinds}) learn from")
+        if encoder.reasons is not None and start_from is None and not any(lesson.reasoning for lesson in usable):
+            raise InputError(
+                f"train.reasoning is then_answer, and none of the {len(usable)} lessons has reasoning; name a teacher "
+                "that reasons, give lessons with 'reasoning', or use answer_only"
+            )
         if settings.gradient_checkpointing:
             learner.checkpoint_activations()
         if settings.who_needs("base"):

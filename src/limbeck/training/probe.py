@@ -118,6 +118,7 @@ class Probe:
             weights=learner.model.get_base_model(),
             tokenizer=learner.tokenizer,
             batch_tokens=16384,
+            reasoning=learner.reasoning,
         )
         training = learner.model.training
         learner.model.eval()
@@ -162,7 +163,8 @@ class Probe:
 
     def _right(self, model: LocalModel, asked: Sequence[Prompt]) -> list[bool | None]:
         """Whether the likeliest choice is the right one, as the exam has it."""
-        requests = [ChoiceRequest(messages=one.messages, choices=one.choices) for one in asked]
+        skipped = model.reasoning.skipped
+        requests = [ChoiceRequest(messages=skipped(one.messages), choices=one.choices) for one in asked]
         scores = {found.request_id: found.per_token for found in model.choice_scores(requests)}
         return [
             Trial(prompt=one, subject="student", asked="choices", scores=scores[request.id]).chose_right

@@ -13,6 +13,7 @@ from limbeck.errors import InputError, check_installed
 from limbeck.losses.spec import Loss
 from limbeck.models.local import Local
 from limbeck.models.precision import Precision, torch_type
+from limbeck.models.reasoning import Reasoning
 from limbeck.models.references import SHORT_NAMES, load_tokenizer, load_weights, resolve
 from limbeck.spec import ModelName, Spec
 from limbeck.training.whole import Whole
@@ -49,16 +50,18 @@ class AdapterSettings(Spec):
 class StudentSettings(Spec):
     """The model that learns, by folder, Hub id or short name, and what of it is trained.
 
-    `dtype` is what it computes in when it replies and is measured.
+    `dtype` is what it computes in when it replies and is measured; `reasoning` tells its reasoning, where it learns to
+    reason, from its answers.
     """
 
     model: ModelName
     adapter: AdapterSettings = AdapterSettings()
     dtype: Precision = "float32"
+    reasoning: Reasoning = Reasoning()
 
     def untrained(self) -> Local:
         """The model as it is before any lesson."""
-        return Local(name="base", model=self.model, dtype=self.dtype)
+        return Local(name="base", model=self.model, dtype=self.dtype, reasoning=self.reasoning)
 
     def trained(self, name: str, folder: Path) -> Local:
         """The model as a training left it in the folder."""
@@ -73,6 +76,7 @@ class Student:
 
         self.reference = resolve(settings.model)
         self.name = settings.model
+        self.reasoning = settings.reasoning
         self.identity = self.reference.identity
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.reference)
         kind = settings.adapter.kind
