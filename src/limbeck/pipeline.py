@@ -60,6 +60,8 @@ def check_needs(config: RunConfig) -> None:
         )
     if config.train.asks_live:
         config.teach.live_teacher()
+    else:
+        _check_kept(config)
     if (loss := config.train.who_needs("rejected")) and not config.teach.learn_to_avoid:
         raise InputError(f"loss '{loss}' needs rejected replies; set teach.learn_to_avoid to true or remove the loss")
     if config.teach.risk is not None and not config.train.who_needs("risk"):
@@ -67,6 +69,25 @@ def check_needs(config: RunConfig) -> None:
     for dimension in config.evaluate.dimensions:
         # Without prompts it wants its own items alone: they are read now, and not first when all is trained.
         deque(dimension.wants((), seed=config.seed), maxlen=0)
+
+
+def _check_kept(config: RunConfig) -> None:
+    """Raises InputError where drawn ids would mislead a loss, or a teacher gives less than is to be kept."""
+    keep = config.teach.keep
+    needy = [loss for loss in config.train.losses if "distribution" in loss.needs]
+    for loss in needy:
+        if keep.draws_ids and not loss.takes_drawn:
+            raise InputError(
+                f"teach.keep: {keep.kind} draws ids at random, and loss '{loss.kind}' as it is set would not have the "
+                "right gradient in the mean; use teach.keep: top, train.teacher: live, or forward_kl at temperature 1"
+            )
+    labellers = (one for teacher in config.teach.teachers for one in config.teach.labellers(teacher))
+    for one in labellers if needy else ():
+        if keep.needs not in one.offers:
+            raise InputError(
+                f"teach.keep: {keep.kind} needs a {keep.needs}; '{one.name or one.kind}' ({one.kind}) offers "
+                f"{', '.join(sorted(one.offers))}; use teach.keep: top"
+            )
 
 
 def check_routes(config: RunConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from limbeck.records import ChoiceRequest, ChoiceScores, Message, Reply, Request, Verdict
 
@@ -52,12 +52,29 @@ class Pushable(Protocol):
 class TopK(NamedTuple):
     """A next-token distribution per reply token (N): the K likeliest ids, their log-probs, and the mass of the rest.
 
-    Log-probs are nats at temperature 1; `tail_N` is the log of the mass outside the K.
+    Log-probs are nats at temperature 1; `tail_N` is the log of the mass outside the K. An id with the log-prob -inf
+    only fills its place and counts to the rest.
     """
 
     ids_NK: Tensor
     logprobs_NK: Tensor
     tail_N: Tensor
+
+
+class Drawn(NamedTuple):
+    """An estimate of the next-token distribution per reply token (N) that is right in the mean, of ids that were drawn.
+
+    `sizes_N` is how many distinct ids each token has; they stand one token after the other (S), with the log of the
+    weight that stands for their probability. The weights of a token sum to 1 in the mean, not each time.
+    """
+
+    sizes_N: Tensor
+    ids_S: Tensor
+    logweights_S: Tensor
+
+
+# What is kept of the distributions behind a reply.
+Target: TypeAlias = TopK | Drawn
 
 
 @runtime_checkable

@@ -403,6 +403,22 @@ def test_states_are_those_of_the_same_tokens_in_both(learner: Student, teacher: 
     assert float(slope.abs().max()) > 0
 
 
+@pytest.mark.parametrize("loss", [ForwardKL(), JensenShannon(temperature=2.0)], ids=lambda loss: loss.kind)
+def test_replies_of_which_more_or_fewer_ids_are_known_go_in_one_batch(
+    learner: Student, teacher: LocalModel, loss: Loss
+) -> None:
+    wanted_of = [Continuation(one.id, one.prompt.messages, one.reply or "", one.ends) for one in PROMPTS]
+    targets = {
+        name: target
+        for top, one in zip((3, 7, 5, 3), wanted_of, strict=True)
+        for name, target in teacher.soft_targets([one], top=top)
+    }
+    whole, gradient = step(learner, [loss], PROMPTS, targets=targets)
+    cut, gradient_cut = step(learner, [loss], PROMPTS, budget=1, targets=targets)
+    assert cut.losses[loss.kind] == pytest.approx(whole.losses[loss.kind], rel=1e-4)
+    torch.testing.assert_close(gradient_cut, gradient, rtol=1e-3, atol=1e-5)
+
+
 def test_targets_of_another_length_than_the_reply_are_a_bug_that_is_named(learner: Student) -> None:
     one = lesson("What is up?")
     wrong = TopK(torch.zeros((2, 3), dtype=torch.long), torch.zeros((2, 3)), torch.zeros(2))

@@ -10,11 +10,12 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from limbeck.models.chat import check_same_vocabulary, reply_ids
-from limbeck.models.local import HEAD_ROWS, top_k
+from limbeck.models.local import HEAD_ROWS
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import Continuation, TopK, WholeLabeller
+from limbeck.protocols import Continuation, Target, WholeLabeller
 from limbeck.records import Contested, Disagreement, Lesson
 from limbeck.targets.mixture import begun_by, disagreement, mixed, stacked
+from limbeck.teach.keep import Keep, joined
 from limbeck.teach.settings import Mixture
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Label(NamedTuple):
     """The soft target of one lesson, and how far its teachers are apart; None where one alone was heard."""
 
     lesson: str
-    target: TopK
+    target: Target
     apart: Disagreement | None = None
 
 
@@ -44,12 +45,12 @@ class Panel(NamedTuple):
     mixture: Mixture
     members: Mapping[str, WholeLabeller]
     tokenizer: PreTrainedTokenizerBase
-    top: int
+    keep: Keep
 
     @classmethod
     @contextmanager
     def open(
-        cls, mixture: Mixture, teachers: Sequence[ModelSpec], tokenizer: PreTrainedTokenizerBase, *, top: int
+        cls, mixture: Mixture, teachers: Sequence[ModelSpec], tokenizer: PreTrainedTokenizerBase, *, keep: Keep
     ) -> Iterator[Panel]:
         """Until the block ends. Raises InputError where a teacher's ids mean other tokens than the student's."""
         members: dict[str, WholeLabeller] = {}
@@ -59,7 +60,7 @@ class Panel(NamedTuple):
                 assert isinstance(model, WholeLabeller)
                 check_same_vocabulary(teacher, model, tokenizer)
                 members[teacher.name] = model
-            yield cls(mixture, members, tokenizer, top)
+            yield cls(mixture, members, tokenizer, keep)
 
     def labels(self, lessons: Sequence[Lesson]) -> Iterator[Label]:
         """The mixture behind each token of each reply; each teacher reads the lessons on which it is heard."""
@@ -77,7 +78,7 @@ class Panel(NamedTuple):
 
         shares = self.mixture.shares(lesson.prompt)
         weights_M = torch.tensor([shares.get(name, 0.0) for name in places])
-        targets: list[TopK] = []
+        targets: list[Target] = []
         apart: list[Tensor] = []
         blocks = zip(*(hidden_NH.split(HEAD_ROWS) for hidden_NH in places.values()), strict=True)
         for number, block in enumerate(blocks):
@@ -87,11 +88,11 @@ class Panel(NamedTuple):
             if self.mixture.veto is not None:
                 window = max(0, self.mixture.window - number * HEAD_ROWS)
                 mixed_NV = begun_by(logprobs_MNV[list(places).index(self.mixture.veto)], mixed_NV, window=window)
-            targets.append(top_k(mixed_NV, self.top))
+            targets.append(self.keep.block(mixed_NV, lesson=lesson.id, first=number * HEAD_ROWS))
             if len(places) > 1:
                 apart.append(disagreement(logprobs_MNV.exp()))
-        target = TopK(*(torch.cat(column).cpu() for column in zip(*targets, strict=True)))
-        return Label(lesson.id, target, self._apart(lesson, tuple(places), torch.cat(apart)) if apart else None)
+        found = self._apart(lesson, tuple(places), torch.cat(apart)) if apart else None
+        return Label(lesson.id, joined(targets), found)
 
     def _apart(self, lesson: Lesson, teachers: tuple[str, ...], divergence_N: Tensor) -> Disagreement:
         tokens = reply_ids(self.tokenizer, lesson.reply or "", ends=lesson.ends)

@@ -15,6 +15,7 @@ from limbeck.models.spec import ModelSpec
 from limbeck.protocols import SoftLabeller, Store
 from limbeck.records import Lesson, TargetSet
 from limbeck.targets.cache import Targets, write_disagreements, write_part
+from limbeck.teach.keep import Keep
 from limbeck.teach.mixture import Label, Panel, continuation
 from limbeck.teach.settings import TeachSettings
 
@@ -44,10 +45,10 @@ def score(
     """
     folder = store.folder("targets")
     earlier = before.folders if before is not None else ()
-    known = Targets(earlier)
-    new = [lesson for lesson in lessons if lesson.reply is not None and lesson.id not in known]
+    known = Targets.of(before)
+    wanted = {lesson.id: lesson for lesson in lessons if lesson.reply is not None and lesson.id not in known}
     scored = len(known)
-    for task in _tasks(settings, student, new):
+    for task in _tasks(settings, student, list(wanted.values())):
         scored += len(task.lessons)
         parts = [task.lessons[at : at + PART_LESSONS] for at in range(0, len(task.lessons), PART_LESSONS)]
         files = [folder / f"targets-{task.number}-{number:05d}.parquet" for number in range(len(parts))]
@@ -68,7 +69,7 @@ def _tasks(settings: TeachSettings, student: Local, lessons: Sequence[Lesson]) -
         mine = [lesson for lesson in lessons if lesson.teacher == teacher.name]
         for labeller in settings.labellers(teacher):
             if mine:
-                opened = partial(_one, labeller, student, settings.top)
+                opened = partial(_one, labeller, student, settings.keep)
                 yield Task(number, teacher.name or teacher.kind, mine, opened)
 
 
@@ -76,18 +77,18 @@ def _tasks(settings: TeachSettings, student: Local, lessons: Sequence[Lesson]) -
 def _mixture(settings: TeachSettings, student: Local) -> Iterator[Labels]:
     assert settings.mixture is not None
     tokenizer = load_tokenizer(resolve(student.model))
-    with Panel.open(settings.mixture, settings.mixed, tokenizer, top=settings.top) as panel:
+    with Panel.open(settings.mixture, settings.mixed, tokenizer, keep=settings.keep) as panel:
         yield panel.labels
 
 
 @contextmanager
-def _one(labeller: ModelSpec, student: Local, top: int) -> Iterator[Labels]:
+def _one(labeller: ModelSpec, student: Local, keep: Keep) -> Iterator[Labels]:
     with labeller.open() as model:
         assert isinstance(model, SoftLabeller)
         check_same_vocabulary(labeller, model, load_tokenizer(resolve(student.model)))
 
         def labels(lessons: Sequence[Lesson]) -> Iterator[Label]:
-            for lesson, target in model.soft_targets(list(map(continuation, lessons)), top=top):
+            for lesson, target in keep.labels(model, list(map(continuation, lessons))):
                 yield Label(lesson, target)
 
         yield labels

@@ -81,7 +81,7 @@ def _train(
     )
     for loss in settings.losses:
         check_layers(loss, loss.student_layers, of=learner.model.get_base_model(), name=learner.name)
-    known = Targets(targets.folders) if targets is not None else {}
+    known = Targets.of(targets)
     number = start_from.round + 1 if start_from is not None else 0
     with _opened(teacher, learner) as live:
         if live is not None:
