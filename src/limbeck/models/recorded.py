@@ -1,4 +1,4 @@
-"""A teacher whose replies are on disk: the prompts' own reference replies, or rows of JSONL or CSV."""
+"""A teacher whose replies are on disk: the prompts' own reference replies, or rows of JSONL, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REPLY_COLUMNS = ("reply", "completion", "response")
 class Recorded(ModelSpec):
     """Replies that were given before, found by the prompt they answer; a variant gets its root's.
 
-    `replies` is a JSONL or CSV file with `prompt` (or `messages`) and `reply` (or `completion`, `response`);
+    `replies` is a JSONL, CSV or Parquet file with `prompt` (or `messages`) and `reply` (or `completion`, `response`);
     without it the prompts' reference replies are the recording. A prompt without a reply is `failed`.
     """
 
