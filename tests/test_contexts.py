@@ -14,6 +14,7 @@ from limbeck.config import RunConfig
 from limbeck.contexts import COLUMNS, advice, as_rich, compare_contexts, ranked, read_contexts
 from limbeck.errors import InputError
 from limbeck.judges.spec import JudgeSpec
+from limbeck.models.reasoning import Reasoning
 from limbeck.models.scripted import Line, ScriptedModel
 from limbeck.protocols import Store
 from limbeck.records import Prompt, Reply, Request, asked
@@ -25,7 +26,7 @@ class Told(ScriptedModel):
     """Says what the script says, to chats that are longer by a context."""
 
     def __init__(self, name: str, context_tokens: int, *script: Line) -> None:
-        super().__init__(name=name, script=script)
+        super().__init__(name=name, script=script, reasoning=Reasoning())
         self.longer = context_tokens
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
