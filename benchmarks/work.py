@@ -20,7 +20,7 @@ from table import HIDDEN, VOCABULARY
 FILES = Path(__file__).parent / ".work"
 # Rows that are drawn; more are these again, so that the mean loss and its gradients stay the same at every size.
 DRAWN = 256
-# Ids that a cached teacher keeps: the default of `teach.top`.
+# Ids that a cached teacher keeps: the default of `teach.keep`.
 TOP = 32
 # Of the weight's gradient every 64th row is compared; all of it in float64 would be 226 MB a setting.
 EVERY = 64

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from limbeck import load_config
@@ -21,12 +23,18 @@ from limbeck.judges.guards import LlamaGuard
 from limbeck.judges.jury import Jury
 from limbeck.judges.refusal import Refusal
 from limbeck.models.encoder import ModelTools
+from limbeck.models.local import Local
 from limbeck.models.scripted import Line, Scripted, ScriptedModel
-from limbeck.pipeline import check_packages, run_until
+from limbeck.needs import check_packages
+from limbeck.pipeline import run_until
 from limbeck.protocols import Exchange
+from limbeck.records import Lesson, Prompt, asked
 from limbeck.targets.cache import Targets
+from limbeck.teach.keep import Keep, Sampled, Top
+from limbeck.teach.score import PART_LESSONS, score
+from limbeck.teach.settings import TeachSettings
 from limbeck.version import __version__
-from limbeck.workspace import Silent
+from limbeck.workspace import Silent, StageStore
 
 
 class Opening:
@@ -72,6 +80,32 @@ def test_who_asks_a_server_stays_here_and_who_has_weights_does_not() -> None:
     assert not LlamaGuard(model=endpoint).shareable
     assert LlamaGuard(model={"kind": "local", "model": "guard"}).shareable and Refusal().shareable
     assert not Jury(judges=(Refusal(), LlamaGuard(model=endpoint))).shareable
+
+
+class OneByOne(ClusterTools):
+    """A cluster whose workers are asked here, one after the other, the last group first; all travels as pickles."""
+
+    def each(self, opens: Any, work: Any, groups: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        worker = Worker(*pickle.loads(pickle.dumps((opens, work))))
+        for at, group in reversed(list(enumerate(groups))):
+            yield at, pickle.loads(worker({"at": at, "group": pickle.dumps(group)})["made"])
+
+
+@pytest.mark.parametrize("keep", [Top(ids=4), Sampled(draws=8)], ids=lambda keep: keep.kind)
+def test_workers_keep_of_distributions_what_is_kept_here(keep: Keep, tiny_model: Path, store: StageStore) -> None:
+    teacher = Local(name="teacher", model=str(tiny_model))
+    lessons = [
+        Lesson(prompt=Prompt(messages=asked(f"Question {number}?")), reply="Yes.", teacher="teacher")
+        for number in range(PART_LESSONS + 1)
+    ]
+    cluster = OneByOne("nowhere", workers=1, cpus=1, gpus=0)
+    here, there = (
+        Targets.of(score(TeachSettings(teachers=(teacher,), keep=keep), teacher, lessons, None, store=one))
+        for one in (store, replace(store, tools=cluster, root=store.root / "there"))
+    )
+    assert len(here) == len(lessons)
+    for lesson in lessons:
+        assert all(torch.equal(a, b) for a, b in zip(here[lesson.id], there[lesson.id], strict=True))
 
 
 def test_a_few_replies_are_graded_here(judge: Any) -> None:
@@ -153,8 +187,6 @@ class Killing(Silent):
 @pytest.mark.model
 def test_workers_make_the_candidates_verdicts_and_soft_targets_of_one_process(tmp_path: Path, tiny_model: Path) -> None:
     pytest.importorskip("ray", reason="needs the extra: pip install 'limbeck[ray]'")
-    import torch
-
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.format(tiny=tiny_model))
     here, there = tmp_path / "here", tmp_path / "there"

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from limbeck.config import load_config
@@ -203,11 +205,22 @@ def test_a_value_of_another_type_says_which_is_wanted(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_another_kind_of_file_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none.jsonl: there is no such file; name a JSONL or CSV file"):
+    with pytest.raises(InputError, match=r"none.jsonl: there is no such file; name a JSONL, CSV or Parquet file"):
         list(read_table(tmp_path / "none.jsonl"))
     (tmp_path / "a.txt").touch()
-    with pytest.raises(InputError, match=r"a.txt: the name ends in '.txt'; use a .jsonl or .csv file"):
+    with pytest.raises(InputError, match=r"a.txt: the name ends in '.txt'; use a .jsonl, .csv or .parquet file"):
         list(read_table(tmp_path / "a.txt"))
+
+
+def test_the_rows_of_a_parquet_file_count_from_1_and_lack_what_is_null(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    chat = [{"role": "user", "content": "How?"}]
+    rows = [{"prompt": "Why?", "messages": None}, {"prompt": None, "messages": chat}]
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    assert list(read_table(file)) == [Row(f"{file}:1", {"prompt": "Why?"}), Row(f"{file}:2", {"messages": chat})]
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"a.parquet:1: no whole Parquet file \(.*\); write it anew"):
+        list(read_table(file))
 
 
 def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:

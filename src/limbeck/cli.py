@@ -223,7 +223,7 @@ def new(path: Annotated[Path, typer.Argument(help="The recipe to write.")] = Pat
 )
 def evaluate(
     model: Annotated[str, typer.Option(help="Folder, Hub id or short name.")],
-    prompts: Annotated[list[Path], typer.Option(help="JSONL or CSV with prompt (or messages), harm, tier, conduct.")],
+    prompts: Annotated[list[Path], typer.Option(help="JSONL, CSV, Parquet: prompt or messages, harm, tier, conduct.")],
     folder: Annotated[Path, typer.Option(help="Where scorecard.json and trials.jsonl go.")],
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter to put on the model.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest reply, tokens.")] = 256,
@@ -287,7 +287,7 @@ def compare(
 
 @app.command(epilog="Example:  `limbeck judge --judge refusal --replies replies.jsonl --out graded.jsonl`")
 def judge(
-    replies: Annotated[Path, typer.Option(help="JSONL or CSV with prompt, reply and optionally id.")],
+    replies: Annotated[Path, typer.Option(help="JSONL, CSV, Parquet: prompt, reply and optionally id.")],
     out: Annotated[Path, typer.Option(help="A new file: the same rows with refused, harm and unscored.")],
     judge: Annotated[
         str, typer.Option(help="A judge by kind, my_file.py:MyJudge, or {kind: ..., key: value}.")
@@ -306,7 +306,7 @@ def judge(
 
 @app.command(epilog="Example:  `limbeck calibrate --labels labelled.jsonl --label refused --folder calibration`")
 def calibrate(
-    labels: Annotated[Path, typer.Option(help="JSONL or CSV with prompt, reply and a label.")],
+    labels: Annotated[Path, typer.Option(help="JSONL, CSV, Parquet: prompt, reply and a label.")],
     folder: Annotated[Path, typer.Option(help="Where calibration.json and calibration.html go.")],
     label: Annotated[str, typer.Option(help="The column: full, partial, yes, true, 1; none, no, false, 0.")] = "label",
     judge: Annotated[
@@ -332,8 +332,11 @@ def calibrate(
 
 @app.command(epilog="Example:  `limbeck train --lessons chats.jsonl --folder trained`")
 def train(
-    lessons: Annotated[Path, typer.Option(help="JSONL or CSV: prompt/completion, messages, prompt/chosen/rejected.")],
+    lessons: Annotated[
+        Path, typer.Option(help="JSONL, CSV, Parquet: prompt/completion, messages, prompt/chosen/rejected.")
+    ],
     folder: Annotated[Path, typer.Option(help="Where the adapter and the merged model go.")],
+    targets: Annotated[Path | None, typer.Option(help="A folder of DistillKit's: soft targets of the replies.")] = None,
     validation: Annotated[Path | None, typer.Option(help="Prompts that choose the adapter's strength.")] = None,
     recipe: Annotated[str, typer.Option(help="Whose student, train and strength sections to use.")] = "lessons",
     set_: Override = None,
@@ -343,7 +346,7 @@ def train(
 
     _, config = _read(recipe, set_)
     with _Bars() as bars:
-        student = train_file(config, lessons, folder, validation=validation, progress=bars)
+        student = train_file(config, lessons, folder, targets=targets, validation=validation, progress=bars)
     print(f"student: {student / 'merged'}")
 
 

@@ -23,9 +23,10 @@ from limbeck.protocols import (
     Exchange,
     Grading,
     JudgeSettings,
+    Keeping,
     ModelSettings,
     RewardModel,
-    TopK,
+    Target,
 )
 from limbeck.records import Reply, Request, Verdict
 from limbeck.version import __version__
@@ -259,16 +260,11 @@ class ModelOfWorkers:
         """One reply a request, all by one worker."""
         yield from self.replies_of([requests])
 
-    def soft_targets_of(
-        self, groups: Sequence[Sequence[Continuation]], *, top: int
-    ) -> Iterator[tuple[int, Iterable[tuple[str, TopK]]]]:
-        """The distributions behind each token of each reply, with the position of its group, as they are done."""
-        yield from self.cluster.each(self.opens, partial(_soft_targets, top=top), groups)
-
-    def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]:
-        """The distribution behind each token of each reply, all by one worker."""
-        for _, targets in self.soft_targets_of([replies], top=top):
-            yield from targets
+    def targets_of(
+        self, groups: Sequence[Sequence[Continuation]], keep: Keeping
+    ) -> Iterator[tuple[int, Iterable[tuple[str, Target]]]]:
+        """What is kept of the distributions behind each reply, with the position of its group, as they are done."""
+        yield from self.cluster.each(self.opens, partial(_targets, keep=keep), groups)
 
 
 def _known(model: Any, _: None) -> Known:
@@ -279,8 +275,8 @@ def _replies(model: ChatModel, requests: Sequence[Request]) -> list[Reply]:
     return list(model.replies(requests))
 
 
-def _soft_targets(model: Any, replies: Sequence[Continuation], *, top: int) -> list[tuple[str, TopK]]:
-    return list(model.soft_targets(replies, top=top))
+def _targets(model: Any, replies: Sequence[Continuation], *, keep: Keeping) -> list[tuple[str, Target]]:
+    return list(keep(model, replies))
 
 
 def _verdicts(judge: Any, exchanges: Sequence[Exchange]) -> list[Verdict]:

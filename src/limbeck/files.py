@@ -14,13 +14,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from limbeck.errors import InputError, reading, sentence, writing
-from limbeck.records import Lesson, Message, Prompt, Record, asked
+from limbeck.records import Lesson, Message, Prompt, asked
 from limbeck.taxonomy import HARD_RISK
 
-Noun = TypeVar("Noun", bound=Record)
+Noun = TypeVar("Noun", bound=BaseModel)
 Read = TypeVar("Read")
 
 # The columns of a prompt file; others are left alone.
@@ -33,6 +33,8 @@ TEXT_COLUMNS = ("prompt", "messages")
 SLIP = 0.8
 # Wrong rows of one file that are told one by one.
 SHOWN_WRONG = 5
+# Rows of a Parquet file in memory at once.
+PARQUET_ROWS = 64
 EXPECTED_CONDUCT = {"safe": "answer", "borderline": "answer_with_care", "adversarial": "refuse"}
 
 
@@ -91,7 +93,7 @@ class Row(NamedTuple):
 
 
 def read_table(path: Path) -> Iterator[Row]:
-    """The rows of a JSONL or CSV file. Raises InputError at the line that cannot be read."""
+    """The rows of a JSONL, CSV or Parquet file. Raises InputError at the line that cannot be read."""
     for row in _rows(path):
         if isinstance(row, InputError):
             raise row
@@ -121,11 +123,14 @@ def _rows(path: Path) -> Iterator[Row | InputError]:
     try:
         with reading():
             if not path.exists():
-                raise InputError(f"{path}: there is no such file; name a JSONL or CSV file")
+                raise InputError(f"{path}: there is no such file; name a JSONL, CSV or Parquet file")
             with path.open(encoding="utf-8-sig", newline="") as stream:
-                if path.suffix not in (".jsonl", ".csv"):
-                    raise InputError(f"{path}: the name ends in '{path.suffix}'; use a .jsonl or .csv file")
-                yield from _csv(path, stream) if path.suffix == ".csv" else _jsonl(path, stream)
+                if path.suffix not in (".jsonl", ".csv", ".parquet"):
+                    raise InputError(f"{path}: the name ends in '{path.suffix}'; use a .jsonl, .csv or .parquet file")
+                if path.suffix == ".parquet":
+                    yield from _parquet(path)
+                else:
+                    yield from _csv(path, stream) if path.suffix == ".csv" else _jsonl(path, stream)
     except UnicodeDecodeError as error:
         encoding = "utf-16" if error.object.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "latin1"
         raise InputError(
@@ -165,6 +170,22 @@ def _csv(path: Path, stream: Any) -> Iterator[Row | InputError]:
     except csv.Error as error:
         # The row that could not be read begins after the last one that could.
         yield InputError(f"{path}:{reader.line_num + 1}: {error}; check the quotes of this row")
+
+
+def _parquet(path: Path) -> Iterator[Row | InputError]:
+    """Rows count from 1, as lines do."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    number = 0
+    try:
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(f"{path}:{number}", {name: value for name, value in values.items() if value is not None})
+    except (ArrowException, OSError) as error:
+        yield InputError(f"{path}:{number + 1}: no whole Parquet file ({str(error).splitlines()[0]}); write it anew")
 
 
 def noun_at(where: str, noun: type[Noun], values: Mapping[str, Any]) -> Noun:

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from limbeck.config import RunConfig, save_config
-from limbeck.curate import curate, planned, split_counts
-from limbeck.errors import InputError, check_installed
+from limbeck.curate import curate, split_counts
+from limbeck.errors import InputError
 from limbeck.evaluation import examine, measure
 from limbeck.evaluation.strength import choose_strength
 from limbeck.export import export
 from limbeck.judges.grade import grade
 from limbeck.mine import mine, vary
 from limbeck.models.answer import answer
-from limbeck.models.chat import check_same_vocabulary, vocabulary_hash
 from limbeck.models.origin import told, trace
-from limbeck.models.references import load_tokenizer, on_disk, resolve
 from limbeck.models.spec import ModelSpec
+from limbeck.needs import check_needs, check_routes
 from limbeck.protocols import Progress
 from limbeck.records import Candidate, Checkpoint, Lesson, Prompt, Record, Risk, Scorecard, Verdict
 from limbeck.report import report
 from limbeck.report.gates import Gate, judged
 from limbeck.report.verdict import choice
 from limbeck.sift import sift
-from limbeck.teach import routed, teach, wants_reply
+from limbeck.teach import teach
 from limbeck.teach.risk import draw_risk
 from limbeck.teach.score import score
 from limbeck.teach.spans import score_spans, unaligned
@@ -44,80 +42,6 @@ class Run(NamedTuple):
     student: Path
     scorecards: Sequence[Scorecard]
     gates: tuple[Gate, ...]
-
-
-def check_reasoning(config: RunConfig) -> None:
-    """Raises InputError where the student learns to reason and gets no room for it when it is asked."""
-    reasons = config.train.reasons(config.student.reasoning)
-    if reasons is not None and not reasons.max_tokens:
-        raise InputError(
-            "train.reasoning is then_answer, and student.reasoning.max_tokens is 0: replies would be cut off within "
-            "their reasoning; set it to the tokens that reasoning may take, or use train.reasoning: answer_only"
-        )
-
-
-def check_needs(config: RunConfig) -> None:
-    """Raises InputError where a loss needs what no teacher offers, a package is missing, or a dimension's own items
-    cannot be read."""
-    check_packages(config)
-    check_reasoning(config)
-    _check_labellers(config)
-    if config.train.asks_live:
-        config.teach.live_teacher()
-    if (loss := config.train.who_needs("rejected")) and not config.teach.learn_to_avoid:
-        raise InputError(f"loss '{loss}' needs rejected replies; set teach.learn_to_avoid to true or remove the loss")
-    if config.teach.risk is not None and not config.train.who_needs("risk"):
-        raise InputError("teach.risk is set, and no loss learns a risk; add the loss 'decision' or remove teach.risk")
-    for dimension in config.evaluate.dimensions:
-        # Without prompts it wants its own items alone: they are read now, and not first when all is trained.
-        deque(dimension.wants((), seed=config.seed), maxlen=0)
-
-
-def _check_labellers(config: RunConfig) -> None:
-    """Raises InputError where who says the distributions offers less than a loss needs, or says them of other tokens
-    than it can compare."""
-    across, same = config.train.who_needs("spans"), config.train.who_needs("distribution")
-    if (loss := across or same) is None:
-        return
-    needed = "whole distribution" if across else "distribution"
-    labellers = [one for teacher in config.teach.teachers for one in config.teach.labellers(teacher) or (teacher,)]
-    for one in labellers:
-        if needed not in one.offers:
-            raise InputError(
-                f"loss '{loss}' needs a {needed}; teacher '{one.name}' ({one.kind}) offers "
-                f"{', '.join(sorted(one.offers))}; set teach.soft_labels or remove the loss"
-            )
-    if across:
-        if config.teach.mixture is not None:
-            raise InputError(
-                f"teach.mixture mixes distributions over the student's own tokens, and loss '{loss}' is for a teacher "
-                "of other tokens; remove teach.mixture or the loss"
-            )
-        return
-    mine = on_disk(resolve(config.student.model))
-    others = {one.tokens_of: one for one in labellers if one.tokens_of not in (None, config.student.model)}
-    for place, one in others.items():
-        theirs = on_disk(resolve(place)) if place is not None else None
-        if mine is not None and theirs is not None:
-            check_same_vocabulary(one, vocabulary_hash(load_tokenizer(theirs)), load_tokenizer(mine))
-
-
-def check_routes(config: RunConfig) -> None:
-    """Raises InputError where no teacher is for a prompt that may be taught: of the training split, or of the probe,
-    whose failures are taught in later rounds."""
-    splits = ("train", "probe") if config.rounds > 1 else ("train",)
-    taught = [one for one in planned(config.curate, seed=config.seed) if one.split in splits and wants_reply(one)]
-    deque(routed(config.teach.teachers, taught), maxlen=0)
-
-
-def check_packages(config: RunConfig) -> None:
-    """Raises InputError where the recipe names what needs a package that is not installed."""
-    for tracker in config.train.track:
-        check_installed(tracker, wanted_by=f"train.track {tracker}")
-    if config.student.adapter.kind == "qlora":
-        check_installed("bitsandbytes", wanted_by="student.adapter.kind qlora")
-    if config.engine.kind == "ray":
-        check_installed("ray", wanted_by="engine.kind ray", requirement="'limbeck[ray]'")
 
 
 def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from limbeck.records import ChoiceRequest, ChoiceScores, Message, Reply, Request, Verdict
 
@@ -52,7 +52,8 @@ class Pushable(Protocol):
 class TopK(NamedTuple):
     """A next-token distribution per reply token (N): the K likeliest ids, their log-probs, and the mass of the rest.
 
-    Log-probs are nats at temperature 1; `tail_N` is the log of the mass outside the K.
+    Log-probs are nats at temperature 1; `tail_N` is the log of the mass outside the K. An id with the log-prob -inf
+    only fills its place and counts to the rest.
     """
 
     ids_NK: Tensor
@@ -78,6 +79,22 @@ class Spans(NamedTuple):
     whole_N: Tensor
     odd_NU: Tensor
     tail_N: Tensor
+
+
+class Drawn(NamedTuple):
+    """An estimate of the next-token distribution per reply token (N) that is right in the mean, of ids that were drawn.
+
+    `sizes_N` is how many distinct ids each token has; they stand one token after the other (S), with the log of the
+    weight that stands for their probability. The weights of a token sum to 1 in the mean, not each time.
+    """
+
+    sizes_N: Tensor
+    ids_S: Tensor
+    logweights_S: Tensor
+
+
+# What is kept of the distributions behind a reply.
+Target: TypeAlias = TopK | Drawn
 
 
 @runtime_checkable
@@ -128,6 +145,10 @@ class SoftLabeller(Protocol):
     def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]: ...
 
 
+# Says what is kept of a model's distributions behind each reply, by its id.
+Keeping: TypeAlias = Callable[[SoftLabeller, Sequence[Continuation]], Iterator[tuple[str, Target]]]
+
+
 @runtime_checkable
 class WholeLabeller(Protocol):
     """A model that gives whole distributions, a few tokens at a time: of a vocabulary they are too large to be kept.
@@ -147,14 +168,16 @@ class WholeLabeller(Protocol):
 @runtime_checkable
 class SharedModel(Protocol):
     """A model that several workers have open: groups are computed side by side, each by one of them, and come as they
-    are done."""
+    are done. `vocabulary` as a SoftLabeller's."""
+
+    vocabulary: str
 
     def replies_of(self, groups: Sequence[Sequence[Request]]) -> Iterator[Reply]: ...
 
-    def soft_targets_of(
-        self, groups: Sequence[Sequence[Continuation]], *, top: int
-    ) -> Iterator[tuple[int, Iterable[tuple[str, TopK]]]]:
-        """The position of each group, with the distributions behind its replies."""
+    def targets_of(
+        self, groups: Sequence[Sequence[Continuation]], keep: Keeping
+    ) -> Iterator[tuple[int, Iterable[tuple[str, Target]]]]:
+        """The position of each group, with what is kept of the distributions behind its replies."""
 
 
 class Exchange(NamedTuple):

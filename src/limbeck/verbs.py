@@ -39,8 +39,8 @@ from limbeck.models.local import Local, check_lengths
 from limbeck.models.origin import told, traced_here
 from limbeck.models.reasoning import before_answer
 from limbeck.models.references import SHORT_NAMES, resolve
+from limbeck.needs import check_needs, check_packages, check_reasoning
 from limbeck.perturb import PERTURBATIONS
-from limbeck.pipeline import check_needs, check_packages, check_reasoning
 from limbeck.protocols import Continuation, Exchange, Progress
 from limbeck.records import Prompt, Scorecard, Trial, Verdict
 from limbeck.report import scorecard_json
@@ -49,8 +49,10 @@ from limbeck.report.trials import trial_row
 from limbeck.spec import Table, checked, fingerprint
 from limbeck.taxonomy import Split
 from limbeck.teach import routed, wants_reply
+from limbeck.teach.keep import KEEPS
 from limbeck.training.balance import BALANCES
 from limbeck.training.baselines import BASELINES
+from limbeck.training.brought import Brought, brings_targets, read_targets
 from limbeck.training.curriculum import CURRICULA
 from limbeck.training.lessons import LessonFile, LessonFiles, lessons_in, read_lessons
 from limbeck.training.loop import train as train_stage
@@ -65,6 +67,7 @@ TABLES: dict[str, Table[Any]] = {
     "losses": LOSSES,
     "models": MODELS,
     "judges": JUDGES,
+    "keeps": KEEPS,
     "dimensions": EVALUATORS,
     "perturbations": PERTURBATIONS,
     "sources": SOURCES,
@@ -239,26 +242,41 @@ def train(
     lessons: Path,
     folder: Path,
     *,
+    targets: Path | None = None,
     validation: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """A student trained from ready lessons alone, with the recipe's student, train and strength sections.
 
     The prompts of `validation` choose the adapter's strength and are what constraints measure on; without them it is as
-    trained. A loss that needs a distribution takes it from a live teacher of the recipe; without one it is an error,
-    never left out silently.
+    trained. A loss that needs a distribution takes it from a live teacher of the recipe, from the folder `targets` that
+    DistillKit captured, or from the rows; without any it is an error, never left out silently.
     """
     teacher = config.teach.live_teacher() if config.train.asks_live else None
-    lacking = config.train.who_needs("distribution") or config.train.who_needs("spans")
-    if teacher is None and lacking is not None:
+    files = LessonFiles(files=(LessonFile(path=lessons), *config.train.extra), supervise=config.train.supervise)
+    if (across := config.train.who_needs("spans")) is not None:
         raise InputError(
-            f"loss '{lacking}' needs a teacher's distribution, a lessons file has replies; name losses without it "
-            "(--set train.losses=[cross_entropy,decision]), or a teacher to be read beside the student "
+            f"loss '{across}' learns what a teacher of other tokens says of a reply, which no lessons file has; name "
+            "losses without it (--set train.losses=[cross_entropy,decision]), or let the teacher score (limbeck run)"
+        )
+    needy = config.train.who_needs("distribution") if teacher is None else None
+    if targets is not None and needy is None:
+        raise InputError(f"{targets}: nothing learns from these; add a loss over distributions, with a cached teacher")
+    if targets is None and needy is not None and not brings_targets(files):
+        raise InputError(
+            f"loss '{needy}' needs a teacher's distribution, a lessons file has replies; name losses without it "
+            "(--set train.losses=[cross_entropy,decision]), bring distributions (logprobs in the rows, or --targets), "
+            "or name a teacher to be read beside the student "
             "(--set train.teacher=live --set 'teach.teachers=[{kind: local, name: teacher, model: …}]')"
+        )
+    if needy is not None and config.train.reasoning == "then_answer":
+        raise InputError(
+            f"train.reasoning is then_answer, and the distributions that loss '{needy}' is brought are of the reply "
+            "alone, as it is said without reasoning; use train.reasoning: answer_only, losses without distributions, "
+            "or train.teacher: live"
         )
     check_packages(config)
     check_reasoning(config)
-    files = LessonFiles(files=(LessonFile(path=lessons), *config.train.extra), supervise=config.train.supervise)
     base = config.student.untrained()
     check_lengths(base, _told(files, config))
     if validation is not None:
@@ -267,9 +285,12 @@ def train(
     with work.open():
         given = work.keep("lessons", read_lessons, files)
         prompts = work.keep("validation", read_prompts, Files(paths=(validation,))) if validation is not None else ()
-        checkpoint = work.keep(
-            "checkpoint", train_stage, config.train, config.student, given, None, None, prompts, config.judges, teacher
-        )
+        taught = None
+        if needy is not None:
+            taught = work.keep("targets", read_targets, Brought(lessons=files, captured=targets), base)
+            work.progress.say(f"soft targets for {taught.lessons} of {len(given)} lessons")
+        learnt = (given, taught, None, prompts, config.judges, teacher)
+        checkpoint = work.keep("checkpoint", train_stage, config.train, config.student, *learnt)
         if validation is not None:
             checkpoint = work.keep("strength", choose_strength, config.strength, base, (checkpoint,), prompts)
         made = work.keep("export", export_stage, base, checkpoint)

@@ -317,7 +317,8 @@ def test_check_says_that_all_needs_are_met(limbeck: Command, recipe: str) -> Non
 def test_check_does_not_vouch_for_a_model_that_it_did_not_look_up(limbeck: Command, recipe: str) -> None:
     code, out, _ = limbeck("check", recipe, "--set", "student.model=org/name")
     assert code == 0 and out.endswith(
-        "not checked: org/name is on the Hub, and is looked up when it is first used\nall else is met\n"
+        "not checked: org/name is on the Hub, and is looked up when it is first used; without @revision a later change "
+        "there redoes nothing\nall else is met\n"
         "not estimated: org/name is on the Hub, and its files are not on this disk yet\n"
     )
 
@@ -528,6 +529,7 @@ def test_lessons_without_a_reply_and_losses_that_need_a_teacher_are_one_message(
     losses = ("--set", "train.losses=[cross_entropy]")
     code, _, err = limbeck("train", "--recipe", recipe, "--lessons", "chats.jsonl", "--folder", "out", *losses)
     assert code == 2 and err.startswith("chats.jsonl:2: there is no reply; give completion, chosen, or messages")
+    Path("chats.jsonl").write_text('{"prompt": "How?", "completion": "So."}\n')
     code, _, err = limbeck("train", "--recipe", recipe, "--lessons", "chats.jsonl", "--folder", "out")
     assert code == 2 and err.startswith("loss 'forward_kl' needs a teacher's distribution, a lessons file has replies")
 
@@ -675,7 +677,7 @@ def test_a_file_of_a_dimension_that_is_not_there_is_told_before_anything_is_trai
     lacking = "evaluate.dimensions=[{kind: bbq, path: none.jsonl}]"
     for verb in ("check", "run"):
         code, _, err = limbeck(verb, recipe, "--set", lacking)
-        assert (code, err) == (2, "none.jsonl: there is no such file; name a JSONL or CSV file\n")
+        assert (code, err) == (2, "none.jsonl: there is no such file; name a JSONL, CSV or Parquet file\n")
 
 
 def test_compare_of_what_is_not_there_is_one_message(limbeck: Command) -> None:

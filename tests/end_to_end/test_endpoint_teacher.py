@@ -25,8 +25,9 @@ SMALL = ("curate.limit=6", "teach.at_most=12", "teach.max_tokens=16", "train.max
 
 @contextmanager
 def server_of_the_docs() -> Iterator[str]:
-    """The address at which the Python block of docs/teachers.md serves SmolLM2, on a port of its own."""
-    (snippet,) = re.findall(r"```python\n(.*?)```", (HOUSE / "docs" / "teachers.md").read_text(), re.DOTALL)
+    """The address at which a Python block of docs/teachers.md serves SmolLM2, on a port of its own."""
+    snippets = re.findall(r"```python\n(.*?)```", (HOUSE / "docs" / "teachers.md").read_text(), re.DOTALL)
+    (snippet,) = [one for one in snippets if "import xllamacpp" in one]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

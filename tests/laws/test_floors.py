@@ -17,6 +17,7 @@ FLOORS = (
     ("curate", "teach", "sift", "training", "evaluation", "mine", "report", "export"),
     (
         "pipeline",
+        "needs",
         "config",
         "workspace",
         "verbs",

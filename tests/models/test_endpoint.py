@@ -536,7 +536,7 @@ def test_soft_labels_are_those_of_the_same_model_in_this_process(
 def test_soft_labels_with_fewer_ids_than_asked_for_are_refused(way: str, local: Any, tiny_model: Path) -> None:
     with (
         served(scoring(local, at_most=3)) as server,
-        pytest.raises(InputError, match=f"teach.top is 4, and .* gives 3 ids with their {way}"),
+        pytest.raises(InputError, match=f"teach.keep.ids is 4, and .* gives 3 ids with their {way}"),
     ):
         labels(teacher(server.url, soft_labels=way, tokenizer=str(tiny_model)), QUESTION)
 

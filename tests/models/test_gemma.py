@@ -15,6 +15,7 @@ from limbeck.models.spelling import Spelling
 from limbeck.protocols import Spans
 from limbeck.records import Lesson, Prompt, Request, asked
 from limbeck.targets.spans import aligned
+from limbeck.teach.keep import Top
 from limbeck.teach.spans import Translator
 
 NAME = "gemma-3-270m"
@@ -80,7 +81,7 @@ def test_its_tokens_and_smollm2s_spell_the_same_text(gemma: LocalModel) -> None:
 def test_what_gemma_says_of_a_reply_is_a_distribution_at_each_span_in_smollm2s_tokens(gemma: LocalModel) -> None:
     tokenizer = load_tokenizer(resolve("smollm2-135m-instruct"))
     lesson = Lesson(prompt=Prompt(messages=asked("What is the capital of France?")), reply="It is Paris, on the Seine.")
-    ((_, found, _),) = Translator.between(gemma, tokenizer, top=32).labels([lesson])
+    ((_, found, _),) = Translator.between(gemma, tokenizer, keep=Top(ids=32)).labels([lesson])
     assert isinstance(found, Spans)
     tokens = tokenizer.encode(lesson.reply or "", add_special_tokens=False)
     # Gemma was not told where a turn ends.

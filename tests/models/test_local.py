@@ -95,8 +95,8 @@ def test_another_seed_is_another_reply_and_the_same_seed_the_same(local: LocalMo
 def test_the_noise_of_a_sample_hangs_on_the_request_and_the_position_alone() -> None:
     wanted = Request(messages=asked("hi"), max_tokens=9, temperature=1.0, seed=3)
     same_again = Request(messages=asked("hi"), max_tokens=9, temperature=1.0, seed=3, prompt_id="elsewhere")
-    draws = [uniform(wanted, position) for position in range(2000)]
-    assert draws == [uniform(same_again, position) for position in range(2000)]
+    draws = [uniform(wanted.id, position) for position in range(2000)]
+    assert draws == [uniform(same_again.id, position) for position in range(2000)]
     assert all(0 <= draw < 1 for draw in draws) and len(set(draws)) == 2000
     # The mean of 2,000 even draws is 0.5 with a standard error of 0.29 / sqrt(2000) = 0.0065.
     assert sum(draws) / 2000 == pytest.approx(0.5, abs=0.03)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from limbeck.errors import InputError
-from limbeck.protocols import Spans, TopK
-from limbeck.records import Contested, Disagreement
+from limbeck.protocols import Drawn, Spans, TopK
+from limbeck.records import Contested, Disagreement, TargetSet
 from limbeck.targets.cache import (
+    Cached,
     SpanTargets,
     Targets,
     read_disagreements,
@@ -18,6 +22,7 @@ from limbeck.targets.cache import (
     write_part,
     write_spans,
 )
+from limbeck.targets.ragged import rectangle
 
 
 def target(length: int, top: int = 3) -> TopK:
@@ -36,8 +41,33 @@ def test_targets_read_back_as_they_were_written(tmp_path: Path) -> None:
     for name, one in written.items():
         assert torch.equal(found[name].ids_NK, one.ids_NK)
         # Log-probs are kept in half precision: 11 bits.
-        torch.testing.assert_close(found[name].logprobs_NK, one.logprobs_NK, rtol=1e-3, atol=0)
+        torch.testing.assert_close(found[name].logprobs_NK, one.logprobs_NK, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(found[name].tail_N, one.tail_N)
+        # And take all of what the tail leaves.
+        mass_N = found[name].logprobs_NK.exp().sum(-1) + one.tail_N.exp()
+        torch.testing.assert_close(mass_N, torch.ones_like(mass_N))
+
+
+def test_drawn_ids_read_back_with_their_weights_as_they_are(tmp_path: Path) -> None:
+    # Weights of 1/2, 1/4 and, of the second token, 1/8: they need not sum to 1, and are powers of two times log 2.
+    said = Drawn(torch.tensor([2, 1]), torch.tensor([7, 3, 5]), -math.log(2) * torch.tensor([1.0, 2.0, 3.0]))
+    write_part(tmp_path / "targets-a-00000.parquet", [("one", said)])
+    found = Targets([tmp_path])["one"]
+    assert found.ids_NK.tolist() == [[7, 3], [5, 0]]
+    torch.testing.assert_close(found.logprobs_NK.exp(), torch.tensor([[0.5, 0.25], [0.125, 0.0]]), rtol=1e-3, atol=0)
+    assert found.tail_N.tolist() == [-math.inf, -math.inf]
+
+
+def test_places_that_are_only_filled_take_no_room(tmp_path: Path) -> None:
+    sizes_N = torch.tensor([3, 0, 1])
+    ragged = rectangle(sizes_N, torch.tensor([4, 5, 6, 0]), torch.full((4,), -2.0), torch.zeros(3), width=3)
+    known = ragged._replace(tail_N=torch.log1p(-ragged.logprobs_NK.exp().sum(-1)))
+    write_part(tmp_path / "targets-a-00000.parquet", [("one", known), ("two", target(5))])
+    on_disk = pq.read_table(tmp_path / "targets-a-00000.parquet").to_pylist()[0]
+    assert (on_disk["sizes"], on_disk["ids"], len(on_disk["logprobs"])) == ([3, 0, 1], [4, 5, 6, 0], 4)
+    found = Targets([tmp_path])["one"]
+    assert torch.equal(found.ids_NK, known.ids_NK)
+    torch.testing.assert_close(found.logprobs_NK, known.logprobs_NK, rtol=1e-3, atol=1e-3)
 
 
 def test_targets_of_several_rounds_are_found_together(tmp_path: Path) -> None:
@@ -54,23 +84,25 @@ def test_an_empty_tail_stays_empty(tmp_path: Path) -> None:
     assert float(Targets([tmp_path])["even"].tail_N) == -torch.inf
 
 
+NONE = -torch.inf
+SPANS = Spans(
+    torch.tensor([True, False, True, True]),
+    torch.tensor([True, False, True, False]),
+    torch.tensor([[5, 7], [-1, -1], [300, -1], [-1, -1]]),
+    torch.tensor([[-0.5, -2.0], [NONE, NONE], [-0.25, NONE], [NONE, NONE]]),
+    torch.tensor([-1.5, NONE, NONE, NONE]),
+    torch.tensor([[-3.0], [NONE], [NONE], [NONE]]),
+    torch.tensor([-2.5, NONE, -1.25, NONE]),
+)
+
+
 def test_spans_read_back_as_they_were_written_and_beside_other_targets(tmp_path: Path) -> None:
-    none = -torch.inf
-    one = Spans(
-        torch.tensor([True, False, True, True]),
-        torch.tensor([True, False, True, False]),
-        torch.tensor([[5, 7], [-1, -1], [300, -1], [-1, -1]]),
-        torch.tensor([[-0.5, -2.0], [none, none], [-0.25, none], [none, none]]),
-        torch.tensor([-1.5, none, none, none]),
-        torch.tensor([[-3.0], [none], [none], [none]]),
-        torch.tensor([-2.5, none, -1.25, none]),
-    )
-    plain = one._replace(odd_NU=one.odd_NU[:, :0])
-    write_spans(tmp_path / "spans-0-00000.parquet", [("one", one), ("plain", plain)])
+    plain = SPANS._replace(odd_NU=SPANS.odd_NU[:, :0])
+    write_spans(tmp_path / "spans-0-00000.parquet", [("one", SPANS), ("plain", plain)])
     write_part(tmp_path / "targets-0-00000.parquet", [("other", target(2))])
     found = SpanTargets([tmp_path])
     assert (set(found), set(Targets([tmp_path]))) == ({"one", "plain"}, {"other"})
-    for name, written in (("one", one), ("plain", plain)):
+    for name, written in (("one", SPANS), ("plain", plain)):
         assert all(torch.equal(here, there) for here, there in zip(found[name], written, strict=True))
 
 
@@ -78,16 +110,81 @@ def test_a_lesson_without_a_target_is_not_there(tmp_path: Path) -> None:
     assert Targets([tmp_path]).get("nobody") is None
 
 
-@pytest.mark.parametrize("damage", ["torn", "flipped"])
-def test_a_damaged_file_says_which_and_how_to_make_it_anew(tmp_path: Path, damage: str) -> None:
-    file = tmp_path / "targets-a-00000.parquet"
-    write_part(file, [("one", target(200))])
-    content = bytearray(file.read_bytes())
-    if damage == "flipped":
-        content[len(content) // 2] ^= 0xFF
-    file.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
-    with pytest.raises(InputError, match=r"targets-a-00000.parquet: damaged .*; delete"):
-        Targets([tmp_path])["one"]
+@pytest.fixture(params=[Targets, SpanTargets])
+def form(request: pytest.FixtureRequest) -> type[Cached[Any]]:
+    chosen: type[Cached[Any]] = request.param
+    return chosen
+
+
+@pytest.fixture
+def written(tmp_path: Path, form: type[Cached[Any]]) -> Path:
+    """A file of this form in the folder of a stage."""
+    file = tmp_path / f"{form.name}-1f0c" / "targets" / f"{form.name}-a-00000.parquet"
+    file.parent.mkdir(parents=True)
+    if form is Targets:
+        write_part(file, [(f"lesson{number}", target(40)) for number in range(20)])
+    else:
+        write_spans(file, [(f"lesson{number}", SPANS) for number in range(20)])
+    return file
+
+
+def complaint(form: type[Cached[Any]], file: Path) -> str:
+    with pytest.raises(InputError) as raised:
+        form([file.parent])
+    return str(raised.value)
+
+
+def test_one_flipped_bit_anywhere_in_a_file_says_which_and_how_to_make_it_anew(
+    form: type[Cached[Any]], written: Path
+) -> None:
+    content = written.read_bytes()
+    # Over pages, their headers, and the footer, whose own bytes no page checksum covers.
+    for at in sorted({*range(0, len(content), max(1, len(content) // 60)), *range(len(content) - 40, len(content))}):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << at % 8
+        written.write_bytes(flipped)
+        assert complaint(form, written) == (
+            f"{written}: damaged (its content is not what {written.stem}.sha256 says); delete the folder "
+            f"{written.parent.parent} and run again: its targets are made anew"
+        )
+    written.write_bytes(content)
+    assert len(form([written.parent])) == 20
+
+
+def test_a_torn_empty_or_lost_file_says_which(form: type[Cached[Any]], written: Path) -> None:
+    content = written.read_bytes()
+    for size in (0, 3, len(content) // 2, len(content) - 1):
+        written.write_bytes(content[:size])
+        assert complaint(form, written).startswith(f"{written}: damaged (its content is not what")
+    written.unlink()
+    assert complaint(form, written).startswith(f"{written}: damaged (")
+    written.write_bytes(content)
+    written.with_suffix(".sha256").unlink()
+    assert complaint(form, written).startswith(f"{written}: damaged (")
+
+
+def test_a_byte_that_flips_after_the_file_was_opened_is_told_when_it_is_read(
+    form: type[Cached[Any]], written: Path
+) -> None:
+    opened = form([written.parent])
+    content = bytearray(written.read_bytes())
+    meta = pq.ParquetFile(written).metadata.row_group(0)
+    # In the middle of the pages with the log-probs of the first lessons.
+    column = next(meta.column(at) for at in range(meta.num_columns) if "logprobs" in meta.column(at).path_in_schema)
+    content[column.data_page_offset + column.total_compressed_size // 2] ^= 0xFF
+    written.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{written.name}: damaged .*; delete the folder"):
+        opened["lesson0"]
+    assert len(opened["lesson19"].tail_N) == (40 if form is Targets else 4)
+
+
+def test_a_set_that_lost_a_whole_file_says_so(form: type[Cached[Any]], written: Path) -> None:
+    made = TargetSet(folders=(written.parent,), lessons=20, key="k")
+    assert len(form.of(made)) == 20 and len(form.of(None)) == 0
+    written.unlink()
+    written.with_suffix(".sha256").unlink()
+    with pytest.raises(InputError, match=r"targets: of 20 soft targets 0 are there; delete the folder .*-1f0c"):
+        form.of(made)
 
 
 def test_disagreements_read_back_and_a_damaged_file_says_which(tmp_path: Path) -> None:
@@ -99,5 +196,5 @@ def test_disagreements_read_back_and_a_damaged_file_says_which(tmp_path: Path) -
     assert list(read_disagreements([tmp_path])) == found
     file = tmp_path / "targets-0-00000.jsonl"
     file.write_text(file.read_text()[:-20])
-    with pytest.raises(InputError, match=r"targets-0-00000.jsonl: damaged .*; delete its folder"):
+    with pytest.raises(InputError, match=r"targets-0-00000.jsonl: damaged .*; delete the folder"):
         list(read_disagreements([tmp_path]))

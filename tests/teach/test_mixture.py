@@ -20,6 +20,7 @@ from limbeck.records import Disagreement, Lesson, Prompt, asked
 from limbeck.targets.cache import Targets, read_disagreements
 from limbeck.targets.mixture import disagreement
 from limbeck.teach import mixture as mixture_module
+from limbeck.teach.keep import Top
 from limbeck.teach.score import score
 from limbeck.teach.settings import Mixture, TeachSettings
 from limbeck.workspace import StageStore
@@ -43,7 +44,7 @@ def teachers(tiny_model: Path, wide_model: Path) -> tuple[ModelSpec, ...]:
 
 
 def settings(teachers: tuple[ModelSpec, ...], *, top: int = ALL, **mixture: Any) -> TeachSettings:
-    return TeachSettings(teachers=teachers, mixture=Mixture(**mixture), top=top)
+    return TeachSettings(teachers=teachers, mixture=Mixture(**mixture), keep=Top(ids=top))
 
 
 Scored = tuple[Targets, dict[str, Disagreement]]

@@ -19,6 +19,7 @@ from limbeck.models.recorded import Recorded
 from limbeck.records import Lesson, Prompt, asked
 from limbeck.targets.cache import Targets
 from limbeck.teach import score as score_module
+from limbeck.teach.keep import Top
 from limbeck.teach.score import score
 from limbeck.teach.settings import TeachSettings
 from limbeck.workspace import Silent, StageStore
@@ -37,7 +38,7 @@ LESSONS = [
 
 def settings(tiny_model: Path, **more: Any) -> TeachSettings:
     teachers = (Recorded(name="expert"), Local(name="generalist", model=str(tiny_model)))
-    return TeachSettings(teachers=teachers, top=4, **more)
+    return TeachSettings.model_validate({"teachers": teachers, "keep": Top(ids=4), **more})
 
 
 def base(tiny_model: Path) -> Local:

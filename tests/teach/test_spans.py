@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from limbeck.errors import InputError
 from limbeck.models.chat import reply_ids
 from limbeck.models.local import Local
 from limbeck.models.recorded import Recorded
@@ -15,6 +16,7 @@ from limbeck.models.references import DEFAULT_CHAT_TEMPLATE
 from limbeck.protocols import Spans
 from limbeck.records import Lesson, Prompt, asked
 from limbeck.targets.cache import SpanTargets
+from limbeck.teach.keep import Top
 from limbeck.teach.mixture import continuation
 from limbeck.teach.settings import TeachSettings
 from limbeck.teach.spans import Translator, score_spans, unaligned
@@ -35,7 +37,7 @@ LESSONS = [
 
 def settings(merging_model: Path) -> TeachSettings:
     stranger = Local(name="stranger", model=str(merging_model))
-    return TeachSettings(teachers=(Recorded(name="expert"), stranger), soft_labels=stranger, top=4)
+    return TeachSettings(teachers=(Recorded(name="expert"), stranger), soft_labels=stranger, keep=Top(ids=4))
 
 
 def test_every_reply_that_both_spell_alike_has_a_target_of_the_students_length(
@@ -54,6 +56,10 @@ def test_every_reply_that_both_spell_alike_has_a_target_of_the_students_length(
     new = [*LESSONS[:2], lesson("New?")]
     second = score_spans(settings(merging_model), student, new, first, store=replace(store, root=store.root / "b"))
     assert (second.lessons, second.unaligned, len(SpanTargets(second.folders[-1:]))) == (3, 0, 1)
+    for file in first.folders[0].iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match="of 2 soft targets 0 are there"):
+        score_spans(settings(merging_model), student, new, first, store=replace(store, root=store.root / "c"))
 
 
 def target(teacher: Path, student: Path, one: Lesson, *, top: int, told: bool = True) -> Spans:
@@ -62,7 +68,7 @@ def target(teacher: Path, student: Path, one: Lesson, *, top: int, told: bool = 
     with Local(name="teacher", model=str(teacher)).open() as model:
         if not told:
             model.tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
-        (label,) = Translator.between(model, load_tokenizer(resolve(str(student))), top=top).labels([one])
+        (label,) = Translator.between(model, load_tokenizer(resolve(str(student))), keep=Top(ids=top)).labels([one])
     assert isinstance(label.target, Spans)
     return label.target
 

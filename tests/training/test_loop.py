@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from limbeck.errors import InputError
 from limbeck.judges.grade import GradeSettings
 from limbeck.losses.cross_entropy import CrossEntropy
+from limbeck.losses.cross_tokenizer import CrossTokenizer
 from limbeck.losses.decision import Decision
 from limbeck.losses.drift import Drift
 from limbeck.losses.forward_kl import ForwardKL
@@ -32,6 +33,10 @@ from limbeck.models.local import Local
 from limbeck.models.references import load_merged, resolve
 from limbeck.models.scripted import Line, Scripted
 from limbeck.records import Checkpoint, Lesson, Prompt, asked
+from limbeck.teach.keep import Keep, Sampled, Top
+from limbeck.teach.score import score
+from limbeck.teach.settings import TeachSettings
+from limbeck.teach.spans import score_spans
 from limbeck.training import TrainSettings
 from limbeck.training.balance import Constrained
 from limbeck.training.baselines import FilteredSft, baseline
@@ -327,6 +332,31 @@ def test_a_training_with_a_live_teacher_learns_from_it(store: StageStore, tiny_m
     train(given, student(tiny_model), LESSONS, None, None, (), GradeSettings(), teacher, store=store)
     values = [row["losses"]["forward_kl"] for row in rows(store)]
     assert values[-1] < 0.9 * values[0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "keep", "teacher"),
+    [(ForwardKL(), Top(ids=8), "wide"), (ForwardKL(), Sampled(), "wide"), (CrossTokenizer(), Top(ids=8), "merging")],
+    ids=["top", "sampled", "spans"],
+)
+def test_a_training_learns_from_soft_targets_of_either_form(
+    store: StageStore, request: pytest.FixtureRequest, tiny_model: Path, loss: Loss, keep: Keep, teacher: str
+) -> None:
+    asked_for = TeachSettings(
+        teachers=(Local(name="t", model=str(request.getfixturevalue(f"{teacher}_model"))),), keep=keep
+    )
+    lessons = [lesson(number, teacher="t") for number in range(6)]
+    scored = score_spans if "spans" in loss.needs else score
+    targets = scored(asked_for, Local(name="base", model=str(tiny_model)), lessons, None, store=store)
+    given = settings(losses=(loss,), max_steps=20, batch_lessons=6)
+    train(given, student(tiny_model), lessons, targets, None, (), GradeSettings(), store=store)
+    values = [row["losses"][loss.kind] for row in rows(store)]
+    assert values[-1] < 0.95 * values[0]
+    (file, *_) = targets.folders[0].glob("*.parquet")
+    file.with_suffix(".sha256").unlink()
+    file.unlink()
+    with pytest.raises(InputError, match="of 6 soft targets 0 are there"):
+        train(given, student(tiny_model), lessons, targets, None, (), GradeSettings(), store=at(store, "again"))
 
 
 @pytest.mark.parametrize("distance", ["cosine", "mse"])

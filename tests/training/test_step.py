@@ -32,6 +32,7 @@ from limbeck.models.local import Local, LocalModel, top_k
 from limbeck.protocols import Continuation, Spans, TopK
 from limbeck.records import Lesson, Prompt, asked
 from limbeck.taxonomy import REFUSAL_OPENINGS
+from limbeck.teach.keep import Top
 from limbeck.teach.spans import Translator
 from limbeck.training.batches import LessonEncoder
 from limbeck.training.objective import Objective
@@ -412,7 +413,7 @@ def test_states_are_those_of_the_same_tokens_in_both(learner: Student, teacher: 
 
 
 def spans_by(model: LocalModel, learner: Student, lessons: list[Lesson], *, top: int) -> dict[str, Spans]:
-    labels = Translator.between(model, learner.tokenizer, top=top).labels(lessons)
+    labels = Translator.between(model, learner.tokenizer, keep=Top(ids=top)).labels(lessons)
     found = {label.lesson: label.target for label in labels}
     return {name: target for name, target in found.items() if isinstance(target, Spans)}
 
@@ -475,6 +476,22 @@ def test_a_lesson_that_was_not_aligned_teaches_its_words_alone(learner: Student,
     assert both.units["cross_tokenizer"] == alone.units["cross_tokenizer"] == 5
     assert both.losses["cross_tokenizer"] == pytest.approx(alone.losses["cross_tokenizer"], rel=1e-5)
     assert both.units["cross_entropy"] > 20
+
+
+@pytest.mark.parametrize("loss", [ForwardKL(), JensenShannon(temperature=2.0)], ids=lambda loss: loss.kind)
+def test_replies_of_which_more_or_fewer_ids_are_known_go_in_one_batch(
+    learner: Student, teacher: LocalModel, loss: Loss
+) -> None:
+    wanted_of = [Continuation(one.id, one.prompt.messages, one.reply or "", one.ends) for one in PROMPTS]
+    targets = {
+        name: target
+        for top, one in zip((3, 7, 5, 3), wanted_of, strict=True)
+        for name, target in teacher.soft_targets([one], top=top)
+    }
+    whole, gradient = step(learner, [loss], PROMPTS, targets=targets)
+    cut, gradient_cut = step(learner, [loss], PROMPTS, budget=1, targets=targets)
+    assert cut.losses[loss.kind] == pytest.approx(whole.losses[loss.kind], rel=1e-4)
+    torch.testing.assert_close(gradient_cut, gradient, rtol=1e-3, atol=1e-5)
 
 
 def test_targets_of_another_length_than_the_reply_are_a_bug_that_is_named(learner: Student) -> None:

@@ -79,8 +79,8 @@ def _starter(name: str, harm: str | None, **more: str) -> Iterator[Prompt]:
 
 
 class File(Source):
-    """Prompts of one JSONL or CSV file: `prompt` or `messages`, optional harm, tier, conduct, family, language,
-    reference (a good reply), choices and answer."""
+    """Prompts of one JSONL, CSV or Parquet file: `prompt` or `messages`, optional harm, tier, conduct, family,
+    language, reference (a good reply), choices and answer."""
 
     kind: Literal["file"] = "file"
     path: Path

@@ -18,6 +18,9 @@ from limbeck.protocols import TopK
 
 # N tokens, V vocabulary, K kept ids, J outcomes: the K ids, and one more for the rest where K < V
 
+# Log-probability, nats, that the student gives an outcome which counts to the rest: e to it is 0.
+GONE = -1e4
+
 
 class Divergence(TokenLoss):
     """T² D(p_T, q_T), nats per token, over the teacher's K ids and one bucket for the rest.
@@ -31,7 +34,8 @@ class Divergence(TokenLoss):
 
     @abstractmethod
     def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Sloped:
-        """D between teacher p and student q, and its slope in log q; both log-probabilities sum to 1 over J."""
+        """D between teacher p and student q, and its slope in log q; both log-probabilities sum to 1 over J (p's of
+        drawn ids in the mean)."""
 
     def between(self, student: Places, teacher: TopK | Tensor) -> Tensor:
         """The value at each token, shape (N,), to the teacher's top ids or to all of its log-probabilities (N, V).
@@ -49,10 +53,14 @@ class Divergence(TokenLoss):
         else:
             p_NJ, (q_NJ, rest_N) = teacher.logprobs_NK, student.kept(teacher.ids_NK)
             if p_NJ.shape[1] < student.vocabulary:
+                # What only fills a place is one of the rest, for the student too.
+                fills_NK = p_NJ == -torch.inf
+                if bool(fills_NK.any()):
+                    filled_N = q_NJ.masked_fill(~fills_NK, -torch.inf).logsumexp(-1)
+                    q_NJ, rest_N = q_NJ.masked_fill(fills_NK, GONE), torch.logaddexp(rest_N, filled_N)
                 p_NJ = torch.cat([p_NJ, teacher.tail_N[:, None]], dim=1)
                 q_NJ = torch.cat([q_NJ, rest_N[:, None]], dim=1)
-            # Kept in half precision, they sum to 1 within a thousandth.
-            p_NJ, whole = p_NJ.log_softmax(-1), True
+            whole = True
         if self.temperature != 1.0 or not whole:
             p_NJ, q_NJ = ((log_NJ / self.temperature).log_softmax(-1) for log_NJ in (p_NJ, q_NJ))
         return p_NJ, q_NJ

@@ -198,6 +198,12 @@ class Loss(Kind):
         return share.weight
 
     @property
+    def takes_drawn(self) -> bool:
+        """Whether its gradient is linear in the teacher's probabilities: then drawn ids, whose weights are right in the
+        mean, give a gradient that is right in the mean."""
+        return False
+
+    @property
     def student_layers(self) -> tuple[int, ...]:
         """The layers of the student that it looks at."""
         return ()

@@ -506,9 +506,9 @@ class EndpointModel:
         fewest = min((len(row) for row in likely), default=0)
         if len(likely) != tokens or fewest < top:
             raise InputError(
-                f"teacher '{self.name}': teach.top is {top}, and {self.replicas[0].url} gives {fewest} ids with their "
-                f"{self.spec.soft_labels}; lower teach.top or raise what the server allows (vLLM: --max-logprobs); "
-                "where it gives none, choose the other soft_labels, or none"
+                f"teacher '{self.name}': teach.keep.ids is {top}, and {self.replicas[0].url} gives {fewest} ids with "
+                f"their {self.spec.soft_labels}; lower teach.keep.ids or raise what the server allows "
+                "(vLLM: --max-logprobs); where it gives none, choose the other soft_labels, or none"
             )
         rows = [sorted(row.items(), key=lambda said: -said[1])[:top] for row in likely]
         ids_NK = torch.tensor([[token for token, _ in row] for row in rows])

@@ -253,7 +253,7 @@ class LocalModel:
         for b, row in enumerate(rows):
             if row.request.temperature > 0:
                 cumulative_V = (logits_BV[b].double() / row.request.temperature).softmax(-1).cumsum(-1)
-                draw = uniform(row.request, len(row.reply)) * float(cumulative_V[-1])
+                draw = uniform(row.request.id, len(row.reply)) * float(cumulative_V[-1])
                 tokens_B[b] = torch.searchsorted(cumulative_V, draw).clamp(max=len(cumulative_V) - 1)
         return tokens_B.tolist()
 
@@ -416,7 +416,7 @@ def top_of(ids_NK: Tensor, logprobs_NK: Tensor) -> TopK:
     return TopK(ids_NK, logprobs_NK, tail_N)
 
 
-def uniform(request: Request, position: int) -> float:
-    """A number in [0, 1) that hangs on the request and the position alone, whatever the batch or process."""
-    digest = hashlib.sha256(f"{request.id} {position}".encode()).digest()
+def uniform(of: str, position: int) -> float:
+    """A number in [0, 1) that hangs on an id and the position alone, whatever the batch or process."""
+    digest = hashlib.sha256(f"{of} {position}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56

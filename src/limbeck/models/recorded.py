@@ -1,4 +1,4 @@
-"""A teacher whose replies are on disk: the prompts' own reference replies, or rows of JSONL or CSV."""
+"""A teacher whose replies are on disk: the prompts' own reference replies, or rows of JSONL, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ class Said(NamedTuple):
 class Recorded(ModelSpec):
     """Replies that were given before, found by the prompt they answer; a variant gets its root's.
 
-    `replies` is a JSONL or CSV file with `prompt` (or `messages`), `reply` (or `completion`, `response`) and perhaps
-    `reasoning`; without it the prompts' reference replies are the recording. A prompt without a reply is `failed`.
+    `replies` is a JSONL, CSV or Parquet file with `prompt` (or `messages`), `reply` (or `completion`, `response`) and
+    perhaps `reasoning`; without it the prompts' reference replies are the recording. A prompt without a reply is
+    `failed`.
     """
 
     kind: Literal["recorded"] = "recorded"

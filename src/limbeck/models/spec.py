@@ -51,7 +51,8 @@ class ModelSpec(Kind):
         for name, field in type(self).model_fields.items():
             named = getattr(self, name)
             if named and any(isinstance(mark, MayBeFolder) for mark in field.metadata) and resolve(named).is_on_hub:
-                yield f"{named} is on the Hub, and is looked up when it is first used"
+                pinned = "" if "@" in named else "; without @revision a later change there redoes nothing"
+                yield f"{named} is on the Hub, and is looked up when it is first used{pinned}"
 
     def is_for(self, prompt: Prompt) -> bool:
         """Whether this model is the one to ask."""

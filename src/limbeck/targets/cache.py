@@ -1,24 +1,30 @@
 """Soft targets on disk: Parquet files of a fixed number of lessons, each written whole or not at all.
 
-A row holds one lesson's TopK or Spans: ids int32 (byte-stream split), log-probs float16, tail float32, all at
-temperature 1. Row groups of 8 lessons keep a random read short.
+A row holds one lesson's target at temperature 1: how many ids are known at each token of the reply (`sizes`), those ids
+and their log-probs one token after the other, and the log of the mass of the rest (`tail`). Ids that were drawn have no
+tail: their weights are right in the mean and stay as they are. Across tokenizers a row holds one lesson's Spans. Row
+groups of 8 lessons keep a random read short. Beside each file lies its SHA-256, in the format of sha256sum.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 from abc import abstractmethod
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from limbeck.errors import InputError
-from limbeck.files import replacing, write_atomically
-from limbeck.protocols import Spans, TopK
-from limbeck.records import Disagreement
+from limbeck.files import file_sha256, replacing, write_atomically
+from limbeck.protocols import Drawn, Spans, Target, TopK
+from limbeck.records import Disagreement, TargetSet
+from limbeck.targets.ragged import rectangle
 from limbeck.targets.spans import placed
 
 if TYPE_CHECKING:
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
 ROW_GROUP = 8
 SCHEMA = pa.schema([
     ("lesson", pa.string()),
-    ("top", pa.int32()),
+    ("sizes", pa.list_(pa.int32())),
     ("ids", pa.list_(pa.int32())),
     ("logprobs", pa.list_(pa.float16())),
     ("tail", pa.list_(pa.float32())),
@@ -45,18 +51,10 @@ SPANS_SCHEMA = pa.schema([
 Soft = TypeVar("Soft", TopK, Spans)
 
 
-def write_part(file: Path, targets: Sequence[tuple[str, TopK]]) -> None:
-    """One file of targets by lesson id, whole or not at all."""
-    table = pa.table(
-        {
-            "lesson": [lesson for lesson, _ in targets],
-            "top": [one.ids_NK.shape[1] for _, one in targets],
-            "ids": [one.ids_NK.flatten().int().numpy() for _, one in targets],
-            "logprobs": [one.logprobs_NK.flatten().numpy().astype(np.float16) for _, one in targets],
-            "tail": [one.tail_N.float().numpy() for _, one in targets],
-        },
-        schema=SCHEMA,
-    )
+def write_part(file: Path, targets: Sequence[tuple[str, Target]]) -> None:
+    """One file of targets by lesson id, whole or not at all, and its SHA-256."""
+    rows = [{"lesson": lesson, **_columns(target)} for lesson, target in targets]
+    table = pa.table({name: [row[name] for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
     _write(file, table)
 
 
@@ -80,17 +78,42 @@ def write_spans(file: Path, targets: Sequence[tuple[str, Spans]]) -> None:
 
 
 def _write(file: Path, table: pa.Table) -> None:
+    """The file and its SHA-256."""
+    content = io.BytesIO()
+    pq.write_table(
+        table,
+        content,
+        row_group_size=ROW_GROUP,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=["lesson", "sizes.list.element"],
+        column_encoding={"ids.list.element": "BYTE_STREAM_SPLIT"},
+        write_page_checksum=True,
+    )
+    digest = hashlib.sha256(content.getbuffer()).hexdigest()
+    write_atomically(_sum_of(file), f"{digest}  {file.name}\n")
+    # Last, for it says that the part is there.
     with replacing(file) as stream:
-        pq.write_table(
-            table,
-            stream,
-            row_group_size=ROW_GROUP,
-            compression="zstd",
-            compression_level=3,
-            use_dictionary=["lesson"],
-            column_encoding={"ids.list.element": "BYTE_STREAM_SPLIT"},
-            write_page_checksum=True,
-        )
+        stream.write(content.getbuffer())
+
+
+def _columns(target: Target) -> dict[str, Any]:
+    if isinstance(target, Drawn):
+        sizes_N, ids_S, logprobs_S, tail = target.sizes_N, target.ids_S, target.logweights_S, None
+    else:
+        known_NK = target.logprobs_NK.isfinite()
+        sizes_N, ids_S, logprobs_S = known_NK.sum(-1), target.ids_NK[known_NK], target.logprobs_NK[known_NK]
+        tail = target.tail_N.float().numpy()
+    return {
+        "sizes": sizes_N.int().numpy(),
+        "ids": ids_S.int().numpy(),
+        "logprobs": logprobs_S.numpy().astype(np.float16),
+        "tail": tail,
+    }
+
+
+def _sum_of(file: Path) -> Path:
+    return file.with_suffix(".sha256")
 
 
 def write_disagreements(file: Path, found: Sequence[Disagreement]) -> None:
@@ -106,27 +129,63 @@ def read_disagreements(folders: Sequence[Path]) -> Iterator[Disagreement]:
 
 
 class Cached(Mapping[str, Soft]):
-    """Soft targets of one form in some folders by lesson id, read from disk when asked for."""
+    """Soft targets of one form in some folders by lesson id, read from disk when asked for; in memory is where each
+    lesson stands.
 
-    files_are: ClassVar[str]
+    `name` is what their files' names begin with. Raises InputError for a file whose content is not what its SHA-256
+    says, or that is gone.
+    """
+
+    name: ClassVar[str]
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self.files: dict[Path, pq.ParquetFile] = {}
-        self.where: dict[str, tuple[Path, int]] = {}
-        for file in sorted(file for folder in folders for file in folder.glob(self.files_are)):
+        self.files: list[Path] = []
+        self.starts: list[int] = []
+        self.where: dict[str, int] = {}
+        count = 0
+        named = {
+            file.with_suffix(".parquet")
+            for folder in folders
+            for suffix in ("parquet", "sha256")
+            for file in folder.glob(f"{self.name}-*.{suffix}")
+        }
+        for file in sorted(named):
             with _readable(file):
-                self.files[file] = pq.ParquetFile(file, page_checksum_verification=True)
-                lessons = self.files[file].read(columns=["lesson"])["lesson"].to_pylist()
-            self.where |= {lesson: (file, at) for at, lesson in enumerate(lessons)}
+                if file_sha256(file) != _sum_of(file).read_text(encoding="utf-8").partition(" ")[0]:
+                    raise ValueError(f"its content is not what {_sum_of(file).name} says")
+                with pq.ParquetFile(file) as opened:
+                    lessons = opened.read(columns=["lesson"], use_threads=False)["lesson"].to_pylist()
+            self.files.append(file)
+            self.starts.append(count)
+            self.where |= {lesson: number for number, lesson in enumerate(lessons, count)}
+            count += len(lessons)
+
+    @classmethod
+    def of(cls, made: TargetSet | None) -> Self:
+        """The targets of a set, none without one. Raises InputError where some of them are gone."""
+        found = cls(made.folders if made is not None else ())
+        if made is not None and len(found) != made.lessons:
+            raise InputError(
+                f"{made.folders[-1]}: of {made.lessons} soft targets {len(found)} are there; delete the folder "
+                f"{made.folders[-1].parent} and run again: its targets are made anew"
+            )
+        return found
 
     def __getitem__(self, lesson: str) -> Soft:
-        file, at = self.where[lesson]
-        with _readable(file):
-            group = self.files[file].read_row_group(at // ROW_GROUP)
-        return self.of({name: group[name][at % ROW_GROUP] for name in group.column_names if name != "lesson"})
+        number = self.where[lesson]
+        part = bisect_right(self.starts, number) - 1
+        at = number - self.starts[part]
+        file = self.files[part]
+        # So little is read that to hand it to other threads, as buffering does, costs more than it brings.
+        with (
+            _readable(file),
+            pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False) as opened,
+        ):
+            group = opened.read_row_group(at // ROW_GROUP, use_threads=False)
+        return self.read({name: group[name][at % ROW_GROUP] for name in group.column_names})
 
     @abstractmethod
-    def of(self, row: Mapping[str, Any]) -> Soft:
+    def read(self, row: Mapping[str, Any]) -> Soft:
         """What a row says, by column."""
 
     def __iter__(self) -> Iterator[str]:
@@ -137,27 +196,30 @@ class Cached(Mapping[str, Soft]):
 
 
 class Targets(Cached[TopK]):
-    """Distributions over the ids that teacher and student share."""
+    """Distributions over the ids that teacher and student share. Drawn ids come as the TopK of nothing but their
+    weights."""
 
-    files_are = "targets-*.parquet"
+    name = "targets"
 
-    def of(self, row: Mapping[str, Any]) -> TopK:
+    def read(self, row: Mapping[str, Any]) -> TopK:
         import torch
 
-        top = row["top"].as_py()
-        return TopK(
-            torch.from_numpy(row["ids"].values.to_numpy().astype(np.int64)).view(-1, top),
-            torch.from_numpy(row["logprobs"].values.to_numpy(zero_copy_only=False).astype(np.float32)).view(-1, top),
-            torch.from_numpy(row["tail"].values.to_numpy().copy()),
-        )
+        sizes_N = torch.from_numpy(row["sizes"].values.to_numpy().astype(np.int64))
+        ids_S = torch.from_numpy(row["ids"].values.to_numpy().astype(np.int64))
+        logprobs_S = torch.from_numpy(row["logprobs"].values.to_numpy(zero_copy_only=False).astype(np.float32))
+        width = max(1, *sizes_N.tolist())
+        if not row["tail"].is_valid:
+            return rectangle(sizes_N, ids_S, logprobs_S, torch.full(sizes_N.shape, -torch.inf), width=width)
+        tail_N = torch.from_numpy(row["tail"].values.to_numpy().copy())
+        return _summing_to_1(rectangle(sizes_N, ids_S, logprobs_S, tail_N, width=width))
 
 
 class SpanTargets(Cached[Spans]):
     """Distributions of teachers with another tokenizer, at the start of spans."""
 
-    files_are = "spans-*.parquet"
+    name = "spans"
 
-    def of(self, row: Mapping[str, Any]) -> Spans:
+    def read(self, row: Mapping[str, Any]) -> Spans:
         import torch
 
         begins_N, known_N = (
@@ -180,6 +242,15 @@ class SpanTargets(Cached[Spans]):
         return placed(begins_N, known_N, ids_GW, logprobs_GW, whole_G, odd_GU, tail_G)
 
 
+def _summing_to_1(target: TopK) -> TopK:
+    """The target whose ids have what the tail leaves: in half precision that is so within a thousandth."""
+    import torch
+
+    left_N = torch.log1p(-target.tail_N.double().exp())
+    off_N = (left_N - target.logprobs_NK.double().logsumexp(-1)).nan_to_num(nan=0.0, posinf=0.0, neginf=-torch.inf)
+    return target._replace(logprobs_NK=target.logprobs_NK + off_N[:, None].float())
+
+
 class _readable:
     """Says which file is damaged and how to make it anew."""
 
@@ -191,7 +262,8 @@ class _readable:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError | ValueError):
+            stage = self.file.parent.parent
             raise InputError(
-                f"{self.file}: damaged ({str(error).splitlines()[0]}); delete its folder {self.file.parent} and run "
-                "again: the targets are scored anew"
+                f"{self.file}: damaged ({str(error).splitlines()[0]}); delete the folder {stage} and run again: its "
+                "targets are made anew"
             ) from error

@@ -10,12 +10,13 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from limbeck.models.chat import check_same_vocabulary, reply_ids
-from limbeck.models.local import HEAD_ROWS, top_k
+from limbeck.models.local import HEAD_ROWS
 from limbeck.models.reasoning import Reasoning, before_answer
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import Continuation, Spans, TopK, WholeLabeller
+from limbeck.protocols import Continuation, Spans, Target, WholeLabeller
 from limbeck.records import Contested, Disagreement, Lesson
 from limbeck.targets.mixture import begun_by, disagreement, mixed, stacked
+from limbeck.teach.keep import Keep, joined
 from limbeck.teach.settings import Mixture
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Label(NamedTuple):
     where one alone was heard."""
 
     lesson: str
-    target: TopK | Spans | None
+    target: Target | Spans | None
     apart: Disagreement | None = None
 
 
@@ -47,7 +48,7 @@ class Panel(NamedTuple):
     mixture: Mixture
     members: Mapping[str, WholeLabeller]
     tokenizer: PreTrainedTokenizerBase
-    top: int
+    keep: Keep
     reasons: Reasoning | None = None
 
     @classmethod
@@ -58,7 +59,7 @@ class Panel(NamedTuple):
         teachers: Sequence[ModelSpec],
         tokenizer: PreTrainedTokenizerBase,
         *,
-        top: int,
+        keep: Keep,
         reasons: Reasoning | None = None,
     ) -> Iterator[Panel]:
         """Until the block ends. Raises InputError where a teacher's ids mean other tokens than the student's."""
@@ -69,7 +70,7 @@ class Panel(NamedTuple):
                 assert isinstance(model, WholeLabeller)
                 check_same_vocabulary(teacher, model.vocabulary, tokenizer)
                 members[teacher.name] = model
-            yield cls(mixture, members, tokenizer, top, reasons)
+            yield cls(mixture, members, tokenizer, keep, reasons)
 
     def labels(self, lessons: Sequence[Lesson]) -> Iterator[Label]:
         """The mixture behind each token of each reply; each teacher reads the lessons on which it is heard."""
@@ -89,7 +90,7 @@ class Panel(NamedTuple):
 
         shares = self.mixture.shares(lesson.prompt)
         weights_M = torch.tensor([shares.get(name, 0.0) for name in places])
-        targets: list[TopK] = []
+        targets: list[Target] = []
         apart: list[Tensor] = []
         # Who has the veto decides the reasoning too: what is refused is decided there.
         before = len(reply_ids(self.tokenizer, before_answer(lesson, self.reasons), ends=False))
@@ -101,11 +102,11 @@ class Panel(NamedTuple):
             if self.mixture.veto is not None:
                 window = max(0, before + self.mixture.window - number * HEAD_ROWS)
                 mixed_NV = begun_by(logprobs_MNV[list(places).index(self.mixture.veto)], mixed_NV, window=window)
-            targets.append(top_k(mixed_NV, self.top))
+            targets.append(self.keep.block(mixed_NV, lesson=lesson.id, first=number * HEAD_ROWS))
             if len(places) > 1:
                 apart.append(disagreement(logprobs_MNV.exp()))
-        target = TopK(*(torch.cat(column).cpu() for column in zip(*targets, strict=True)))
-        return Label(lesson.id, target, self._apart(lesson, tuple(places), torch.cat(apart)) if apart else None)
+        found = self._apart(lesson, tuple(places), torch.cat(apart)) if apart else None
+        return Label(lesson.id, joined(targets), found)
 
     def _apart(self, lesson: Lesson, teachers: tuple[str, ...], divergence_N: Tensor) -> Disagreement:
         tokens = reply_ids(self.tokenizer, continuation(lesson, self.reasons).reply, ends=lesson.ends)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,10 @@ from limbeck.models.local import Local
 from limbeck.models.reasoning import Reasoning
 from limbeck.models.references import load_tokenizer, resolve
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import Continuation, SharedModel, SoftLabeller, Store, Tools, TopK
+from limbeck.protocols import Continuation, SharedModel, SoftLabeller, Store, Target, Tools
 from limbeck.records import Lesson, TargetSet
-from limbeck.targets.cache import Targets, write_disagreements, write_part
+from limbeck.targets.cache import Cached, Targets, write_disagreements, write_part
+from limbeck.teach.keep import Keep
 from limbeck.teach.mixture import Label, Panel, continuation
 from limbeck.teach.settings import TeachSettings
 
@@ -26,13 +27,12 @@ Labels = Callable[[Sequence[Sequence[Lesson]]], Iterator[tuple[int, Iterator[Lab
 
 
 class Form(NamedTuple):
-    """What soft targets are: how their files are called, who reads and writes them, who says those of one model, and
-    whether the student reasons."""
+    """What soft targets are: who reads and writes their files, who says those of one model, and whether the student
+    reasons."""
 
-    name: str
-    read: Callable[[Sequence[Path]], Mapping[str, Any]]
+    read: type[Cached[Any]]
     write: Callable[[Path, Sequence[tuple[str, Any]]], None]
-    one: Callable[[ModelSpec, Local, int, Tools], AbstractContextManager[Labels]]
+    one: Callable[[ModelSpec, Local, Keep, Tools], AbstractContextManager[Labels]]
     reasons: Reasoning | None = None
 
 
@@ -61,7 +61,7 @@ def score(
     any of them a lesson has no soft target. Where the student `reasons`, its reasoning is scored too. Raises InputError
     where ids mean other tokens than the student's.
     """
-    form = Form("targets", Targets, write_part, partial(_one, reasons=reasons), reasons)
+    form = Form(Targets, write_part, partial(_one, reasons=reasons), reasons)
     return scored(form, settings, student, lessons, before, store=store)
 
 
@@ -77,19 +77,19 @@ def scored(
     """The soft targets of this form, as `score` says."""
     folder = store.folder("targets")
     earlier = before.folders if before is not None else ()
-    known = form.read(earlier)
-    new = [lesson for lesson in lessons if lesson.reply is not None and lesson.id not in known]
+    known = form.read.of(before)
+    wanted = {lesson.id: lesson for lesson in lessons if lesson.reply is not None and lesson.id not in known}
     asked = len(known)
-    for task in _tasks(form, settings, student, new, store.tools):
+    for task in _tasks(form, settings, student, list(wanted.values()), store.tools):
         asked += len(task.lessons)
         parts = [task.lessons[at : at + PART_LESSONS] for at in range(0, len(task.lessons), PART_LESSONS)]
-        files = [folder / f"{form.name}-{task.number}-{number:05d}.parquet" for number in range(len(parts))]
+        files = [folder / f"{form.read.name}-{task.number}-{number:05d}.parquet" for number in range(len(parts))]
         missing = [(file, part) for file, part in zip(files, parts, strict=True) if not file.exists()]
         work = _write(form, task, missing) if missing else iter(())
         total = sum(len(part) for _, part in missing)
         for _ in store.progress(f"{task.name} soft labels", work, total=total):
             pass
-    found = len(form.read((*earlier, folder)))
+    found = len(known) + len(form.read((folder,)))
     return TargetSet(folders=(*earlier, folder), lessons=found, unaligned=asked - found, key=store.key)
 
 
@@ -104,7 +104,7 @@ def _tasks(
         mine = [lesson for lesson in lessons if lesson.teacher == teacher.name]
         for labeller in settings.labellers(teacher):
             if mine:
-                opened = partial(form.one, labeller, student, settings.top, tools)
+                opened = partial(form.one, labeller, student, settings.keep, tools)
                 yield Task(number, teacher.name or teacher.kind, mine, opened)
 
 
@@ -117,20 +117,22 @@ def in_turn(labels: Callable[[Sequence[Lesson]], Iterator[Label]]) -> Labels:
 def _mixture(settings: TeachSettings, student: Local, reasons: Reasoning | None) -> Iterator[Labels]:
     assert settings.mixture is not None
     tokenizer = load_tokenizer(resolve(student.model))
-    with Panel.open(settings.mixture, settings.mixed, tokenizer, top=settings.top, reasons=reasons) as panel:
+    with Panel.open(settings.mixture, settings.mixed, tokenizer, keep=settings.keep, reasons=reasons) as panel:
         yield in_turn(panel.labels)
 
 
 @contextmanager
-def _one(labeller: ModelSpec, student: Local, top: int, tools: Tools, *, reasons: Reasoning | None) -> Iterator[Labels]:
+def _one(
+    labeller: ModelSpec, student: Local, keep: Keep, tools: Tools, *, reasons: Reasoning | None
+) -> Iterator[Labels]:
     with tools.opened(labeller) as model:
-        assert isinstance(model, SoftLabeller)
+        assert isinstance(model, SharedModel | SoftLabeller)
         check_same_vocabulary(labeller, model.vocabulary, load_tokenizer(resolve(student.model)))
 
-        def targets_of(groups: Sequence[Sequence[Continuation]]) -> Iterator[tuple[int, Iterable[tuple[str, TopK]]]]:
+        def targets_of(groups: Sequence[Sequence[Continuation]]) -> Iterator[tuple[int, Iterable[tuple[str, Target]]]]:
             if isinstance(model, SharedModel):
-                return model.soft_targets_of(groups, top=top)
-            return ((at, model.soft_targets(group, top=top)) for at, group in enumerate(groups))
+                return model.targets_of(groups, keep.labels)
+            return ((at, keep.labels(model, group)) for at, group in enumerate(groups))
 
         def labels(parts: Sequence[Sequence[Lesson]]) -> Iterator[tuple[int, Iterator[Label]]]:
             for at, targets in targets_of([[continuation(lesson, reasons) for lesson in part] for part in parts]):

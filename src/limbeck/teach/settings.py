@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +15,7 @@ from limbeck.models.spec import ModelSpec
 from limbeck.records import Prompt
 from limbeck.spec import Manner, Spec
 from limbeck.taxonomy import EVERYDAY
+from limbeck.teach.keep import AnyKeep, Top
 
 
 class Until(Spec):
@@ -88,7 +90,7 @@ class TeachSettings(Spec):
     The first teacher that is for a prompt answers it: greedily at first, then sampled at `temperature`, up to
     `draws` times; a prompt on which none of them was accepted goes to the teacher named `second`, where it is for it.
     `soft_labels` gives distributions for teachers that offer only text, `mixture` one distribution of several teachers
-    for the replies of all; `top` ids are kept.
+    for the replies of all; `keep` says what of a distribution stays.
     `at_most` prompts get a reply, as evenly over conducts as there are; the others teach the decision alone. With
     `learn_to_avoid` the student itself draws once on every harmful and borderline prompt. `risk` softens the decision:
     without it a prompt's risk is 1 where it should be refused, else 0.
@@ -104,7 +106,7 @@ class TeachSettings(Spec):
     learn_to_avoid: bool = True
     soft_labels: AnyModel | None = None
     mixture: Mixture | None = None
-    top: int = Field(default=32, ge=1)
+    keep: AnyKeep = Top()
     # A stage of its own draws for it, under its own settings: it changes nothing of what teachers reply.
     risk: Annotated[DrawnRisk | None, Manner()] = None
 
@@ -141,6 +143,13 @@ class TeachSettings(Spec):
     def risk_teacher(self, risk: DrawnRisk) -> ModelSpec:
         """The teacher whose draws say the risk."""
         return next(teacher for teacher in self.teachers if teacher.name == risk.teacher)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _top_is_a_way_to_keep(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "top" in given:
+            raise ValueError(f"top is called keep.ids now; write keep: {{kind: top, ids: {given['top']}}}")
+        return given
 
     @model_validator(mode="after")
     def _risk_is_drawn(self) -> Self:

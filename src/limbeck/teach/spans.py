@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from limbeck.models.chat import reply_ids
-from limbeck.models.local import HEAD_ROWS, Local, top_k
+from limbeck.models.local import HEAD_ROWS, Local
 from limbeck.models.references import load_tokenizer, resolve
 from limbeck.models.spec import ModelSpec
 from limbeck.models.spelling import Spelling
-from limbeck.protocols import Spans, Store, Tools, TopK, WholeLabeller
+from limbeck.protocols import Spans, Store, Target, Tools, TopK, WholeLabeller
 from limbeck.records import Lesson, TargetSet
 from limbeck.targets.cache import SpanTargets, write_spans
 from limbeck.targets.spans import Span, aligned, spans_of
+from limbeck.teach.keep import Keep, joined
 from limbeck.teach.mixture import Label, continuation
 from limbeck.teach.score import Form, Labels, in_turn, scored
 from limbeck.teach.settings import TeachSettings
@@ -32,7 +33,7 @@ def score_spans(
     A reply that both tokenizers do not spell alike has none, and is counted. Raises InputError for a tokenizer whose
     tokens spell no text.
     """
-    return scored(Form("spans", SpanTargets, write_spans, _across), settings, student, lessons, before, store=store)
+    return scored(Form(SpanTargets, write_spans, _across), settings, student, lessons, before, store=store)
 
 
 def unaligned(targets: TargetSet) -> Iterator[str]:
@@ -45,10 +46,10 @@ def unaligned(targets: TargetSet) -> Iterator[str]:
 
 
 @contextmanager
-def _across(labeller: ModelSpec, student: Local, top: int, tools: Tools) -> Iterator[Labels]:
+def _across(labeller: ModelSpec, student: Local, keep: Keep, tools: Tools) -> Iterator[Labels]:
     with labeller.open() as model:
         assert isinstance(model, WholeLabeller)
-        yield in_turn(Translator.between(model, load_tokenizer(resolve(student.model)), top=top).labels)
+        yield in_turn(Translator.between(model, load_tokenizer(resolve(student.model)), keep=keep).labels)
 
 
 class Reading(NamedTuple):
@@ -67,13 +68,13 @@ class Translator(NamedTuple):
     theirs: Spelling
     mine: Spelling
     counterparts: dict[int, int]
-    top: int
+    keep: Keep
 
     @classmethod
-    def between(cls, model: WholeLabeller, tokenizer: PreTrainedTokenizerBase, *, top: int) -> Translator:
+    def between(cls, model: WholeLabeller, tokenizer: PreTrainedTokenizerBase, *, keep: Keep) -> Translator:
         """What puts the distributions of a teacher into the ids of a tokenizer."""
         theirs, mine = (Spelling.of_tokenizer(one) for one in (model.tokenizer, tokenizer))
-        return cls(model, tokenizer, theirs, mine, theirs.counterparts(mine), top)
+        return cls(model, tokenizer, theirs, mine, theirs.counterparts(mine), keep)
 
     def labels(self, lessons: Sequence[Lesson]) -> Iterator[Label]:
         """The distributions at the start of each span of each reply, none for one that cannot be cut into spans."""
@@ -84,7 +85,7 @@ class Translator(NamedTuple):
             if read[lesson.id].spans
         ]
         for name, hidden_MH in self.model.places(told):
-            yield Label(name, self._target(read[name], hidden_MH))
+            yield Label(name, self._target(name, read[name], hidden_MH))
         yield from (Label(name, None) for name, one in read.items() if not one.spans)
 
     def read(self, lesson: Lesson) -> Reading:
@@ -99,18 +100,20 @@ class Translator(NamedTuple):
             teacher.append(self.theirs.end)
         return Reading([*student, self.mine.end] if lesson.ends else student, teacher, spans)
 
-    def _target(self, reading: Reading, hidden_MH: Tensor) -> Spans:
+    def _target(self, lesson: str, reading: Reading, hidden_MH: Tensor) -> Spans:
         """Whole distributions exist for a few tokens at a time."""
         import torch
 
-        kept: list[TopK] = []
+        kept: list[Target] = []
         said: list[Tensor] = []
         ids_M = torch.tensor(reading.teacher, device=hidden_MH.device)
-        for rows_MH, written_M in zip(hidden_MH.split(HEAD_ROWS), ids_M.split(HEAD_ROWS), strict=True):
+        blocks = zip(hidden_MH.split(HEAD_ROWS), ids_M.split(HEAD_ROWS), strict=True)
+        for number, (rows_MH, written_M) in enumerate(blocks):
             logprobs_MV = self.model.logprobs(rows_MH)
-            kept.append(top_k(logprobs_MV, self.top))
+            kept.append(self.keep.block(logprobs_MV, lesson=lesson, first=number * HEAD_ROWS))
             said.append(logprobs_MV.gather(1, written_M[:, None])[:, 0])
-        top = TopK(*(torch.cat(column).cpu() for column in zip(*kept, strict=True)))
+        top = joined(kept)
+        assert isinstance(top, TopK)
         return spans_of(
             reading.spans,
             top,

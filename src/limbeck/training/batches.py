@@ -22,6 +22,7 @@ from limbeck.models.tree import Tree, TreeBatch, collate, packed, tree_length
 from limbeck.perturb import Typos
 from limbeck.protocols import LiveTeacher, Spans, TopK
 from limbeck.records import Lesson
+from limbeck.targets.ragged import widened
 from limbeck.targets.spans import placed
 from limbeck.taxonomy import REFUSAL_OPENINGS
 from limbeck.training.pool import Neighbours, Pool
@@ -450,7 +451,7 @@ class LessonEncoder:
 
 def _stacked(teachers: Sequence[tuple[int, TopK | None]]) -> TopK:
     """The targets of all replies one after the other; a reply without one gets rows that no loss reads."""
-    top = next((target.ids_NK.shape[1] for _, target in teachers if target is not None), 1)
+    top = max((target.ids_NK.shape[1] for _, target in teachers if target is not None), default=1)
     parts = []
     for length, target in teachers:
         if target is None:
@@ -458,7 +459,7 @@ def _stacked(teachers: Sequence[tuple[int, TopK | None]]) -> TopK:
                 TopK(torch.zeros((length, top), dtype=torch.long), torch.zeros((length, top)), torch.zeros(length))
             )
         else:
-            parts.append(_as_long(target, length))
+            parts.append(widened(_as_long(target, length), top))
     if not parts:
         return TopK(torch.zeros((0, 1), dtype=torch.long), torch.zeros((0, 1)), torch.zeros(0))
     return TopK(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
@@ -15,10 +15,11 @@ from limbeck.records import Lesson, Prompt
 from limbeck.spec import Spec
 
 Supervised = Literal["last", "all"]
+Read = TypeVar("Read")
 
 
 class LessonFile(Spec):
-    """Ready lessons in a JSONL or CSV file; their own weights count `weight` times."""
+    """Ready lessons in a JSONL, CSV or Parquet file; their own weights count `weight` times."""
 
     path: Path
     weight: float = Field(default=1.0, gt=0, le=1)
@@ -33,13 +34,24 @@ class LessonFiles(Spec):
 
 def lessons_in(settings: LessonFiles) -> Iterator[tuple[Row, Lesson]]:
     """The lessons of the files, in order, each with the row that it stands in."""
-    every_turn = settings.supervise == "all"
+    for row, lessons in rows_in(settings, lambda row, lessons: (row, lessons)):
+        for lesson in lessons:
+            yield row, lesson
+
+
+def rows_in(settings: LessonFiles, read: Callable[[Row, list[Lesson]], Read]) -> Iterator[Read]:
+    """What `read` makes of each row of the files and its lessons, in order. Raises InputError at the end of a file that
+    tells of every row that was wrong."""
     for file in settings.files:
+
+        def made(row: Row, weight: float = file.weight) -> Read:
+            lessons = lessons_of(row, every_turn=settings.supervise == "all")
+            return read(row, [one.model_copy(update={"weight": one.weight * weight}) for one in lessons])
+
         count = 0
-        for row, lessons in read_each(file.path, lambda row: (row, list(lessons_of(row, every_turn=every_turn)))):
+        for one in read_each(file.path, made):
             count += 1
-            for lesson in lessons:
-                yield row, lesson.model_copy(update={"weight": lesson.weight * file.weight})
+            yield one
         if count == 0:
             raise InputError(f"{file.path}: there are no rows; write at least one lesson")
 

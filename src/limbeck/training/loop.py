@@ -81,7 +81,8 @@ def _train(
     )
     for loss in settings.losses:
         check_layers(loss, loss.student_layers, of=learner.model.get_base_model(), name=learner.name)
-    folders = targets.folders if targets is not None else ()
+    known = Targets.of(targets if settings.who_needs("distribution") else None)
+    spans = SpanTargets.of(targets if settings.who_needs("spans") else None)
     number = start_from.round + 1 if start_from is not None else 0
     with _opened(teacher, learner) as live:
         if live is not None:
@@ -89,8 +90,8 @@ def _train(
                 check_layers(loss, loss.teacher_layers, of=live.weights, name=f"teacher '{live.name}'")
         encoder = LessonEncoder(
             learner.tokenizer,
-            Targets(folders),
-            spans=SpanTargets(folders),
+            known,
+            spans=spans,
             losses=settings.losses,
             context=learner.context,
             among=chosen,

@@ -1,0 +1,62 @@
+"""Lessons in, soft targets out that others made: beside the replies in their rows, or in a folder of DistillKit's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+
+from limbeck.models.local import Local
+from limbeck.models.references import load_tokenizer, resolve
+from limbeck.models.spelling import Spelling
+from limbeck.protocols import Store, TopK
+from limbeck.records import TargetSet
+from limbeck.spec import Spec
+from limbeck.targets.cache import write_part
+from limbeck.training.captured import captured
+from limbeck.training.lessons import LessonFiles, lessons_in, rows_in
+from limbeck.training.logprobs import RowReader
+
+PART_LESSONS = 64
+
+
+class Brought(Spec):
+    """Lessons files, and the folder of DistillKit's with the soft targets of their replies; without it they stand in
+    the rows."""
+
+    lessons: LessonFiles
+    captured: Path | None = None
+
+
+def brings_targets(files: LessonFiles) -> bool:
+    """Whether any row brings a soft target."""
+    return any(row.values.get("logprobs") is not None for row, _ in lessons_in(files))
+
+
+def read_targets(settings: Brought, student: Local, *, store: Store) -> TargetSet:
+    """The soft targets of the lessons, in files of the stage's folder.
+
+    Raises InputError where one is not that of the student's tokens, or the folder has none.
+    """
+    tokenizer = load_tokenizer(resolve(student.model))
+    if settings.captured is None:
+        reader = RowReader(tokenizer, Spelling.of_tokenizer(tokenizer))
+        found: Iterator[tuple[str, TopK]] = chain.from_iterable(rows_in(settings.lessons, reader.targets))
+    else:
+        found = captured(settings.captured, settings.lessons, tokenizer)
+    once = _once(found)
+    folder = store.folder("targets")
+    lessons = 0
+    while part := list(islice(once, PART_LESSONS)):
+        write_part(folder / f"targets-0-{lessons // PART_LESSONS:05d}.parquet", part)
+        lessons += len(part)
+    return TargetSet(folders=(folder,), lessons=lessons, key=store.key)
+
+
+def _once(found: Iterator[tuple[str, TopK]]) -> Iterator[tuple[str, TopK]]:
+    """The first target of each lesson."""
+    seen: set[str] = set()
+    for lesson, target in found:
+        if lesson not in seen:
+            seen.add(lesson)
+            yield lesson, target
