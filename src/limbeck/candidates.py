@@ -21,6 +21,7 @@ from limbeck.evaluation.usefulness import Usefulness
 from limbeck.judges.grade import graded
 from limbeck.models.answer import ask, trial_of
 from limbeck.models.encoder import ModelTools
+from limbeck.models.reasoning import USUAL, Reasoning
 from limbeck.protocols import ChatModel, Progress, Store
 from limbeck.records import Measurement, Prompt, Reply, Scorecard, Trial, request_of, some
 from limbeck.report.headline import EVERYDAY, HANDLED, LIKENESS, MULTIPLE_CHOICE, SEPARATION, TWINS, Column, figures
@@ -85,7 +86,8 @@ def compare_teachers(config: RunConfig, *, progress: Progress) -> list[Side]:
         with passing_store(config, progress) as store:
             try:
                 with teacher.open() as model:
-                    said = answers(config, model, [one for one in prompts if teacher.is_for(one)], store)
+                    mine = [one for one in prompts if teacher.is_for(one)]
+                    said = answers(config, model, mine, store, reasoning=teacher.reasoning)
                 known = graded_answers(config, said, store)
             except LimbeckError as error:
                 sides.append(Side(Scorecard(model=teacher.name, measurements=()), error=error))
@@ -125,7 +127,9 @@ class Answers(NamedTuple):
         return f"{len(failed)} of {len(self.replies)} replies did not come ({failed[0].why or failed[0].finish})"
 
 
-def answers(config: RunConfig, model: ChatModel, prompts: Sequence[Prompt], store: Store) -> Answers:
+def answers(
+    config: RunConfig, model: ChatModel, prompts: Sequence[Prompt], store: Store, *, reasoning: Reasoning = USUAL
+) -> Answers:
     """One greedy reply of the model to each prompt, `teach.max_tokens` long at most, and its scores of the items."""
     wanted = [Trial(prompt=one, subject=model.name, asked="choices" if one.choices else "reply") for one in prompts]
     asked = [one for one in wanted if one.asked == "reply"]
@@ -133,7 +137,7 @@ def answers(config: RunConfig, model: ChatModel, prompts: Sequence[Prompt], stor
     started = time.monotonic()
     replies = list(ask(model, requests, store, label=f"{model.name} replies"))
     seconds = time.monotonic() - started
-    items = scored(model, [one for one in wanted if one.asked == "choices"], store)
+    items = scored(model, [one for one in wanted if one.asked == "choices"], store, reasoning=reasoning)
     trials = [trial_of(trial, reply) for trial, reply in zip(asked, replies, strict=True)]
     return Answers(model.name, trials, replies, seconds, items)
 

@@ -25,7 +25,6 @@ from limbeck.evaluation.safety import Safety
 from limbeck.evaluation.spec import measurement
 from limbeck.judges.grade import safely
 from limbeck.models.context import ContextModel, PrivilegedContext, policy_in
-from limbeck.models.local import Local
 from limbeck.protocols import Progress, Store
 from limbeck.records import Measurement, Scorecard, Trial
 from limbeck.report.headline import EVERYDAY, HANDLED, SEPARATION, TWINS, Cell, Column, cell, figures
@@ -69,19 +68,23 @@ def compare_contexts(config: RunConfig, contexts: Mapping[str, str], *, progress
     """The model without a context, then with each: the one that makes most of the unsafe replies safe first, among
     equals the one that refuses fewer twins. Nothing is kept of it.
 
-    Asked are harmful prompts, their twins and everyday ones, none of the exam. Raises InputError where there is no
-    harmful one.
+    It is the model of the recipe's first teacher or labeller with a context, which thinks first where that does, else
+    the student's. Asked are harmful prompts, their twins and everyday ones, none of the exam. Raises InputError where
+    there is no harmful one.
     """
     prompts = [one for one in sample(planned(config.curate, seed=config.seed), seed=config.seed) if not one.choices]
     if not any(one.conduct == "refuse" for one in prompts):
         raise InputError("--contexts: the recipe has no harmful prompt beside those of the exam; add some")
+    informed = next((one for one in config.teach.models if isinstance(one, PrivilegedContext)), None)
+    bare = config.student.untrained() if informed is None else informed.bare
+    think = informed is not None and informed.think
     with passing_store(config, progress) as store:
-        with _asked(config).open() as model:
+        with bare.model_copy(update={"name": WITHOUT}).open() as model:
             said = [answers(config, model, prompts, store)]
             for name, text in contexts.items():
-                informed = ContextModel(model, text)
-                informed.name = name
-                said.append(answers(config, informed, prompts, store))
+                told = ContextModel(model, text, think=think)
+                told.name = name
+                said.append(answers(config, told, prompts, store))
         return ranked(config, said, store)
 
 
@@ -96,13 +99,6 @@ def ranked(config: RunConfig, said: Sequence[Answers], store: Store) -> list[Sid
             measured += [*_changed(graded[0], trials), _longer(said[0], one)]
         sides.append(Side(Scorecard(model=one.name, measurements=tuple(measured)), unanswered=one.unanswered))
     return [sides[0], *sorted(sides[1:], key=_rank)]
-
-
-def _asked(config: RunConfig) -> Local:
-    """The model that is told the contexts: of the recipe's first teacher or labeller with one, else the student's."""
-    informed = next((one for one in config.teach.models if isinstance(one, PrivilegedContext)), None)
-    bare = config.student.untrained() if informed is None else informed.bare
-    return bare.model_copy(update={"name": WITHOUT})
 
 
 def _changed(before: Sequence[Trial], after: Sequence[Trial]) -> Iterator[Measurement]:

@@ -303,6 +303,12 @@ def test_spend_counts_every_attempt_that_was_answered() -> None:
     assert reply.cost == pytest.approx(20 * 0.001 + 8 * 0.01)
 
 
+def test_an_answer_that_cannot_be_read_was_paid_for_and_nobody_knows_how_much() -> None:
+    with served(in_turn(TORN, chat("Fine."))) as server:
+        (reply,) = replies(teacher(server.url, price=Price(prompt=1000, reply=1000)), "a")
+    assert (reply.text, reply.cost) == ("Fine.", None)
+
+
 def test_a_cost_that_nobody_knows_is_none() -> None:
     with served(backwards) as server:
         assert [one.cost for one in replies(teacher(server.url), "a")] == [None]
@@ -434,14 +440,14 @@ def test_replicas_share_the_work() -> None:
 @pytest.mark.parametrize(
     "budget",
     # One request costs 25 of the tokens: 64 characters are 16, and 9 for the reply.
-    [{"requests_per_minute": 1200}, {"tokens_per_minute": 1200 * 25}],
+    [{"requests_per_minute": 600}, {"tokens_per_minute": 600 * 25}],
 )
 def test_no_more_is_asked_in_a_minute_than_the_recipe_allows(budget: dict[str, float]) -> None:
     with served(backwards) as server:
         replies(teacher(server.url, concurrency=5, **budget), *(letter * 64 for letter in "abcde"))
     times = sorted(seen.at for seen in server.seen)
-    # 1,200 a minute are one every 50 ms; what one connection takes longer than another is not the budget's.
-    assert times[-1] - times[0] >= 4 * 0.05 - 0.03
+    # 600 a minute are one every 100 ms; what one connection takes longer than another is not the budget's.
+    assert times[-1] - times[0] >= 4 * 0.1 / 2
 
 
 class Killing(Silent):

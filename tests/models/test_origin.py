@@ -82,7 +82,7 @@ def test_what_shows_no_weights_is_unknown_unless_it_is_called_as_the_student_is(
     away = {"name": "t", "base_url": "http://127.0.0.1:1/v1"}
     assert traced(Recorded(name="t")).relation == "unknown"
     assert traced(Endpoint(model="org/other", **away)).relation == "unknown"
-    assert traced(Endpoint(model=f"org/{tiny_model.name}", **away)).relation == "itself"
+    assert traced(Endpoint(model=f"org/{tiny_model.name}", **away)).relation == "kin"
 
 
 def test_a_model_on_the_hub_is_not_fetched_for_a_check(tiny_model: Path) -> None:

@@ -159,6 +159,14 @@ def test_a_model_that_is_made_to_think_answers_after_its_own_thoughts(speaking: 
     assert replied(model, asked("Why?"), asked("How?")) == [("So.", "Hm", "stop"), ("So.", "Well", "stop")]
 
 
+def test_a_reply_that_is_begun_is_gone_on_with_and_not_thought_about_anew(speaking: Any) -> None:
+    lines = {"Never": "Go.", "</think>": "So.", "Why": "Hm"}
+    model = ContextModel(speaking(Reasoning(max_tokens=20), **lines), "Think first.", think=True)
+    begun = (*asked("Why?"), begun_by("<think>\nNever.\n</think>\n\n"))
+    assert replied(model, begun, asked("Why?"))[0][0] == "Go."
+    assert replied(model, asked("Why?")) == [("So.", "Hm", "stop")]
+
+
 def test_thoughts_that_do_not_end_are_closed_where_their_budget_does(speaking: Any) -> None:
     model = ContextModel(speaking(Reasoning(max_tokens=3), **{"</think>": "So.", "Why": "Hmmmmm"}), "", think=True)
     assert replied(model, asked("Why?")) == [("So.", "Hmmm", "stop")]

@@ -51,7 +51,7 @@ class Quirks(Evaluator):
                 yield measurement(
                     "reply_words", quantile(lengths, share), len(lengths), unscored, conduct=conduct, of=name
                 )
-        cut, unscored = known(None if one.reply is None else one.finish == "length" for one in replies)
+        cut, unscored = known(one.finish == "length" if one.finish in ("stop", "length") else None for one in replies)
         yield measurement("cut_short", proportion(cut), len(cut), unscored)
 
     def beside(

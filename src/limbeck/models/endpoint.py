@@ -325,8 +325,10 @@ class EndpointModel:
                 messages=messages,
                 extra_body=self._body(max_tokens=most, temperature=request.temperature, seed=request.seed),
             )
+            # An answer that cannot be read was paid for, and nobody knows how much.
+            spent.append(None)
             chat = _Chat.model_validate_json(raw.content)
-            spent.append(chat.usage)
+            spent[-1] = chat.usage
             return _usable(chat.choices[0])
 
         characters = sum(len(turn.content) for turn in request.messages)

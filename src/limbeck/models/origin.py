@@ -54,7 +54,8 @@ def told(origin: Origin) -> str:
 def _origin(student: Local, teacher: ModelSpec, find: Callable[[Reference], Path | None]) -> Origin:
     name = teacher.name or f"soft labels ({teacher.kind})"
     if isinstance(teacher, Endpoint) and _called(teacher.model) & _called(student.model):
-        return Origin(teacher=name, relation="itself", why="served under the name of the student's own weights")
+        # A name says whose weights they began as, and not how they were tuned since.
+        return Origin(teacher=name, relation="kin", why="served under the name of the student's own weights")
     if not isinstance(teacher, Local | PrivilegedContext):
         return Origin(teacher=name, relation="unknown", why=f"of a teacher of kind {teacher.kind} no weights are seen")
     ours, theirs = resolve(student.model), resolve(teacher.model)

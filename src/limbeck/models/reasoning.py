@@ -108,10 +108,13 @@ def before_answer(lesson: Lesson, reasons: Reasoning | None) -> str:
 
 def thinking_first(model: LocalModel, requests: Sequence[Request]) -> Iterator[Reply]:
     """Replies of a model that need not reason by itself: the opening tag is put into its mouth, then all that it wrote
-    up to its closing tag, its end or its budget, closed, and its answer is asked for.
+    up to its closing tag, its end or its budget, closed, and its answer is asked for. A reply that is begun already is
+    gone on with as it is.
 
     The budget is enforced after s1 (Muennighoff et al. 2025, arXiv:2501.19393).
     """
+    yield from model.replies([request for request in requests if request.messages[-1].role == "assistant"])
+    requests = [request for request in requests if request.messages[-1].role != "assistant"]
     reasoning = model.reasoning
     opened = {request.id: _going_on(request, f"{reasoning.opening}\n", max_tokens=1) for request in requests}
     thoughts = {reply.request_id: reply for reply in model.replies(list(opened.values()))}
