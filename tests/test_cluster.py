@@ -29,9 +29,9 @@ from limbeck.needs import check_packages
 from limbeck.pipeline import run_until
 from limbeck.protocols import Exchange
 from limbeck.records import Lesson, Prompt, asked
-from limbeck.targets.cache import Targets
+from limbeck.targets.cache import PART_LESSONS, Targets
 from limbeck.teach.keep import Keep, Sampled, Top
-from limbeck.teach.score import PART_LESSONS, score
+from limbeck.teach.score import score
 from limbeck.teach.settings import TeachSettings
 from limbeck.version import __version__
 from limbeck.workspace import Silent, StageStore

@@ -64,7 +64,7 @@ def _check_labellers(config: RunConfig) -> None:
     for one in labellers:
         if needed not in one.offers:
             raise InputError(
-                f"loss '{loss}' needs a {needed}; teacher '{one.name}' ({one.kind}) offers "
+                f"loss '{loss}' needs a {needed}; teacher '{one.name or one.kind}' ({one.kind}) offers "
                 f"{', '.join(sorted(one.offers))}; set teach.soft_labels or remove the loss"
             )
     if across:

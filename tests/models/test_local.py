@@ -179,7 +179,7 @@ def test_soft_targets_are_the_distributions_behind_each_token(local: LocalModel)
 
 
 def test_a_reply_too_long_to_score_stops_with_one_message(local: LocalModel) -> None:
-    with pytest.raises(InputError, match=r"teacher 'tiny': a prompt and reply of .* exceed its context of 1024"):
+    with pytest.raises(InputError, match=r"a: 'hi…' has .* exceeds the 1024 of teacher 'tiny'"):
         list(local.soft_targets([Continuation("a", asked("hi"), "y" * 2000, ends=True)], top=4))
 
 

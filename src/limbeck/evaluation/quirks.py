@@ -69,16 +69,16 @@ class Quirks(Evaluator):
             has = _outcomes(taught_by)
             for group in AS_WRITTEN:
                 kinds = [(has.get(item), had.get(item), good) for item, good in outcomes.items() if item[0] == group]
-                yield from _faults(kinds, teacher=name, on=group)
+                yield from _faults(kinds, of=name, on=group)
 
 
-def _faults(kinds: Sequence[tuple[bool | None, ...]], **slice_: str) -> Iterator[Measurement]:
+def _faults(kinds: Sequence[tuple[bool | None, ...]], *, of: str, on: str) -> Iterator[Measurement]:
     """What became wrong, where the teacher is wrong and where it is right."""
     known_kinds = [(a, b, c) for a, b, c in kinds if a is not None and b is not None and c is not None]
     crossed = Crossed(Counter(known_kinds))
     for name, teacher in (("fault_taken_over", False), ("fault_of_its_own", True)):
         lost = crossed.lost(teacher=teacher)
-        yield measurement(name, proportion(lost), len(lost), len(kinds) - len(known_kinds), **slice_)
+        yield measurement(name, proportion(lost), len(lost), len(kinds) - len(known_kinds), teacher=of, on=on)
 
 
 def _chances(trials: Sequence[Trial]) -> dict[str, tuple[float, ...]]:

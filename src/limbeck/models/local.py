@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from limbeck.errors import InputError
 from limbeck.models.adapter import is_whole_model
 from limbeck.models.precision import Precision, torch_type
 from limbeck.models.reasoning import USUAL, Reasoning
@@ -367,19 +366,21 @@ class LocalModel:
         """The hidden states before each token of each reply."""
         import torch
 
-        from limbeck.models.chat import prompt_ids, reply_ids
+        from limbeck.models.chat import check_room, prompt_ids, reply_ids
         from limbeck.models.tree import Tree, tree_length
 
-        trees = [
-            Tree(prompt_ids(self.tokenizer, one.messages), [reply_ids(self.tokenizer, one.reply, ends=one.ends)])
-            for one in replies
-        ]
-        lengths = [tree_length(tree) for tree in trees]
-        if max(lengths, default=0) > self.context:
-            raise InputError(
-                f"teacher '{self.name}': a prompt and reply of {max(lengths)} tokens exceed its context "
-                f"of {self.context}; shorten the prompt or choose another teacher"
+        trees = []
+        for one in replies:
+            prompt, reply = (
+                prompt_ids(self.tokenizer, one.messages),
+                reply_ids(self.tokenizer, one.reply, ends=one.ends),
             )
+            sizes = {"prompt": len(prompt), "reply": len(reply)}
+            check_room(
+                one.id, one.messages, **sizes, context=self.context, of=f"teacher '{self.name or 'soft labels'}'"
+            )
+            trees.append(Tree(prompt, [reply]))
+        lengths = [tree_length(tree) for tree in trees]
         for rows in self._packed(lengths):
             with torch.inference_mode():
                 batch, hidden_UH = self._read([[trees[item] for item in row] for row in rows])

@@ -30,6 +30,8 @@ from limbeck.targets.spans import placed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# Lessons to a file: what a kill costs at most.
+PART_LESSONS = 64
 ROW_GROUP = 8
 SCHEMA = pa.schema([
     ("lesson", pa.string()),

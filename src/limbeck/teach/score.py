@@ -15,13 +15,11 @@ from limbeck.models.references import load_tokenizer, resolve
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, SharedModel, SoftLabeller, Store, Target, Tools
 from limbeck.records import Lesson, TargetSet
-from limbeck.targets.cache import Cached, Targets, write_disagreements, write_part
+from limbeck.targets.cache import PART_LESSONS, Cached, Targets, write_disagreements, write_part
 from limbeck.teach.keep import Keep
 from limbeck.teach.mixture import Label, Panel, continuation
 from limbeck.teach.settings import TeachSettings
 
-# Lessons to a file: what a kill costs at most.
-PART_LESSONS = 64
 # Says the soft targets of each of some parts of the lessons, with its position among them.
 Labels = Callable[[Sequence[Sequence[Lesson]]], Iterator[tuple[int, Iterator[Label]]]]
 

@@ -12,12 +12,10 @@ from limbeck.models.spelling import Spelling
 from limbeck.protocols import Store, TopK
 from limbeck.records import TargetSet
 from limbeck.spec import Spec
-from limbeck.targets.cache import write_part
+from limbeck.targets.cache import PART_LESSONS, write_part
 from limbeck.training.captured import captured
 from limbeck.training.lessons import LessonFiles, lessons_in, rows_in
 from limbeck.training.logprobs import RowReader
-
-PART_LESSONS = 64
 
 
 class Brought(Spec):
