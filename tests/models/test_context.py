@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from limbeck.models.context import POLICIES, POLICY, ContextModel, PrivilegedContext, policy_in
+from limbeck.errors import InputError
+from limbeck.models.chat import prompt_ids
+from limbeck.models.context import POLICIES, POLICY, ContextModel, PrivilegedContext, policy_in, told
 from limbeck.models.local import Local
+from limbeck.models.references import load_tokenizer, resolve
 from limbeck.protocols import Continuation
 from limbeck.records import ChoiceRequest, Message, Request, asked
 from limbeck.taxonomy import HARMS
@@ -42,6 +45,18 @@ def test_soft_targets_cover_the_reply_alone_and_hang_on_the_policy(tiny_model: P
             assert (name, len(target.tail_N)) == ("a", 4)
             tails.append(target.tail_N)
     assert not tails[0].equal(tails[1])
+
+
+def test_a_policy_and_a_system_turn_of_the_prompt_are_one_turn() -> None:
+    chat = (Message(role="system", content="Speak Latin."), *asked("Why?"))
+    assert told(chat, "Be kind.") == (Message(role="system", content="Be kind.\n\nSpeak Latin."), *asked("Why?"))
+
+
+def test_a_template_without_a_system_turn_is_one_message(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(resolve(str(tiny_model)))
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') if messages[0].role == 'system' }}"
+    with pytest.raises(InputError, match=r"'Why\?…' with turns of system, user \(System role not supported\)"):
+        prompt_ids(tokenizer, told(asked("Why?"), "Be kind."))
 
 
 def test_another_policy_is_another_model(tiny_model: Path) -> None:

@@ -17,10 +17,20 @@ if TYPE_CHECKING:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """The tokens of a chat up to where the assistant's reply begins, or goes on where the last turn is its own."""
+    """The tokens of a chat up to where the assistant's reply begins, or goes on where the last turn is its own. Raises
+    InputError where the model's chat template has no place for one of the turns."""
+    from jinja2 import TemplateError
+
     begun = messages[-1].content if messages[-1].role == "assistant" else ""
     turns = [message.model_dump() for message in (messages[:-1] if begun else messages)]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        roles = ", ".join(message.role for message in messages)
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path} does not take '{messages[-1].content[:40]}…' with turns of "
+            f"{roles} ({error}); use turns that it knows, or another model"
+        ) from error
     return list(tokenizer.encode(text + begun, add_special_tokens=False, verbose=False))
 
 

@@ -163,5 +163,7 @@ class ContextModel:
 
 
 def told(messages: tuple[Message, ...], policy: str) -> tuple[Message, ...]:
-    """The chat with a policy before it."""
+    """The chat with a policy before it, in one system turn with what stands there already."""
+    if messages[0].role == "system":
+        policy, messages = f"{policy}\n\n{messages[0].content}", messages[1:]
     return (Message(role="system", content=policy), *messages)
