@@ -26,6 +26,7 @@ CALIBRATION_BINS = 10
 SAME_BITS = 1e-6
 # How many replies of the usual kind a phrase is thought to have been looked for in before any was read.
 PRIOR_REPLIES = 10.0
+QUARTILES = {"lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75}
 
 
 class Figure(NamedTuple):

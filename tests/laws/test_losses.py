@@ -43,7 +43,6 @@ LAYER = 20
 MEMBERS = [
     *(member() for member in LOSSES.values()),
     CrossEntropy(decision_window=2),
-    Decision(against="likeliest"),
     AntiTeacher(least=0.0),
     HiddenStates(distance="mse"),
     CrossTokenizer(sorted_l1=0.0, decision_window=2),
@@ -422,24 +421,15 @@ def test_at_half_the_temperature_the_decision_is_nearer_to_what_greedy_decoding_
     # "No" opens with 0.4; "Yes" (0.3), "Well" (0.2) and "So" (0.1) answer. Squared and shared out: 16 of 30.
     logprobs_DV = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
     said = Openings(Plain(logprobs_DV), torch.zeros(1, 1, dtype=torch.long), torch.tensor([0]), (1,))
-    assert said.against_all(1.0).openings_BE.exp().tolist() == [pytest.approx([0.4])]
-    assert said.against_all(0.5).openings_BE.exp().tolist() == [pytest.approx([16 / 30])]
-
-
-def test_against_the_likeliest_the_decision_is_above_half_just_where_greedy_decoding_refuses() -> None:
-    # "I can't": "I" (.3) beats "The" (.2), then "can't" (.1) loses to "am" (.4): 3/5 * 1/5. "No" (.1) loses to "I".
-    logprobs_DV = torch.tensor([[0.3, 0.2, 0.1, 0.4 / 3, 0.4 / 3, 0.4 / 3], [0.1, 0.1, 0.1, 0.1, 0.2, 0.4]]).log()
-    said = Openings(Plain(logprobs_DV), torch.tensor([[0, 1, 0]]), torch.tensor([0, 3, 2]), (2, 1))
-    assert said.against_likeliest(1.0).openings_BE.exp().tolist() == [pytest.approx([0.12, 0.25])]
-    # Squared: 9/13 * 1/17, and 1/10.
-    assert said.against_likeliest(0.5).openings_BE.exp().tolist() == [pytest.approx([9 / 13 / 17, 0.1])]
+    assert said.refusing(1.0).openings_BE.exp().tolist() == [pytest.approx([0.4])]
+    assert said.refusing(0.5).openings_BE.exp().tolist() == [pytest.approx([16 / 30])]
 
 
 def test_each_opening_is_the_product_of_its_tokens() -> None:
     # "I can't" (0.5 * 0.6) and "I won't" (0.5 * 0.2) and "No" (0.1).
     logprobs_DV = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.1, 0.1, 0.6, 0.2]]).log()
     said = Openings(Plain(logprobs_DV), torch.tensor([[0, 1, 0, 1, 0]]), torch.tensor([0, 2, 0, 3, 1]), (2, 2, 1))
-    assert said.against_all(1.0).openings_BE.exp().tolist() == [pytest.approx([0.3, 0.1, 0.1])]
+    assert said.refusing(1.0).openings_BE.exp().tolist() == [pytest.approx([0.3, 0.1, 0.1])]
 
 
 def test_unlikelihood_of_a_token_with_probability_one_fifth_is_the_log_of_five_quarters() -> None:

@@ -12,11 +12,10 @@ from limbeck.evaluation.spec import Evaluator, known, measurement, plain
 from limbeck.files import Row, prompt_of, read_table
 from limbeck.judges.outcomes import AS_WRITTEN, Group, group_of, went_well
 from limbeck.records import Measurement, Prompt, Trial
-from limbeck.stats import Crossed, apart, mean, proportion, quantile, went_towards
+from limbeck.stats import QUARTILES, Crossed, apart, mean, proportion, quantile, went_towards
 from limbeck.taxonomy import Conduct
 
 SHIPPED = Path(__file__).parent / "canaries.jsonl"
-QUARTILES = {"lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75}
 
 
 class Quirks(Evaluator):

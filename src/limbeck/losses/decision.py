@@ -24,15 +24,12 @@ class Decision(Loss):
     `refuse_with` begins with it and may go on, so that a prompt without a reply teaches how a refusal goes on, too.
     h is what refusing a harmless prompt costs against answering a harmful one (Elkan 2001, cost-sensitive learning).
     `openings` is how many of the refusal openings q counts, the commonest first: each is read after every prompt, and
-    the last ones have next to no mass. `against` says what a token of an opening is likelier than: all other tokens
-    together, or the likeliest of them alone (Bradley and Terry 1952), which is what greedy decoding asks. Ours;
-    docs/notebook.md has the measurements behind it.
+    the last ones have next to no mass. Ours; docs/notebook.md has the measurements behind it.
     """
 
     kind: Literal["decision"] = "decision"
     temperature: float = Field(default=1.0, gt=0)
     harmless_cost: float = Field(default=1.0, gt=0)
-    against: Literal["all", "likeliest"] = "all"
     refuse_with: str = REFUSAL_OPENINGS[0]
     openings: int = Field(default=len(REFUSAL_OPENINGS), ge=1, le=len(REFUSAL_OPENINGS))
     needs = frozenset({"risk"})
@@ -46,8 +43,7 @@ class Decision(Loss):
         return words
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
-        openings = passes.openings
-        said = (openings.against_all if self.against == "all" else openings.against_likeliest)(self.temperature)
+        said = passes.openings.refusing(self.temperature)
         openings_BE = said.openings_BE[:, : self.openings].clamp(max=0.0)
         answers_B = log1mexp(openings_BE.logsumexp(1).clamp(max=0.0))
         refused_B = openings_BE[:, 0] + said.rest_B

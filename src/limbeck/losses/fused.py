@@ -105,9 +105,6 @@ class Block(Places):
         self.single.append((at_P, token_P, logits_P))
         return logits_P / temperature - self._whole_N(temperature)[at_P]
 
-    def likeliest(self, count: int) -> Tensor:
-        return self.logits_NV.topk(count).indices
-
     def kept(self, ids_NK: Tensor) -> Kept:
         if ids_NK is not self.kept_NK and (self.kept_NK is None or not torch.equal(ids_NK, self.kept_NK)):
             return Plain(self.every()).kept(ids_NK)

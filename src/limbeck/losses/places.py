@@ -33,10 +33,6 @@ class Places(ABC):
         """Log-probability of each token at its place, shape (P,); `at_P` is 0, 1, 2 ... where it is not given."""
 
     @abstractmethod
-    def likeliest(self, count: int) -> Tensor:
-        """The likeliest ids of each place, the first before the second, shape (N, count)."""
-
-    @abstractmethod
     def kept(self, ids_NK: Tensor) -> Kept:
         """Log-probabilities of these ids, different ones at each place, and of the rest."""
 
@@ -59,9 +55,6 @@ class Plain(Places):
         at_P = torch.arange(len(self), device=token_P.device) if at_P is None else at_P
         scaled_NV = self.logprobs_NV / temperature
         return scaled_NV[at_P, token_P] - scaled_NV.logsumexp(-1)[at_P]
-
-    def likeliest(self, count: int) -> Tensor:
-        return self.logprobs_NV.topk(count).indices
 
     def kept(self, ids_NK: Tensor) -> Kept:
         rest_N = self.logprobs_NV.scatter(1, ids_NK, -torch.inf).logsumexp(-1)

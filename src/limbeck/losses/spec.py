@@ -107,28 +107,12 @@ class Openings(NamedTuple):
     token_O: Tensor
     sizes: tuple[int, ...]
 
-    def against_all(self, temperature: float) -> Refusing:
+    def refusing(self, temperature: float) -> Refusing:
         """How likely each opening is when the model is decoded at that temperature."""
-        token_P, at_P = self._asked
-        return self._summed(self.places.said(token_P, at_P=at_P, temperature=temperature))
-
-    def against_likeliest(self, temperature: float) -> Refusing:
-        """The same where each token has but one rival, the likeliest other one at its place: above ½ only what greedy
-        decoding says."""
-        token_P, at_P = self._asked
-        first_P, second_P = self.places.likeliest(2)[at_P].unbind(1)
-        rival_P = first_P.where(first_P != token_P, second_P)
-        ahead_P = self.places.said(token_P, at_P=at_P) - self.places.said(rival_P, at_P=at_P)
-        return self._summed(torch.nn.functional.logsigmoid(ahead_P / temperature))
-
-    @property
-    def _asked(self) -> tuple[Tensor, Tensor]:
-        """The tokens after each prompt, and the places they are asked at."""
-        return self.token_O.expand_as(self.at_BO).flatten(), self.at_BO.flatten()
-
-    def _summed(self, value_P: Tensor) -> Refusing:
+        token_BO = self.token_O.expand_as(self.at_BO)
+        said_P = self.places.said(token_BO.flatten(), at_P=self.at_BO.flatten(), temperature=temperature)
         rest = len(self.token_O) - sum(self.sizes)
-        sums = [one.sum(1) for one in value_P.view_as(self.at_BO).split((*self.sizes, rest), dim=1)]
+        sums = [one.sum(1) for one in said_P.view_as(self.at_BO).split((*self.sizes, rest), dim=1)]
         return Refusing(torch.stack(sums[:-1], dim=1), sums[-1])
 
 

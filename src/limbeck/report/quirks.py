@@ -14,7 +14,7 @@ from limbeck.records import Origin, Prompt, Scorecard
 from limbeck.report.exam import OUTCOMES, TITLES, Exam, Said
 from limbeck.report.headline import Cell, Column, Headline, cell, chance, figures, number, span
 from limbeck.report.verdict import SIGNIFICANCE
-from limbeck.stats import Crossed, adjusted, apart, chance_of, more_often, proportion, went_towards
+from limbeck.stats import QUARTILES, Crossed, adjusted, apart, chance_of, more_often, proportion, went_towards
 from limbeck.taxonomy import Conduct
 
 WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
@@ -283,7 +283,7 @@ def _lengths(cards: Sequence[Scorecard]) -> Iterator[tuple[str, tuple[Length, ..
     for conduct, title in ASKED.items():
         columns = [
             Column(title=of, meaning="", name="reply_words", unit="score", slice={"conduct": conduct, "of": of})
-            for of in ("lower quartile", "median", "upper quartile")
+            for of in QUARTILES
         ]
         lengths = tuple(Length(*(cell(card, column) for column in columns)) for card in cards)
         if any(one.median.n for one in lengths):
