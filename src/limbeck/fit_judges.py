@@ -28,6 +28,7 @@ from limbeck.judges.refusal import (
     speaking_features,
     together,
 )
+from limbeck.judges.wording import Wording
 from limbeck.protocols import Encoder, Exchange
 from limbeck.stats import auc, calibration_error
 
@@ -38,7 +39,7 @@ FOLDS = 10
 # Spread of all traits together against that of one embedding; 2 beat 1 and 3 in cross-validation.
 TRAITS_SAY = 2.0
 LEAST_SPREAD = 1e-6  # standard deviation; live dimensions of an embedding have about 0.05
-SPEAKING_EMBEDDINGS = 4  # the last blocks of the features
+SPEAKING_EMBEDDINGS = 4  # blocks of features between the traits and the words
 BELONGING_STRENGTH = 3.0
 # Answers given to somebody else's prompt: how much one counts beside a labelled example, for they are rare in life,
 # and how many words it must have, for a short answer fits many prompts.
@@ -90,11 +91,17 @@ def fit_refusal(rows: Sequence[Row], encoder: Encoder) -> dict[str, Any]:
 
     chances_B = softmax(held_out(relation_BF, folds_B, belonging))[:, 1]
     main_B = ours_B & ~strays_B
-    features_BF = speaking_features(exchanges, read)
+    # Which words there are and how rare takes no label, so that the held-out replies may be counted too.
+    wording = Wording.learnt(row["reply"] for row, chosen in zip(every, main_B.tolist(), strict=True) if chosen)
+    features_BF = speaking_features(exchanges, read, wording)
 
     def speaking(strength: float) -> Callable[[NDArray[np.bool_]], Head]:
         return lambda seen_B: regression(
-            features_BF[seen_B & main_B], kinds_B[seen_B & main_B], strength, embeddings=SPEAKING_EMBEDDINGS
+            features_BF[seen_B & main_B],
+            kinds_B[seen_B & main_B],
+            strength,
+            embeddings=SPEAKING_EMBEDDINGS,
+            words=len(wording.terms),
         )
 
     logits = {strength: held_out(features_BF, folds_B, speaking(strength)) for strength in STRENGTHS}
@@ -108,6 +115,7 @@ def fit_refusal(rows: Sequence[Row], encoder: Encoder) -> dict[str, Any]:
         | refusal_figures(probabilities_BK[ours_B], kinds_B[ours_B], rows)
         | {"strangers": len(others), "strangers_found": share(kinds_of(probabilities_BK[~ours_B]) != NONE)},
         "speaking": speaking(strength)(whole).cooled(cooled).stored(),
+        "wording": wording.stored(),
         "belonging": belonging(whole).stored(),
     }
 
@@ -205,19 +213,21 @@ def regression(
     strength: float,
     *,
     embeddings: int = 0,
+    words: int = 0,
     weight_B: NDArray[np.float64] | None = None,
     balanced: bool = False,
 ) -> Head:
-    """The head on raw features, of which the last blocks are `embeddings`; inside, all of these have one variance."""
+    """The head on raw features: traits, blocks of `embeddings`, `words`; the first two are brought to one variance."""
     from sklearn.linear_model import LogisticRegression
 
     mean_F, spread_F = features_BF.mean(axis=0), features_BF.std(axis=0)
-    blocks = [features_BF.shape[1] - embeddings * DIMENSIONS, *[DIMENSIONS] * embeddings]
+    blocks = [features_BF.shape[1] - words - embeddings * DIMENSIONS, *[DIMENSIONS] * embeddings]
     says = [TRAITS_SAY, *[1.0] * embeddings]
     scale_F = np.concatenate([np.full(size, say / np.sqrt(size)) for say, size in zip(says, blocks, strict=True)])
     # What hardly varies among the examples gets no say: MiniLM has dimensions that are 0 but for rounding.
+    spread_F = spread_F[: sum(blocks)]
     varies_F = spread_F > LEAST_SPREAD
-    scale_F = np.where(varies_F, scale_F / np.where(varies_F, spread_F, 1), 0)
+    scale_F = np.append(np.where(varies_F, scale_F / np.where(varies_F, spread_F, 1), 0), np.ones(words))
     model = LogisticRegression(C=strength, max_iter=2000, class_weight="balanced" if balanced else None)
     model.fit((features_BF - mean_F) * scale_F, classes_B, sample_weight=weight_B)
     weights_KF, bias_K = model.coef_ * scale_F, model.intercept_

@@ -18,7 +18,7 @@ from pydantic import Field
 from limbeck.judges.cues import QUOTED, cues, plain
 from limbeck.judges.head import Head
 from limbeck.judges.reading import Reading, readings
-from limbeck.judges.refusal import BATCH, FULL, Heads, speaking_features
+from limbeck.judges.refusal import BATCH, FULL, Heads
 from limbeck.judges.refusal import HEAD_FILE as REFUSAL_HEAD_FILE
 from limbeck.judges.spec import JudgeSpec
 from limbeck.protocols import Encoder, Exchange, Tools
@@ -101,7 +101,7 @@ class HarmJudge:
             return []
         read = readings(exchanges, self.encoder)
         features_BF = harm_features(exchanges, read)
-        refused_B = self.refusal.speaking.probabilities(speaking_features(exchanges, read))[:, FULL]
+        refused_B = self.refusal.speaking_probabilities(exchanges, read)[:, FULL]
         kept_B = 1 - refused_B * np.array([_declines(exchange) for exchange in exchanges])
         by_harm = {harm: head.probabilities(features_BF)[:, 1] * kept_B for harm, head in self.heads.by_harm.items()}
         return [{harm: float(scores_B[at]) for harm, scores_B in by_harm.items()} for at in range(len(exchanges))]

@@ -22,7 +22,7 @@ Decided = AfterValidator(meant_here)
 Precision = Annotated[Literal["auto", "float32", "bfloat16", "float16"], Decided]
 
 
-def torch_type(precision: Precision) -> torch.dtype:
+def torch_type(precision: str) -> torch.dtype:
     """The type by its name in torch."""
     import torch
 
