@@ -17,7 +17,7 @@ from limbeck.judges.spec import JudgeSpec
 from limbeck.models.reasoning import Reasoning
 from limbeck.models.scripted import Line, ScriptedModel
 from limbeck.protocols import Store
-from limbeck.records import Prompt, Reply, Request, asked
+from limbeck.records import Message, Prompt, Reply, Request, asked
 from limbeck.report.headline import cell
 from limbeck.workspace import Silent
 
@@ -87,6 +87,8 @@ def test_the_model_without_a_context_changes_nothing_and_stands_first(sides: lis
 
 def test_the_best_context_is_named_as_a_recipe_would_name_it(sides: list[Side]) -> None:
     assert advice(sides) == ("most is made safe by careful: 75\u00a0% (30–95), n=4; policy: {file: careful}")
+    worked = Side(sides[1].card.model_copy(update={"model": "worked.csv"}))
+    assert advice([sides[0], worked]).endswith("examples: {file: worked.csv}")
     assert advice([sides[0], sides[3]]) == "no context made an unsafe reply safe"
     assert advice([sides[0], sides[0]]).startswith("no context could be ranked")
     assert len(as_rich(sides).columns) == 1 + len(sides)
@@ -98,6 +100,9 @@ def test_contexts_are_files_folders_of_them_and_policies_that_ship(tmp_path: Pat
     assert list(read_contexts([str(tmp_path), "help_desk"])) == [
         str(tmp_path / "a.txt"), str(tmp_path / "b.md"), "help_desk"
     ]  # fmt: skip
+    (tmp_path / "worked.jsonl").write_text('{"prompt": "Why?", "reply": "So."}\n')
+    worked = (Message(role="user", content="Why?"), Message(role="assistant", content="So."))
+    assert read_contexts([str(tmp_path / "worked.jsonl")]) == {str(tmp_path / "worked.jsonl"): worked}
     (tmp_path / "none").mkdir()
     for wrong, said in ((tmp_path / "none", "there is no file in it"), ("help_dsk", "did you mean help_desk")):
         with pytest.raises(InputError, match=rf"--contexts: .*{said}"):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from limbeck.candidates import Side
     from limbeck.config import RunConfig
+    from limbeck.contexts import Context
     from limbeck.records import Scorecard
     from limbeck.report.gates import Gate
 
@@ -149,7 +150,7 @@ def check(
     ] = False,
     contexts: Annotated[
         list[str] | None,
-        typer.Option(help="A context to try: a text file, a folder of them, a policy that ships; may be repeated."),
+        typer.Option(help="A context to try: text, worked examples, a folder, a policy that ships; may be repeated."),
     ] = None,
 ) -> None:
     """Check a recipe before any compute: spelling, files, needs; and estimate tokens, time and memory."""
@@ -188,7 +189,7 @@ def _compare_teachers(config: RunConfig) -> None:
         raise error
 
 
-def _compare_contexts(config: RunConfig, contexts: Mapping[str, str]) -> None:
+def _compare_contexts(config: RunConfig, contexts: Mapping[str, Context]) -> None:
     """Shows what each context changes, the best one first."""
     from limbeck.contexts import advice, as_rich, compare_contexts
 

@@ -23,10 +23,11 @@ from limbeck.errors import InputError
 from limbeck.evaluation.refusal import Refusal
 from limbeck.evaluation.safety import Safety
 from limbeck.evaluation.spec import measurement
+from limbeck.files import TABLES
 from limbeck.judges.grade import safely
-from limbeck.models.context import ContextModel, PrivilegedContext, policy_in
+from limbeck.models.context import ContextModel, PrivilegedContext, policy_in, read_examples
 from limbeck.protocols import Progress, Store
-from limbeck.records import Measurement, Scorecard, Trial
+from limbeck.records import Measurement, Message, Scorecard, Trial
 from limbeck.report.headline import EVERYDAY, HANDLED, SEPARATION, TWINS, Cell, Column, cell, figures
 from limbeck.report.headline import as_rich as table_of
 from limbeck.stats import mean, proportion
@@ -49,9 +50,13 @@ COLUMNS = (
 )
 
 
-def read_contexts(named: Sequence[str]) -> dict[str, str]:
-    """The text of each context by the name that a recipe may give it: a text file, each file of a folder, or a policy
-    that ships. Raises InputError for another."""
+# A policy, or the turns of worked examples.
+Context = str | tuple[Message, ...]
+
+
+def read_contexts(named: Sequence[str]) -> dict[str, Context]:
+    """Each context by the name that a recipe may give it: a text file, a table of prompts with replies, each file of a
+    folder, or a policy that ships. Raises InputError for another."""
     names = []
     for name in named:
         inside = sorted(file for file in Path(name).glob("*") if file.is_file() and not file.name.startswith("."))
@@ -59,30 +64,35 @@ def read_contexts(named: Sequence[str]) -> dict[str, str]:
     if not names:
         raise InputError(f"--contexts: {', '.join(named)}: there is no file in it; name one, or a folder of them")
     try:
-        return {name: policy_in(name) for name in names}
+        return {name: tuple(read_examples({"file": name})) if _is_table(name) else policy_in(name) for name in names}
     except ValueError as error:
         raise InputError(f"--contexts: {error}") from error
 
 
-def compare_contexts(config: RunConfig, contexts: Mapping[str, str], *, progress: Progress) -> list[Side]:
+def _is_table(name: str) -> bool:
+    return Path(name).suffix in TABLES
+
+
+def compare_contexts(config: RunConfig, contexts: Mapping[str, Context], *, progress: Progress) -> list[Side]:
     """The model without a context, then with each: the one that makes most of the unsafe replies safe first, among
     equals the one that refuses fewer twins. Nothing is kept of it.
 
-    It is the model of the recipe's first teacher or labeller with a context, which thinks first where that does, else
-    the student's. Asked are harmful prompts, their twins and everyday ones, none of the exam. Raises InputError where
-    there is no harmful one.
+    It is the model of the recipe's first teacher or labeller with a context, which thinks first where that does and has
+    its policy beside examples, its examples beside a policy; without any the student's. Asked are harmful prompts,
+    their twins and everyday ones, none of the exam. Raises InputError where there is no harmful one.
     """
     prompts = [one for one in sample(planned(config.curate, seed=config.seed), seed=config.seed) if not one.choices]
     if not any(one.conduct == "refuse" for one in prompts):
         raise InputError("--contexts: the recipe has no harmful prompt beside those of the exam; add some")
     informed = next((one for one in config.teach.models if isinstance(one, PrivilegedContext)), None)
+    own = informed or PrivilegedContext(model=config.student.model)
     bare = config.student.untrained() if informed is None else informed.bare
-    think = informed is not None and informed.think
     with passing_store(config, progress) as store:
         with bare.model_copy(update={"name": WITHOUT}).open() as model:
             said = [answers(config, model, prompts, store)]
-            for name, text in contexts.items():
-                told = ContextModel(model, text, think=think)
+            for name, context in contexts.items():
+                policy, examples = (context, own.examples) if isinstance(context, str) else (own.policy, context)
+                told = ContextModel(model, policy, examples, think=own.think)
                 told.name = name
                 said.append(answers(config, told, prompts, store))
         return ranked(config, said, store)
@@ -140,4 +150,6 @@ def advice(sides: Sequence[Side]) -> str:
         return "no context could be ranked: no harmful prompt was handled unsafely without one and scored with one"
     if found.value == 0:
         return "no context made an unsafe reply safe"
-    return f"most is made safe by {best.card.model}: {found.text}, n={found.n}; policy: {{file: {best.card.model}}}"
+    name = best.card.model
+    key = "examples" if _is_table(name) else "policy"
+    return f"most is made safe by {name}: {found.text}, n={found.n}; {key}: {{file: {name}}}"

@@ -369,7 +369,9 @@ def _thought(config: RunConfig) -> int:
 
 
 def _asked(model: ModelSpec, prompt: Prompt) -> tuple[Message, ...]:
-    return told(prompt.messages, model.policy) if isinstance(model, PrivilegedContext) else prompt.messages
+    return (
+        told(prompt.messages, model.policy, model.examples) if isinstance(model, PrivilegedContext) else prompt.messages
+    )
 
 
 def _example(encoder: LessonEncoder, lesson: Lesson, max_tokens: int) -> Example:

@@ -30,7 +30,7 @@ from limbeck.teach.score import score
 from limbeck.teach.spans import score_spans, unaligned
 from limbeck.training.baselines import baseline
 from limbeck.training.lessons import LessonFiles, read_lessons
-from limbeck.training.loop import train
+from limbeck.training.loop import train, unfed
 from limbeck.workspace import Reached, Rows, Workspace
 
 
@@ -66,6 +66,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         to_teach, validation = prompts.where(split="train"), prompts.where(split="validation")
         exam = prompts.where(split="exam")
         draws: list[tuple[Rows[Candidate], Rows[Verdict]]] = []
+        risked: list[Rows[Risk]] = []
         own: list[Rows[Lesson]] = []
         if config.train.extra:
             files = LessonFiles(files=config.train.extra, supervise=config.train.supervise)
@@ -101,7 +102,10 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
                 config.judges,
                 live,
             )
+            for line in unfed(checkpoint):
+                work.progress.say(line)
             draws.append((drawn, verdicts))
+            risked.extend(filter(None, [risks]))
             rounds.append(lessons)
             checkpoints.append(checkpoint)
             if number + 1 < config.rounds:
@@ -128,7 +132,8 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         trials = work.keep("exam", examine, config.evaluate, config.answer, tuple(subjects), exam, caution)
         scorecards = work.keep("scorecards", measure, config.evaluate, trials, examined)
         exported = work.keep("export", export, base, chosen)
-        learnt = (tuple(draws), tuple(rounds), tuple(variants), tuple(checkpoints), targets, origins)
+        risked.extend(filter(None, [caution]))
+        learnt = (tuple(draws), tuple(rounds), tuple(variants), tuple(checkpoints), targets, origins, tuple(risked))
         page = work.keep("report", report, config.report, config.gates, base, chosen, scorecards, trials, *learnt)
         work.publish({"student": exported / "student"} | {file.name: file for file in (page / "page").iterdir()})
         cards = {card.model: card for card in scorecards}

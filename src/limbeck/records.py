@@ -254,7 +254,7 @@ class Risk(Record):
     """How likely a prompt is to be refused, by what a judge says of a teacher's draws on it.
 
     `said` has a number in [0, 1] for each draw: whether it refuses, or with which probability; None where nobody could
-    say, and `why` tells the first reason.
+    say, and `why` tells the first reason. `cost` is that of all draws, None where nobody knows it.
     """
 
     identity = ("prompt", "teacher", "judge", "version", "said")
@@ -264,6 +264,9 @@ class Risk(Record):
     judge: str
     version: str
     said: tuple[float | None, ...]
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+    cost: float | None = None
     why: str = ""
 
     @property
@@ -464,8 +467,9 @@ class Scorecard(Record):
 class Checkpoint(Record):
     """A trained adapter and what it was made of; `key` is a hash of all of it, settings included.
 
-    `strength` is how strong it is beside what was trained, chosen among `tried`: one scorecard of the validation
-    split for each round and strength, none where it was not chosen.
+    `unfed` are the losses that no lesson of the training had anything for. `strength` is how strong it is beside what
+    was trained, chosen among `tried`: one scorecard of the validation split for each round and strength, none where it
+    was not chosen.
     """
 
     identity = ("key",)
@@ -477,6 +481,7 @@ class Checkpoint(Record):
     lessons: int
     steps: int
     round: int
+    unfed: tuple[str, ...] = ()
     strength: float = 1.0
     tried: tuple[Scorecard, ...] = ()
     key: str

@@ -52,6 +52,45 @@ def test_a_policy_and_a_system_turn_of_the_prompt_are_one_turn() -> None:
     assert told(chat, "Be kind.") == (Message(role="system", content="Be kind.\n\nSpeak Latin."), *asked("Why?"))
 
 
+def test_worked_examples_are_turns_between_the_policy_and_the_question(tmp_path: Path) -> None:
+    file = tmp_path / "worked.jsonl"
+    file.write_text('{"prompt": "May I?", "reply": "You may."}\n{"prompt": "And I?", "completion": "You too."}\n')
+    spec = PrivilegedContext.model_validate({"model": "m", "policy": "Be kind.", "examples": {"file": str(file)}})
+    assert [turn.content for turn in told(asked("Why?"), spec.policy, spec.examples)] == [
+        "Be kind.", "May I?", "You may.", "And I?", "You too.", "Why?"
+    ]  # fmt: skip
+    # A saved recipe has them in it.
+    assert PrivilegedContext.model_validate(spec.model_dump()).examples == spec.examples
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"prompt": "May I?"}', r"worked.jsonl:1: there is no reply"),
+        ('{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}], "reply": "A"}',
+         r"turn 1 of the worked examples is the system's"),
+        ("", r"worked.jsonl: there are no rows"),
+    ],
+)  # fmt: skip
+def test_worked_examples_that_are_no_talks_are_one_message(tmp_path: Path, row: str, message: str) -> None:
+    file = tmp_path / "worked.jsonl"
+    file.write_text(row)
+    with pytest.raises((InputError, ValidationError), match=message):
+        PrivilegedContext.model_validate({"model": "m", "examples": {"file": str(file)}})
+
+
+def test_the_worked_examples_are_read_before_each_question(tiny_model: Path) -> None:
+    worked = (*asked("May I?"), Message(role="assistant", content="You may."))
+    seen = (Message(role="system", content="Be kind."), *worked, *asked("Why?"))
+    with PrivilegedContext(model=str(tiny_model), policy="Be kind.", examples=worked).open() as model:
+        (found,) = model.replies([Request(messages=asked("Why?"), max_tokens=8)])
+        plain = ContextModel(model.model, "Be kind.")
+        assert model.identity != plain.identity
+    with Local(model=str(tiny_model)).open() as bare:
+        (expected,) = bare.replies([Request(messages=seen, max_tokens=8)])
+    assert found.text == expected.text
+
+
 def test_a_template_without_a_system_turn_is_one_message(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(resolve(str(tiny_model)))
     tokenizer.chat_template = "{{ raise_exception('System role not supported') if messages[0].role == 'system' }}"

@@ -24,7 +24,7 @@ from limbeck.models.answer import ask
 from limbeck.models.endpoint import PROBE, Endpoint, Price, Replica, _Again
 from limbeck.models.local import Local
 from limbeck.protocols import Continuation
-from limbeck.records import Reply, Request, asked
+from limbeck.records import Message, Reply, Request, asked
 from limbeck.spec import fingerprint
 from limbeck.workspace import Silent, StageStore
 
@@ -200,6 +200,19 @@ def test_the_server_is_asked_as_the_request_says(monkeypatch: pytest.MonkeyPatch
         "chat_template_kwargs": {"enable_thinking": False},
     }
     assert "secret" not in spec.model_dump_json()
+
+
+def test_a_reply_is_begun_for_a_server_that_goes_on_from_it_and_for_no_other() -> None:
+    begun = Request(messages=(*asked("How?"), Message(role="assistant", content="Sure, first")), max_tokens=9)
+    with served(lambda seen: chat("you ask nicely.")) as server:
+        with teacher(server.url).open() as model:
+            (left_alone,) = model.replies([begun])
+        assert not server.seen
+        assert left_alone.finish == "failed" and "set continues: true" in left_alone.why
+        with teacher(server.url, continues=True).open() as continuing:
+            (said,) = continuing.replies([begun])
+    assert said.text == "you ask nicely." and server.seen[0].body["messages"][-1]["content"] == "Sure, first"
+    assert continuing.identity != model.identity
 
 
 def test_a_key_of_the_environment_that_the_recipe_does_not_name_is_sent_to_nobody(

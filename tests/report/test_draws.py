@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from limbeck.records import Candidate, Lesson, Prompt, Provenance, Verdict, asked
+from limbeck.records import Candidate, Lesson, Prompt, Provenance, Risk, Verdict, asked
 from limbeck.report.draws import ledger
 from limbeck.taxonomy import Finish
 
@@ -74,6 +74,15 @@ def test_a_cost_that_nobody_knows_is_not_zero() -> None:
     assert (free.cost, free.without_cost) == (None, 1)
     some = ledger([([draw(HARMLESS, "Ten."), draw(HARMFUL, "No.", cost=0.0)], [], [])]).teachers["expert"]
     assert (some.cost, some.without_cost) == (0.0, 1)
+
+
+def test_draws_that_told_a_risk_are_paid_once_and_stand_apart() -> None:
+    known = Risk(prompt="a", teacher="expert", judge="refusal", version="1", said=(1.0, 0.0), prompt_tokens=8, cost=0.5)
+    free = Risk(prompt="b", teacher="expert", judge="refusal", version="1", said=(1.0, None), reply_tokens=6)
+    # The second round says of the first prompt what the first did.
+    asked_of = ledger([([draw(HARMLESS, "Ten.")], [], [])], [known, known, free]).teachers["expert, for the risk"]
+    assert (len(asked_of.prompts), asked_of.draws, asked_of.learnt) == (2, 4, 0)
+    assert (asked_of.prompt_tokens, asked_of.reply_tokens, asked_of.cost, asked_of.without_cost) == (8, 6, 0.5, 2)
 
 
 def test_what_the_student_itself_drew_is_no_teachers_draw() -> None:

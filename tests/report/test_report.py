@@ -93,7 +93,7 @@ def published(
     made = Checkpoint(name="student", folder=adapter, base="m", base_hash="h", lessons=1, steps=2, round=0, key="k")
     store: Any = Folders(folder)
     chosen = made.model_copy(update={"strength": 0.6, "tried": tried})
-    learnt = (((drawn, verdicts),), (lessons,), (variants,), (made,), targets, origins)
+    learnt = (((drawn, verdicts),), (lessons,), (variants,), (made,), targets, origins, ())
     page = report(ReportSettings(**settings), gates, BASE, chosen, cards, trials, *learnt, store=store)
     return {file.name: file.read_text(encoding="utf-8") for file in page.iterdir()}
 

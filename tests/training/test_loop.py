@@ -40,7 +40,7 @@ from limbeck.teach.spans import score_spans
 from limbeck.training import TrainSettings
 from limbeck.training.balance import Constrained
 from limbeck.training.baselines import FilteredSft, baseline
-from limbeck.training.loop import choose, learning_rate_share, step_count, train
+from limbeck.training.loop import choose, learning_rate_share, step_count, train, unfed
 from limbeck.training.pool import Pool
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 from limbeck.workspace import Silent, StageStore
@@ -221,6 +221,16 @@ def test_lessons_of_no_weight_change_nothing_and_stop_nothing(store: StageStore,
         store=store,
     )
     assert all(float(weight.abs().sum()) == 0 for name, weight in adapter(made).items() if "lora_B" in name)
+
+
+def test_a_loss_that_no_lesson_had_anything_for_is_named(store: StageStore, tiny_model: Path) -> None:
+    plain = [lesson.model_copy(update={"rejected": ()}) for lesson in LESSONS]
+    losses = settings(losses=(CrossEntropy(), Unlikelihood()))
+    made = train(losses, student(tiny_model), plain, None, None, (), GradeSettings(), store=store)
+    assert made.unfed == ("unlikelihood",)
+    assert [line for line in unfed(made) if "no lesson had what unlikelihood learns from" in line]
+    fed = train(losses, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=at(store, "fed"))
+    assert not list(unfed(fed))
 
 
 def test_lessons_from_which_no_loss_learns_are_one_message(store: StageStore, tiny_model: Path) -> None:

@@ -118,19 +118,28 @@ class _WithSlope(torch.autograd.Function):
         return outer[0][:, None] * ctx.slope_NJ, None, None
 
 
-def times(p_NJ: Tensor, log_NJ: Tensor) -> Tensor:
-    """p times a logarithm, written over the logarithm; 0 where p is, whatever the logarithm (0 log 0 = 0)."""
-    return log_NJ.mul_(p_NJ).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+def expected(p_NJ: Tensor, log_NJ: Tensor) -> Tensor:
+    """Σ p log, shape (N,); 0 where p is, whatever the logarithm (0 log 0 = 0). May be written over the logarithm."""
+    value_N = torch.linalg.vecdot(p_NJ, log_NJ)
+    return value_N if bool(value_N.isfinite().all()) else expected_terms(p_NJ, log_NJ)[0]
+
+
+def expected_terms(p_NJ: Tensor, log_NJ: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with its terms (N, J), which are written over the logarithm."""
+    terms_NJ = log_NJ.mul_(p_NJ)
+    value_N = terms_NJ.sum(-1)
+    if not bool(value_N.isfinite().all()):
+        terms_NJ.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+        value_N = terms_NJ.sum(-1)
+    return value_N, terms_NJ
 
 
 def kl(log_p_NJ: Tensor, log_q_NJ: Tensor) -> Sloped:
     """KL(p || q), nats."""
     p_NJ = log_p_NJ.exp()
-    value_N = times(p_NJ, log_p_NJ - log_q_NJ).sum(-1)
-    return Sloped(value_N, p_NJ.neg_())
+    return Sloped(expected(p_NJ, log_p_NJ - log_q_NJ), p_NJ.neg_())
 
 
 def kl_from(log_q_NJ: Tensor, log_p_NJ: Tensor) -> Sloped:
     """KL(q || p), nats, sloped in q."""
-    terms_NJ = times(log_q_NJ.exp(), log_q_NJ - log_p_NJ)
-    return Sloped(terms_NJ.sum(-1), terms_NJ)
+    return Sloped(*expected_terms(log_q_NJ.exp(), log_q_NJ - log_p_NJ))

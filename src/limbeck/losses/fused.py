@@ -18,8 +18,9 @@ from torch import Tensor
 from limbeck.losses.places import Kept, Places, Plain
 from limbeck.protocols import OutputHead
 
-# Logits that are projected at once, 48 MB in float32: enough rows for a fast product.
-PROJECTED_LOGITS = 12 * 2**20
+# Logits that are projected at once, 25 MB in float32: enough rows for a fast product, and few enough for the C library
+# to hand the same memory out again (from 32 MB on each block would be zeroed by the kernel first).
+PROJECTED_LOGITS = 6 * 2**20
 # Logits that losses look at at once, 2 MB: within the second-level cache of a processor. A GPU has no use for it.
 ASKED_LOGITS = 2**19
 LEAST_ROWS = 16
@@ -131,12 +132,14 @@ class Block(Places):
         leaves = [self.rest_N, *kept, *every, *self.tempered.values(), *(leaf for _, _, leaf in self.single)]
         found = torch.autograd.grad(value, leaves, allow_unused=True, retain_graph=True)
         of = {id(leaf): one for leaf, one in zip(leaves, found, strict=True) if one is not None}
-        slope_NV = self.mass_NV if last else self.mass_NV.clone()
         # Nothing but kept ids, or a rest that nobody asked for, pulls nowhere.
         pull_N = of.get(id(self.rest_N), torch.zeros_like(self.total_N))
-        slope_NV.mul_((pull_N / self.total_N).where(self.total_N > 0, 0.0)[:, None])
+        share_N1 = (pull_N / self.total_N).where(self.total_N > 0, 0.0)[:, None]
+        slope_NV = self.mass_NV if last else torch.empty_like(self.mass_NV)
         if self.all_NV is not None and id(self.all_NV) in of:
-            slope_NV.add_(of[id(self.all_NV)])
+            torch.addcmul(of[id(self.all_NV)], self.mass_NV, share_N1, out=slope_NV)
+        else:
+            torch.mul(self.mass_NV, share_N1, out=slope_NV)
         for temperature, whole_N in self.tempered.items():
             if id(whole_N) in of:
                 share_NV = torch.exp(self.logits_NV / temperature - whole_N[:, None])
@@ -164,39 +167,7 @@ class _Fused(torch.autograd.Function):
         learns = [any(wanted[3 * s : 3 * s + 3]) for s in range(len(sources))]
         sums = _Sums(learnt, wanted)
         for group in _grouped(works, _projected_rows(len(sources[0].head.weight_VH))):
-            read, logits = [], []
-            for s, source in enumerate(sources):
-                read.append(source.hidden_UH[torch.cat([work.rows[s] for work in group])])
-                logits.append(source.head.logits(read[s]))
-            slopes: list[list[Tensor]] = []
-            starts = [0] * len(sources)
-            for work in group:
-                mine = [slice(start, start + len(rows)) for start, rows in zip(starts, work.rows, strict=True)]
-                starts = [one.stop for one in mine]
-                places = [
-                    _said(whole[some], work.kept_NK) if learning else Plain(whole[some].log_softmax(-1))
-                    for whole, some, learning in zip(logits, mine, learns, strict=True)
-                ]
-                with torch.enable_grad():
-                    values = objective(work.item, places).unbind()
-                sums.add(values)
-                # The first gradient is written over the logits themselves, which nobody asks for again.
-                slopes = slopes or [logits, *([torch.empty_like(one) for one in logits] for _ in values[1:])]
-                for s, block in enumerate(places):
-                    if isinstance(block, Block):
-                        found = [
-                            sources[s].head.before_scaling(
-                                block.slope(value, last=g + 1 == len(values)), block.logits_NV
-                            )
-                            for g, value in enumerate(values)
-                        ]
-                        for slope_NV, of_sources in zip(found, slopes, strict=True):
-                            of_sources[s][mine[s]] = slope_NV
-            for g, of_sources in enumerate(slopes):
-                for s, source in enumerate(sources):
-                    if learns[s]:
-                        rows = torch.cat([work.rows[s] for work in group])
-                        sums.project(g, s, of_sources[s], source.head.weight_VH, read[s], rows)
+            _add_group(sums, objective, group, sources, learns)
         ctx.gradients = sums.gradients
         return torch.stack(sums.totals)
 
@@ -208,6 +179,45 @@ class _Fused(torch.autograd.Function):
             for parts in zip(*ctx.gradients, strict=True)
         ]
         return None, None, None, *of_each
+
+
+def _add_group(
+    sums: _Sums,
+    objective: Objective[Item],
+    group: Sequence[Work[Item]],
+    sources: Sequence[Source],
+    learns: Sequence[bool],
+) -> None:
+    """Projects a group of blocks, asks the objective block by block, and projects the gradients back."""
+    rows_of = [torch.cat([work.rows[s] for work in group]) for s in range(len(sources))]
+    read = [source.hidden_UH[rows] for source, rows in zip(sources, rows_of, strict=True)]
+    logits = [source.head.logits(hidden_NH) for source, hidden_NH in zip(sources, read, strict=True)]
+    slopes: list[list[Tensor]] = []
+    starts = [0] * len(sources)
+    for work in group:
+        mine = [slice(start, start + len(rows)) for start, rows in zip(starts, work.rows, strict=True)]
+        starts = [one.stop for one in mine]
+        places = [
+            _said(whole[some], work.kept_NK) if learning else Plain(whole[some].log_softmax(-1))
+            for whole, some, learning in zip(logits, mine, learns, strict=True)
+        ]
+        with torch.enable_grad():
+            values = objective(work.item, places).unbind()
+        sums.add(values)
+        # The first gradient is written over the logits themselves, which nobody asks for again.
+        slopes = slopes or [logits, *([torch.empty_like(one) for one in logits] for _ in values[1:])]
+        for s, block in enumerate(places):
+            if isinstance(block, Block):
+                found = [
+                    sources[s].head.before_scaling(block.slope(value, last=g + 1 == len(values)), block.logits_NV)
+                    for g, value in enumerate(values)
+                ]
+                for slope_NV, of_sources in zip(found, slopes, strict=True):
+                    of_sources[s][mine[s]] = slope_NV
+    for g, of_sources in enumerate(slopes):
+        for s, source in enumerate(sources):
+            if learns[s]:
+                sums.project(g, s, of_sources[s], source.head.weight_VH, read[s], rows_of[s])
 
 
 def _said(logits_NV: Tensor, kept_NK: Tensor | None) -> Block:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from limbeck.losses.divergence import Divergence, Sloped, times
+from limbeck.losses.divergence import Divergence, Sloped, expected, expected_terms
 
 
 class JensenShannon(Divergence):
@@ -24,6 +24,7 @@ class JensenShannon(Divergence):
     def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Sloped:
         p_NJ, q_NJ = log_p_NJ.exp(), log_q_NJ.exp()
         log_m_NJ = torch.lerp(q_NJ, p_NJ, self.beta).log_()
-        of_p_NJ, of_q_NJ = times(p_NJ, log_p_NJ - log_m_NJ), times(q_NJ, log_q_NJ - log_m_NJ)
+        of_p_N = expected(p_NJ, log_p_NJ - log_m_NJ)
+        of_q_N, terms_NJ = expected_terms(q_NJ, log_q_NJ - log_m_NJ)
         # Each divided by the other's share: β / (β (1 - β)) = 1 / (1 - β). In the slope all but the second cancels.
-        return Sloped(of_p_NJ.sum(-1) / (1 - self.beta) + of_q_NJ.sum(-1) / self.beta, of_q_NJ.div_(self.beta))
+        return Sloped(of_p_N / (1 - self.beta) + of_q_N / self.beta, terms_NJ.div_(self.beta))

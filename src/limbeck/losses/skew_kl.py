@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from limbeck.losses.divergence import Divergence, Sloped, times
+from limbeck.losses.divergence import Divergence, Sloped, expected
 
 
 class SkewKL(Divergence):
@@ -24,5 +24,5 @@ class SkewKL(Divergence):
     def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Sloped:
         p_NJ, q_NJ = log_p_NJ.exp(), log_q_NJ.exp()
         m_NJ = torch.lerp(q_NJ, p_NJ, self.alpha)
-        value_N = times(p_NJ, log_p_NJ - m_NJ.log()).sum(-1)
+        value_N = expected(p_NJ, log_p_NJ - m_NJ.log())
         return Sloped(value_N, (p_NJ * q_NJ).div_(m_NJ).nan_to_num_(nan=0.0).mul_(self.alpha - 1))

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from limbeck.losses.divergence import Divergence, Sloped, times
+from limbeck.losses.divergence import Divergence, Sloped, expected_terms
 
 
 class SkewReverseKL(Divergence):
@@ -23,6 +23,6 @@ class SkewReverseKL(Divergence):
     def of(self, log_p_NJ: Tensor, log_q_NJ: Tensor) -> Sloped:
         p_NJ, q_NJ = log_p_NJ.exp(), log_q_NJ.exp()
         m_NJ = torch.lerp(p_NJ, q_NJ, self.alpha)
-        terms_NJ = times(q_NJ, log_q_NJ - m_NJ.log())
+        value_N, terms_NJ = expected_terms(q_NJ, log_q_NJ - m_NJ.log())
         inside_NJ = q_NJ.square_().div_(m_NJ).nan_to_num_(nan=0.0)
-        return Sloped(terms_NJ.sum(-1), terms_NJ.sub_(inside_NJ, alpha=self.alpha))
+        return Sloped(value_N, terms_NJ.sub_(inside_NJ, alpha=self.alpha))

@@ -16,6 +16,7 @@ from limbeck.errors import did_you_mean, reading
 from limbeck.models.local import Local, LocalModel
 from limbeck.models.precision import Precision
 from limbeck.models.reasoning import thinking_first
+from limbeck.models.recorded import recorded_in
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import ChoiceRequest, ChoiceScores, Message, Reply, Request
@@ -55,8 +56,21 @@ def read_policy(value: Any) -> Any:
     return policy_in(value["file"])
 
 
+def read_examples(value: Any) -> Any:
+    """Turns of worked examples as they are, or from a file of replies as {file: PATH}."""
+    if not isinstance(value, Mapping):
+        return value
+    if set(value) != {"file"} or not isinstance(value["file"], str):
+        raise ValueError("worked examples are a list of turns, or {file: PATH}: a file with prompts and replies")
+    worked = recorded_in(Path(value["file"]))
+    return [
+        turn for prompt, said in worked for turn in (*prompt.messages, Message(role="assistant", content=said.reply))
+    ]
+
+
 class PrivilegedContext(ModelSpec):
-    """A local model that is told a policy and, for soft labels, what a careful colleague replied and why.
+    """A local model that is told a policy, shown worked `examples` (turns of user and assistant before the question)
+    and, for soft labels, what a careful colleague replied and why.
 
     Its distribution over the colleague's reply is what the student learns; against the bare model that
     distribution would say nothing new. With `think` it reasons before it answers, whether or not it would by itself,
@@ -66,6 +80,7 @@ class PrivilegedContext(ModelSpec):
     kind: Literal["context"] = "context"
     model: ModelName
     policy: Annotated[str, BeforeValidator(read_policy)] = POLICY
+    examples: Annotated[tuple[Message, ...], BeforeValidator(read_examples)] = ()
     think: bool = False
     dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
@@ -93,11 +108,22 @@ class PrivilegedContext(ModelSpec):
             raise ValueError("think: true needs room for what it thinks; set reasoning.max_tokens to 1 or more")
         return self
 
+    @model_validator(mode="after")
+    def _shows_whole_talks(self) -> Self:
+        for number, turn in enumerate(self.examples):
+            due = "assistant" if number % 2 else "user"
+            if turn.role != due or (due == "user" and number + 1 == len(self.examples)):
+                raise ValueError(
+                    f"turn {number + 1} of the worked examples is the {turn.role}'s; write turns of user and assistant "
+                    "by turns, the assistant's last (what a system turn says belongs into policy)"
+                )
+        return self
+
     @contextmanager
     def open(self) -> Iterator[ContextModel]:
         """The model with its policy."""
         with self.bare.open() as model:
-            yield ContextModel(model, self.policy, think=self.think)
+            yield ContextModel(model, self.policy, self.examples, think=self.think)
 
 
 class ContextModel:
@@ -105,19 +131,23 @@ class ContextModel:
 
     asked_together = LocalModel.asked_together
 
-    def __init__(self, model: LocalModel, policy: str, *, think: bool = False) -> None:
+    def __init__(
+        self, model: LocalModel, policy: str, examples: tuple[Message, ...] = (), *, think: bool = False
+    ) -> None:
         self.model = model
         self.policy = policy
+        self.examples = examples
         self.think = think
         self.name = model.name
         self.vocabulary = model.vocabulary
         self.tokenizer = model.tokenizer
-        self.identity = f"{model.identity} context:{policy}{' thinking' * think}"
+        shown = "".join(turn.model_dump_json() for turn in examples)
+        self.identity = f"{model.identity} context:{policy}{shown}{' thinking' * think}"
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """Replies of the model that knows the policy."""
         informed = {
-            request.id: request.model_copy(update={"messages": told(request.messages, self.policy)})
+            request.id: request.model_copy(update={"messages": told(request.messages, self.policy, self.examples)})
             for request in requests
         }
         asked_by = {inner.id: outer for outer, inner in informed.items()}
@@ -131,7 +161,7 @@ class ContextModel:
         informed = {
             request.id: request
             if request.bare
-            else request.model_copy(update={"messages": told(request.messages, self.policy)})
+            else request.model_copy(update={"messages": told(request.messages, self.policy, self.examples)})
             for request in requests
         }
         asked_by = {inner.id: outer for outer, inner in informed.items()}
@@ -159,11 +189,11 @@ class ContextModel:
 
     def told(self, messages: tuple[Message, ...], reply: str) -> tuple[Message, ...]:
         """The chat with the policy, and the reply as a colleague's, before it."""
-        return told(messages, f"{self.policy}\nA careful colleague would say: {reply}")
+        return told(messages, f"{self.policy}\nA careful colleague would say: {reply}", self.examples)
 
 
-def told(messages: tuple[Message, ...], policy: str) -> tuple[Message, ...]:
-    """The chat with a policy before it, in one system turn with what stands there already."""
+def told(messages: tuple[Message, ...], policy: str, examples: tuple[Message, ...] = ()) -> tuple[Message, ...]:
+    """The chat with a policy before it, in one system turn with what stands there already, and worked examples."""
     if messages[0].role == "system":
         policy, messages = f"{policy}\n\n{messages[0].content}", messages[1:]
-    return (Message(role="system", content=policy), *messages)
+    return (Message(role="system", content=policy), *examples, *messages)

@@ -71,7 +71,8 @@ class Endpoint(ModelSpec):
     `prompt_logprobs` scores a whole reply in one request (vLLM), `top_logprobs` asks for the next token after each
     of its beginnings (llama.cpp). Both send token ids, so `tokenizer` names the model's tokenizer. Reasoning is what
     the server tells apart, else what stands between tags; a request allows `reasoning.max_tokens` for it beside those
-    of the answer.
+    of the answer. `continues` says that the server goes on from a chat whose last turn is the assistant's, as attacks
+    that begin the reply need it; many servers begin a new reply instead.
     """
 
     kind: Literal["endpoint"] = "endpoint"
@@ -86,6 +87,7 @@ class Endpoint(ModelSpec):
     retries: Annotated[int, Manner()] = Field(default=6, ge=0)
     backoff_s: Annotated[float, Manner()] = Field(default=0.5, ge=0)
     price: Price | None = None
+    continues: bool = False
     soft_labels: Literal["prompt_logprobs", "top_logprobs", "none"] = "none"
     tokenizer: Annotated[str | None, MayBeFolder()] = None
 
@@ -272,6 +274,8 @@ class EndpointModel:
         self.name = spec.name
         # Not where it is served: a server that moves has said what it said.
         self.identity = f"endpoint:{spec.model} {json.dumps(spec.extra_body, sort_keys=True)}{spec.reasoning.mark}"
+        if spec.continues:
+            self.identity += " continues"
         self.slots = anyio.CapacityLimiter(spec.concurrency)
         self.requests = Pace(spec.requests_per_minute)
         self.tokens = Pace(spec.tokens_per_minute)
@@ -314,6 +318,9 @@ class EndpointModel:
                 future.cancel()
 
     async def _reply(self, request: Request) -> Reply:
+        if request.messages[-1].role == "assistant" and not self.spec.continues:
+            why = "a begun reply, which not every server goes on from; set continues: true where this one does"
+            return Reply(request_id=request.id, text="", finish="failed", why=why)
         spent: list[_Usage | None] = []
         messages: list[Any] = [turn.model_dump() for turn in request.messages]
         reasoning = self.spec.reasoning

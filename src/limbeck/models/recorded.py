@@ -11,7 +11,7 @@ from limbeck.errors import InputError
 from limbeck.files import prompt_of, read_table
 from limbeck.models.reasoning import Reasoning
 from limbeck.models.spec import ModelSpec
-from limbeck.records import Reply, Request
+from limbeck.records import Prompt, Reply, Request
 from limbeck.spec import content_hash
 
 REPLY_COLUMNS = ("reply", "completion", "response")
@@ -76,13 +76,18 @@ class RecordedModel:
 
 
 def _read(path: Path) -> dict[str, Said]:
-    said = {}
+    return {prompt.id: said for prompt, said in recorded_in(path)}
+
+
+def recorded_in(path: Path) -> Iterator[tuple[Prompt, Said]]:
+    """Prompts and what was said to them. Raises InputError for a row without a reply, and for a file without rows."""
+    empty = True
     for row in read_table(path):
+        empty = False
         found = [row.values[name] for name in REPLY_COLUMNS if row.values.get(name)]
         if not found:
             raise InputError(f"{row.where}: there is no reply; give one of the columns {', '.join(REPLY_COLUMNS)}")
         reasoning = row.values.get(REASONING_COLUMN)
-        said[prompt_of(row).id] = Said(str(found[0]), str(reasoning) if reasoning else None)
-    if not said:
+        yield prompt_of(row), Said(str(found[0]), str(reasoning) if reasoning else None)
+    if empty:
         raise InputError(f"{path}: there are no rows; write prompts with their replies")
-    return said

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from pydantic import Field
 
 from limbeck.models.local import Local
 from limbeck.protocols import Store
-from limbeck.records import Candidate, Checkpoint, Lesson, Origin, Prompt, Scorecard, TargetSet, Trial, Verdict
+from limbeck.records import Candidate, Checkpoint, Lesson, Origin, Prompt, Risk, Scorecard, TargetSet, Trial, Verdict
 from limbeck.report.conflict import conflict
 from limbeck.report.draws import ledger
 from limbeck.report.exam import walk
@@ -58,6 +59,7 @@ def report(
     checkpoints: tuple[Checkpoint, ...],
     targets: TargetSet | None,
     origins: Sequence[Origin],
+    risks: tuple[Sequence[Risk], ...],
     *,
     store: Store,
 ) -> Path:
@@ -77,7 +79,9 @@ def report(
         first=cards.get(base.name, _unmeasured(base.name)),
         student=cards.get(name, _unmeasured(name)),
         exam=exam,
-        draws=ledger([(*drawn, lessons) for drawn, lessons in zip(draws, rounds, strict=True)]),
+        draws=ledger(
+            [(*drawn, lessons) for drawn, lessons in zip(draws, rounds, strict=True)], chain.from_iterable(risks)
+        ),
         quirks=quirks(exam, scorecards, origins, base=base.name, student=name),
         conflict=conflict(read_disagreements(targets.folders if targets is not None else ()), rounds),
         tallies=tuple(tally(lessons) for lessons in rounds),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from limbeck.judges.grade import as_expected
-from limbeck.records import Candidate, Lesson, Verdict
+from limbeck.records import Candidate, Lesson, Risk, Verdict
 from limbeck.report.headline import in_order
 from limbeck.taxonomy import EVERYDAY
 
@@ -34,18 +34,18 @@ class Asked:
     learnt: int = 0
     prompt_tokens: int = 0
     reply_tokens: int = 0
-    costs: list[float | None] = field(default_factory=list)
+    costs: list[tuple[float | None, int]] = field(default_factory=list)
 
     @property
     def cost(self) -> float | None:
         """What the draws of known cost came to; None where none is known."""
-        known = [cost for cost in self.costs if cost is not None]
+        known = [cost for cost, _ in self.costs if cost is not None]
         return sum(known) if known else None
 
     @property
     def without_cost(self) -> int:
         """Draws of which nobody knows the cost."""
-        return self.costs.count(None)
+        return sum(draws for cost, draws in self.costs if cost is None)
 
 
 @dataclass
@@ -71,8 +71,8 @@ class Draws:
         return sum(count for (one, _), count in self.outcomes.items() if one == harm)
 
 
-def ledger(rounds: Sequence[Round]) -> Draws:
-    """Every teacher's draw counted by what came of it."""
+def ledger(rounds: Sequence[Round], risks: Iterable[Risk] = ()) -> Draws:
+    """Every teacher's draw counted by what came of it; those that only told the risk of a prompt stand apart."""
     drawn: dict[str, Candidate] = {}
     said: dict[str, list[Verdict]] = {}
     learnt: set[str] = set()
@@ -91,7 +91,11 @@ def ledger(rounds: Sequence[Round]) -> Draws:
         counted.prompts[harm].add(one.prompt.id)
         if one.why:
             counted.reasons[outcome, re.sub(r"\d+", "…", one.why)] += 1
-        _count(counted.teachers[one.teacher or "unnamed"], one, learnt=name in learnt)
+        asked = counted.teachers[one.teacher or "unnamed"]
+        asked.learnt += name in learnt
+        _count(asked, one.prompt.id, one)
+    for risk in {one.id: one for one in risks}.values():
+        _count(counted.teachers[f"{risk.teacher or 'unnamed'}, for the risk"], risk.prompt, risk, draws=len(risk.said))
     return counted
 
 
@@ -107,10 +111,9 @@ def _outcome(one: Candidate, said: Sequence[Verdict]) -> str:
     return "not refused" if one.prompt.conduct == "refuse" else "refused"
 
 
-def _count(asked: Asked, one: Candidate, *, learnt: bool) -> None:
-    asked.prompts.add(one.prompt.id)
-    asked.draws += 1
-    asked.learnt += learnt
+def _count(asked: Asked, prompt: str, one: Candidate | Risk, *, draws: int = 1) -> None:
+    asked.prompts.add(prompt)
+    asked.draws += draws
     asked.prompt_tokens += one.prompt_tokens
     asked.reply_tokens += one.reply_tokens
-    asked.costs.append(one.cost)
+    asked.costs.append((one.cost, draws))

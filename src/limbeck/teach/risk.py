@@ -38,6 +38,8 @@ def draw_risk(settings: DrawnRisk, teacher: ModelSpec, prompts: Sequence[Prompt]
         places = range(at * settings.draws, (at + 1) * settings.draws)
         mine = [verdict_of[place] for place in places if place in verdict_of]
         said = [_refuses(settings, verdict_of.get(place)) for place in places]
+        drawn = [replies[place] for place in places]
+        costs = [reply.cost for reply in drawn if reply.cost is not None]
         unknown = [place for place, one in zip(places, said, strict=True) if one is None]
         yield Risk(
             prompt=prompt.id,
@@ -45,6 +47,9 @@ def draw_risk(settings: DrawnRisk, teacher: ModelSpec, prompts: Sequence[Prompt]
             judge=mine[0].judge if mine else settings.judge.kind,
             version=mine[0].version if mine else "",
             said=tuple(said),
+            prompt_tokens=sum(reply.prompt_tokens for reply in drawn),
+            reply_tokens=sum(reply.reply_tokens for reply in drawn),
+            cost=sum(costs) if len(costs) == len(drawn) else None,
             why=_why(replies[unknown[0]], verdict_of.get(unknown[0])) if unknown else "",
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from limbeck.errors import InputError
 from limbeck.files import write_atomically
@@ -125,7 +125,7 @@ def _train(
                     f"train.stop_when_met: no validation prompt that must be refused is on {', '.join(lacking)}, whose "
                     "bound is never met then; add some, or leave stop_when_met out"
                 )
-        steps = run(settings, learner, encoder, usable, probe, store=store, label=f"training {name}, round {number}")
+        taken = run(settings, learner, encoder, usable, probe, store=store, label=f"training {name}, round {number}")
     if learner.frozen_hash() != before:
         raise AssertionError("the frozen backbone has changed")
     folder = store.folder("adapter")
@@ -138,8 +138,9 @@ def _train(
         base=student.model,
         base_hash=learner.identity,
         lessons=len(usable),
-        steps=done_before + steps,
+        steps=done_before + taken.steps,
         round=number,
+        unfed=taken.unfed,
         key=store.key,
     )
 
@@ -177,6 +178,22 @@ def learning_rate_share(step: int, *, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def unfed(checkpoint: Checkpoint) -> Iterator[str]:
+    """A line where losses of the recipe learnt nothing."""
+    if checkpoint.unfed:
+        yield (
+            f"training {checkpoint.name}, round {checkpoint.round}: no lesson had what {', '.join(checkpoint.unfed)} "
+            "learns from (docs/losses.md says what each needs)"
+        )
+
+
+class Taken(NamedTuple):
+    """How many optimizer steps, and the losses that had no unit in any of them."""
+
+    steps: int
+    unfed: tuple[str, ...]
+
+
 def run(
     settings: TrainSettings,
     learner: Student,
@@ -186,8 +203,8 @@ def run(
     *,
     store: Store,
     label: str,
-) -> int:
-    """All optimizer steps, from the last saved state on; returns how many were taken."""
+) -> Taken:
+    """All optimizer steps, from the last saved state on."""
     import torch
     from accelerate import Accelerator
     from accelerate.utils import gather_object, send_to_device
@@ -195,7 +212,7 @@ def run(
     from limbeck.training.course import Course
     from limbeck.training.objective import Objective
     from limbeck.training.state import load_state, save_state
-    from limbeck.training.step import Scaled, run_step
+    from limbeck.training.step import Scaled, names, run_step
 
     accelerator = Accelerator(
         mixed_precision="no",
@@ -221,9 +238,9 @@ def run(
 
     state_file = store.folder("state") / "state.pt"
     metrics = store.folder("metrics") / "metrics.jsonl" if is_first() else Path(os.devnull)
-    done, course = 0, Course(settings, lessons, seed=store.seed)
+    done, fed, course = 0, set[str](), Course(settings, lessons, seed=store.seed)
     if (state := load_state(state_file)) is not None:
-        done = state["step"]
+        done, fed = state["step"], set(state["fed"])
         with torch.no_grad():
             for parameter, saved in zip(parameters, state["parameters"], strict=True):
                 parameter.copy_(saved)
@@ -280,6 +297,7 @@ def run(
             if math.isfinite(figures.gradient_norm):
                 schedule.step()
             optimizer.zero_grad()
+            fed.update(figures.losses)
             row |= figures.row()
             log.write(json.dumps(row) + "\n")
             log.flush()
@@ -291,6 +309,7 @@ def run(
                     state_file,
                     {
                         "step": done,
+                        "fed": sorted(fed),
                         "parameters": [parameter.detach().cpu() for parameter in parameters],
                         "optimizer": optimizer.state_dict(),
                         "schedule": schedule.state_dict(),
@@ -307,7 +326,7 @@ def run(
     # Accelerate's own end of a training leaves the other processes too.
     for tracker in accelerator.trackers:
         tracker.finish()
-    return done
+    return Taken(done, tuple(name for name in names(settings.losses) if name not in fed))
 
 
 def _flat(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
