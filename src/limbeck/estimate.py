@@ -33,7 +33,7 @@ from limbeck.models.tree import Tree, collate, packed, tree_length
 from limbeck.records import Lesson, Message, Prompt
 from limbeck.taxonomy import HARD_RISK
 from limbeck.teach import who_is_asked
-from limbeck.teach.settings import DrawnRisk
+from limbeck.teach.settings import DrawnRisk, TeachSettings
 from limbeck.training.batches import Example, LessonEncoder
 from limbeck.training.loop import choose, step_count
 from limbeck.training.pool import Pool
@@ -196,7 +196,7 @@ class Engine(NamedTuple):
         some = _spread(groups, SAMPLED_STEPS)
         batches = []
         for group in some:
-            examples = [_example(encoder, lesson, config.teach.max_tokens) for lesson in group]
+            examples = [_example(encoder, lesson, config.teach) for lesson in group]
             trees = [one.tree() for one in examples if one.teaches()]
             batches += _batches(trees, budget=settings.micro_batch_tokens)
         if not batches:
@@ -251,33 +251,37 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
         new = [one.model_copy(update={"split": "train", "root": one.id}) for one in probe[: config.mine.at_most]]
         train = train + new if number else train
         asked = who_is_asked(config.teach, train)
-        cost, notes, replying = Cost(), [], []
-        for teacher, mine in asked.taught:
-            replying += mine
-            fresh = [one for one in mine if one.id not in taught_before]
-            if isinstance(teacher, Local | PrivilegedContext):
-                chats = [_asked(teacher, one) for one in fresh]
-                longest = config.teach.max_tokens + teacher.reasoning.max_tokens
-                cost = cost.then(Engine.of(teacher).replies(chats, longest))
-            else:
-                notes.append(f"{teacher.name} ({teacher.kind}) costs no time here")
-                cost = cost.then(Cost(items=len(fresh)))
+        cost, notes, replying = Cost(), {}, []
+        begun = config.teach.beginnings.tokens if config.teach.beginnings is not None else 0
+        for asks, tokens in ((asked.taught, config.teach.max_tokens), (asked.begun, begun)):
+            for teacher, mine in asks:
+                replying += mine
+                fresh = [one for one in mine if one.id not in taught_before]
+                if isinstance(teacher, Local | PrivilegedContext):
+                    chats = [_asked(teacher, one) for one in fresh]
+                    cost = cost.then(Engine.of(teacher).replies(chats, tokens + teacher.reasoning.max_tokens))
+                else:
+                    notes[teacher.name] = f"{teacher.name} ({teacher.kind}) costs no time here"
+                    cost = cost.then(Cost(items=len(fresh)))
         avoided = [one for one in asked.avoided if one.id not in taught_before]
         if avoided:
             cost = cost.then(base.replies([one.messages for one in avoided], config.teach.max_tokens))
-        yield Stage(name=f"{at}teach", cost=cost, note="; ".join(notes))
+        yield Stage(name=f"{at}teach", cost=cost, note="; ".join(notes.values()))
         if (risk := config.teach.risk) is not None:
             # What was drawn in an earlier round was kept.
             yield _risk(config, risk, new if number else train, name=f"{at}risk")
         if config.train.who_needs("distribution") or config.train.who_needs("spans"):
-            yield Stage(name=f"{at}score", cost=_soft_labels(config, asked.taught, taught_before))
+            whole = _soft_labels(config, asked.taught, taught_before, config.teach.max_tokens)
+            yield Stage(name=f"{at}score", cost=whole.then(_soft_labels(config, asked.begun, taught_before, begun)))
         taught_before |= {one.id for one in (*replying, *asked.avoided)}
         with_reply, avoiding = {one.id for one in replying}, {one.id for one in asked.avoided}
+        cut = {one.id for _, mine in asked.begun for one in mine}
         lessons = [
             Lesson(
                 prompt=one,
                 # What they say is not known yet, only how long it may be.
                 reply="" if one.id in with_reply else None,
+                ends=one.id not in cut,
                 rejected=("",) if one.id in avoiding else (),
                 risk=HARD_RISK[one.conduct],
             )
@@ -339,16 +343,17 @@ def _exam(config: RunConfig, base: Engine, student: Engine, exam: Sequence[Promp
     return Stage(name="exam", cost=cost, note=f"{teachers} not counted" if teachers else "")
 
 
-def _soft_labels(config: RunConfig, taught: Sequence[tuple[ModelSpec, Sequence[Prompt]]], known: set[str]) -> Cost:
-    """One pass of who says the distributions behind each teacher's replies over prompts and replies."""
+def _soft_labels(
+    config: RunConfig, taught: Sequence[tuple[ModelSpec, Sequence[Prompt]]], known: set[str], tokens: int
+) -> Cost:
+    """One pass of who says the distributions behind each teacher's replies, so long, over prompts and replies."""
     cost = Cost()
     for teacher, mine in taught:
         fresh = [one for one in mine if one.id not in known]
         together = Cost()
         for labeller in config.teach.labellers(teacher) if fresh else ():
             if isinstance(labeller, Local | PrivilegedContext):
-                longest = config.teach.max_tokens + _thought(config)
-                together = together.beside(_scored_by(labeller, fresh, longest))
+                together = together.beside(_scored_by(labeller, fresh, tokens + _thought(config)))
         cost = cost.then(together)
     return cost
 
@@ -374,13 +379,14 @@ def _asked(model: ModelSpec, prompt: Prompt) -> tuple[Message, ...]:
     )
 
 
-def _example(encoder: LessonEncoder, lesson: Lesson, max_tokens: int) -> Example:
-    """The lesson with a reply and one to avoid that are as long as they may be, and have no token in common but for the
-    reasoning before both."""
+def _example(encoder: LessonEncoder, lesson: Lesson, teach: TeachSettings) -> Example:
+    """The lesson with a reply, cut where it does not end, and one to avoid that are as long as they may be, and have no
+    token in common but for the reasoning before both."""
     one = encoder.example(lesson)
-    avoided = [[1] * max_tokens] if lesson.rejected and "rejected" in encoder.wants else []
+    reply = teach.max_tokens if lesson.ends or teach.beginnings is None else teach.beginnings.tokens
+    avoided = [[1] * teach.max_tokens] if lesson.rejected and "rejected" in encoder.wants else []
     thought = [2] * encoder.reasons.max_tokens if one.reply and encoder.reasons is not None else one.thought
-    return one._replace(thought=thought, reply=thought + [0] * max_tokens if one.reply else [], rejected=avoided)
+    return one._replace(thought=thought, reply=thought + [0] * reply if one.reply else [], rejected=avoided)
 
 
 def _batches(trees: Sequence[Tree], *, budget: int) -> list[tuple[int, int]]:

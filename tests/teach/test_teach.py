@@ -16,7 +16,7 @@ from limbeck.models.scripted import Line, Scripted
 from limbeck.models.spec import ModelSpec
 from limbeck.records import Candidate, Prompt, asked
 from limbeck.teach import teach
-from limbeck.teach.settings import TeachSettings, Until
+from limbeck.teach.settings import Beginnings, TeachSettings, Until
 from limbeck.workspace import StageStore
 
 if TYPE_CHECKING:
@@ -196,6 +196,30 @@ def test_at_most_so_many_prompts_get_a_reply_variants_first_and_conducts_in_turn
     )
     asked_of = {one.prompt.id for one in drawn}
     assert len(asked_of) == 3 and {variant.id, HARMFUL.id} < asked_of
+
+
+def test_harmless_prompts_that_get_no_reply_get_the_beginning_of_one(taught: Taught, tiny_model: Path) -> None:
+    harmless = [Prompt(messages=asked(f"Harmless {number}?")) for number in range(6)]
+    alone = Prompt(messages=asked("Harmless too?"), lesson="decision")
+    item = Prompt(messages=asked("Which?"), choices=("a", "b"), answer=0)
+    settings: dict[str, Any] = {"at_most": 2, "learn_to_avoid": False}
+    local = Local(name="teacher", model=str(tiny_model))
+    drawn = taught([local], *harmless, alone, HARMFUL, item, beginnings=Beginnings(tokens=3), **settings)
+    long = {one.prompt.id for one in drawn if one.reply_tokens > 3}
+    short = {one.prompt.id for one in drawn if one.reply_tokens <= 3}
+    # Two whole replies, one of them to the harmful prompt; beginnings for every other harmless one, also for that which
+    # would teach the decision alone, drawn once each.
+    assert len(long) == 2 and HARMFUL.id in long
+    assert short == {one.id for one in (*harmless, alone)} - long
+    assert sum(one.prompt.id in short for one in drawn) == len(short)
+    some = taught([local], *harmless, alone, beginnings=Beginnings(tokens=3, at_most=2), **settings)
+    assert len({one.prompt.id for one in some}) == 4
+
+
+def test_nobody_is_asked_to_begin_a_reply_to_a_prompt_that_no_teacher_is_for(taught: Taught) -> None:
+    safely = scripted("0.9 No.", conducts=("refuse",))
+    drawn = taught([safely], HARMFUL, Prompt(messages=asked("Hm?"), lesson="decision"), beginnings=Beginnings())
+    assert {one.prompt.id for one in drawn if one.role == "taught"} == {HARMFUL.id}
 
 
 def test_the_same_seed_draws_the_same_and_nobody_is_asked_twice(taught: Taught) -> None:

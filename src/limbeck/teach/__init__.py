@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -35,24 +35,42 @@ def teach(settings: TeachSettings, student: Local, prompts: Sequence[Prompt], *,
                 left += filter(second.is_for, not_accepted(settings, last, store))
     if second is not None and left:
         yield from draw_until_accepted(settings, second, left, store)
+    if settings.beginnings is not None:
+        short = settings.model_copy(update={"draws": 1, "max_tokens": settings.beginnings.tokens})
+        for teacher, mine in asked.begun:
+            if mine:
+                yield from draw_until_accepted(short, teacher, mine, store)
     if asked.avoided:
         once = settings.model_copy(update={"draws": 1})
         yield from draw_until_accepted(once, student, asked.avoided, store, role="rejected")
 
 
 class Asked(NamedTuple):
-    """Who is asked what: the teachers, and the student itself for replies that it is to avoid."""
+    """Who is asked what: the teachers for replies and for beginnings of some, and the student itself for replies that
+    it is to avoid."""
 
     taught: list[tuple[ModelSpec, list[Prompt]]]
+    begun: list[tuple[ModelSpec, list[Prompt]]]
     avoided: list[Prompt]
 
 
 def who_is_asked(settings: TeachSettings, prompts: Sequence[Prompt]) -> Asked:
-    """Each distinct prompt that wants a reply, for whom it is."""
+    """Each distinct prompt that wants a reply, or the beginning of one, for whom it is."""
     distinct = {prompt.id: prompt for prompt in prompts}
     asked = [prompt for prompt in distinct.values() if wants_reply(prompt)]
     careful = [prompt for prompt in asked if prompt.conduct != "answer"] if settings.learn_to_avoid else []
-    return Asked(list(routed(settings.teachers, _spread(asked, settings.at_most))), careful)
+    whole = _spread(asked, settings.at_most)
+    begun = _begun(settings, distinct.keys() - {prompt.id for prompt in whole}, distinct)
+    return Asked(list(routed(settings.teachers, whole)), list(routed(settings.teachers, begun)), careful)
+
+
+def _begun(settings: TeachSettings, left: Set[str], prompts: Mapping[str, Prompt]) -> list[Prompt]:
+    """The harmless prompts that get the beginning of a reply, chosen by hash."""
+    if settings.beginnings is None:
+        return []
+    harmless = [prompts[name] for name in sorted(left) if prompts[name].conduct == "answer"]
+    fit = [one for one in harmless if not one.choices and any(teacher.is_for(one) for teacher in settings.teachers)]
+    return fit[: settings.beginnings.at_most]
 
 
 def wants_reply(prompt: Prompt) -> bool:

@@ -84,6 +84,17 @@ class DrawnRisk(Spec):
     of: Literal["share", "probability"] = "share"
 
 
+class Beginnings(Spec):
+    """Harmless prompts that nobody is asked a whole reply for get the first `tokens` of one, `at_most` of them.
+
+    The decision alone says with what a harmless prompt must not be answered, and leaves open with what instead: without
+    beginnings the student's answers open in ways that nobody taught it (docs/notebook.md has the figures).
+    """
+
+    tokens: int = Field(default=8, ge=1)
+    at_most: int | None = Field(default=None, ge=1)
+
+
 class TeachSettings(Spec):
     """Who teaches, how often a teacher is asked, and where soft labels come from.
 
@@ -91,15 +102,17 @@ class TeachSettings(Spec):
     `draws` times; a prompt on which none of them was accepted goes to the teacher named `second`, where it is for it.
     `soft_labels` gives distributions for teachers that offer only text, `mixture` one distribution of several teachers
     for the replies of all; `keep` says what of a distribution stays.
-    `at_most` prompts get a reply, as evenly over conducts as there are; the others teach the decision alone. With
-    `learn_to_avoid` the student itself draws once on every harmful and borderline prompt. `risk` softens the decision:
-    without it a prompt's risk is 1 where it should be refused, else 0.
+    `at_most` prompts get a reply, as evenly over conducts as there are; the others teach the decision alone, some of
+    the harmless ones with the `beginnings` of a reply. With `learn_to_avoid` the student itself draws once on every
+    harmful and borderline prompt. `risk` softens the decision: without it a prompt's risk is 1 where it should be
+    refused, else 0.
     """
 
     teachers: tuple[AnyModel, ...] = ()
     draws: int = Field(default=4, ge=1)
     second: str | None = None
     at_most: int | None = Field(default=None, ge=1)
+    beginnings: Beginnings | None = None
     until: Until = Until()
     max_tokens: int = Field(default=256, ge=1)
     temperature: float = Field(default=1.0, gt=0)
