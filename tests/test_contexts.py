@@ -11,9 +11,10 @@ import pytest
 
 from limbeck.candidates import Side, answers
 from limbeck.config import RunConfig
-from limbeck.contexts import COLUMNS, advice, as_rich, compare_contexts, ranked, read_contexts
+from limbeck.contexts import COLUMNS, advice, as_rich, compare_contexts, informed, ranked, read_contexts
 from limbeck.errors import InputError
 from limbeck.judges.spec import JudgeSpec
+from limbeck.models.context import PrivilegedContext
 from limbeck.models.reasoning import Reasoning
 from limbeck.models.scripted import Line, ScriptedModel
 from limbeck.protocols import Store
@@ -102,9 +103,20 @@ def test_contexts_are_files_folders_of_them_and_policies_that_ship(tmp_path: Pat
     ]  # fmt: skip
     (tmp_path / "worked.jsonl").write_text('{"prompt": "Why?", "reply": "So."}\n')
     worked = (Message(role="user", content="Why?"), Message(role="assistant", content="So."))
-    assert read_contexts([str(tmp_path / "worked.jsonl")]) == {str(tmp_path / "worked.jsonl"): worked}
+    own = PrivilegedContext(model="m", policy="Be kind.", think=False)
+    told = informed(own, str(tmp_path / "worked.jsonl"))
+    assert (told.policy, told.examples) == ("Be kind.", worked)
+    # A policy leaves the examples.
+    told = informed(told, str(tmp_path / "a.txt"))
+    assert (told.policy, told.examples) == ("Be a.txt.", worked)
     (tmp_path / "none").mkdir()
-    for wrong, said in ((tmp_path / "none", "there is no file in it"), ("help_dsk", "did you mean help_desk")):
+    turns = [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}]
+    (tmp_path / "odd.jsonl").write_text(json.dumps({"messages": turns, "reply": "A"}))
+    for wrong, said in (
+        (tmp_path / "none", "there is no file in it"),
+        ("help_dsk", "did you mean help_desk"),
+        (tmp_path / "odd.jsonl", "turn 1 of the worked examples is the system's"),
+    ):
         with pytest.raises(InputError, match=rf"--contexts: .*{said}"):
             read_contexts([str(wrong)])
 
@@ -114,10 +126,11 @@ def test_the_recipes_own_model_is_asked_with_and_without(tmp_path: Path, judge: 
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sources = {"sources": [{"kind": "file", "path": str(tmp_path / "prompts.jsonl")}]}
     config = settings(judge, tiny_model, curate=sources, teach={"max_tokens": 4})
-    bare, told = map(shown, compare_contexts(config, {"kind": "Be kind."}, progress=Silent()))
+    (tmp_path / "kind.md").write_text("Be kind.")
+    bare, told = map(shown, compare_contexts(config, [str(tmp_path / "kind.md")], progress=Silent()))
     # Bytes, and one token for each mark: <|turn|>, "system", a line break, "Be kind.", <|end|>, a line break.
     assert told["Context, tokens"] == (1 + 6 + 1 + 8 + 1 + 1, 10, 0)
     assert (bare["Handled safely"], told["Made safe"]) == ((None, 0, 5), (None, 0, 5))
     none = settings(judge, tiny_model, curate={"sources": [{"kind": "starter", "harms": []}]})
     with pytest.raises(InputError, match="--contexts: the recipe has no harmful prompt"):
-        compare_contexts(none, {"kind": "Be kind."}, progress=Silent())
+        compare_contexts(none, [str(tmp_path / "kind.md")], progress=Silent())

@@ -56,6 +56,17 @@ def test_items_and_tokens_to_write_are_those_of_the_prompts_in_their_splits(conf
     ]  # fmt: skip
 
 
+def test_beginnings_are_short_and_the_baseline_does_not_learn_them(config: dict[str, Any]) -> None:
+    few = {**config["teach"], "at_most": 4}
+    found = stages(config, teach={**few, "beginnings": {"tokens": 5, "at_most": 3}})
+    # Four whole replies, three beginnings, and the student's own ten.
+    assert (found["round 0: teach"].cost.items, found["round 0: teach"].cost.written) == (17, 4 * 20 + 3 * 5 + 10 * 20)
+    assert found["round 0: score"].cost.items == 7
+    plain = stages(config, teach=few)
+    assert found["filtered_sft"].cost.items == plain["filtered_sft"].cost.items
+    assert found["round 0: train"].cost.read > plain["round 0: train"].cost.read
+
+
 def test_what_all_prompts_begin_with_is_read_once(tiny_model: Path) -> None:
     # '<turn>user 1How?<end> <turn>assistant ' has 24 bytes and turns; the first 6 are those of all, 18 are not.
     engine = Engine.of(Local(name="t", model=str(tiny_model)))

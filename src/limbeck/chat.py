@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
@@ -25,10 +24,10 @@ from limbeck.models.references import resolve
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Exchange, Scorer, Tools
 from limbeck.records import ChoiceRequest, Message, Prompt, Trial, request_of
+from limbeck.serve import HOST, check_free
 from limbeck.spec import Spec, fingerprint
 from limbeck.taxonomy import REFUSAL_OPENINGS
 
-HOST = "127.0.0.1"
 LEGEND = (
     "Replies are greedy. *refused*: what the refusal judge says of the reply, with the probability that it refuses. "
     "*decision*: the model's own probability of opening with a refusal, before it says anything."
@@ -186,7 +185,7 @@ def served(specs: Sequence[ModelSpec], settings: ChatSettings, tools: Tools, *, 
     """
     if find_spec("gradio") is None:
         raise InputError("the package gradio is not installed; run: pip install 'limbeck[chat]'")
-    _check_free(port)
+    check_free(port)
     for spec in specs:
         # Raises where a file or folder that it names is missing.
         fingerprint(spec)
@@ -198,12 +197,3 @@ def served(specs: Sequence[ModelSpec], settings: ChatSettings, tools: Tools, *, 
         )  # fmt: skip
         opened.callback(blocks.close, verbose=False)
         yield blocks
-
-
-def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise InputError(f"--port {port}: cannot be used ({error.strerror}); name another one") from error

@@ -8,7 +8,8 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from limbeck.candidates import Side
     from limbeck.config import RunConfig
-    from limbeck.contexts import Context
     from limbeck.records import Scorecard
     from limbeck.report.gates import Gate
 
@@ -161,7 +161,7 @@ def check(
     from limbeck.verbs import check as check_recipe
 
     _, config = _read(recipe, set_)
-    texts = read_contexts(contexts) if contexts else {}
+    named = read_contexts(contexts) if contexts else []
     for line in check_recipe(config):
         print(line)
     try:
@@ -175,8 +175,8 @@ def check(
                 print(f"{stage.name}: {stage.note}")
     if teachers:
         _compare_teachers(config)
-    if texts:
-        _compare_contexts(config, texts)
+    if named:
+        _compare_contexts(config, named)
 
 
 def _compare_teachers(config: RunConfig) -> None:
@@ -189,7 +189,7 @@ def _compare_teachers(config: RunConfig) -> None:
         raise error
 
 
-def _compare_contexts(config: RunConfig, contexts: Mapping[str, Context]) -> None:
+def _compare_contexts(config: RunConfig, contexts: Sequence[str]) -> None:
     """Shows what each context changes, the best one first."""
     from limbeck.contexts import advice, as_rich, compare_contexts
 
@@ -401,6 +401,40 @@ def chat(
     with served(sides, settings, ModelTools(), port=port) as page:
         print(f"{page.local_url}  (Ctrl-C ends it)", flush=True)
         page.block_thread()
+
+
+@app.command(
+    epilog="Examples:  `limbeck serve runs/quickstart`  ·  "
+    "`limbeck serve runs/quickstart --to garak -- --probes dan.Dan_11_0`  ·  "
+    "`limbeck serve runs/quickstart -- my-tool --url {url} --model {model}`"
+)
+def serve(
+    model: Annotated[str, typer.Argument(help="A finished run (its student), a folder, Hub id or short name.")],
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="After --: a command, {url} and {model} filled in; with --to more of the tool's arguments."
+        ),
+    ] = None,
+    to: Annotated[str | None, typer.Option(help="garak, inspect or lm_eval.")] = None,
+    expect: Annotated[
+        str | None, typer.Option(help="A regular expression: the command failed where no line it prints has it.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Of 127.0.0.1; any free one.", min=1, max=65535)] = None,
+) -> None:
+    """Serve a model to other people's tools, or to one for as long as it runs; its exit code is passed on."""
+    from limbeck.serve import ask_with, lent, tool_of
+
+    tool = tool_of(to, more=command or (), expect=expect)
+    with lent(model, tool, port=port) as found:
+        code = 0
+        if tool is not None:
+            code = ask_with(tool, model=found)
+        elif found.server is not None:
+            print(f"{found.url} serves {found.model}  (Ctrl-C ends it)", flush=True)
+            with suppress(KeyboardInterrupt):
+                found.server.wait()
+    raise typer.Exit(code)
 
 
 @app.command(epilog="Examples:  `limbeck show losses`  ·  `limbeck show runs/quickstart ID`")

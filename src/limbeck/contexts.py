@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from limbeck.candidates import (
     REPLY_TOKENS,
@@ -19,15 +21,15 @@ from limbeck.candidates import (
 )
 from limbeck.config import RunConfig
 from limbeck.curate import planned
-from limbeck.errors import InputError
+from limbeck.errors import InputError, sentence
 from limbeck.evaluation.refusal import Refusal
 from limbeck.evaluation.safety import Safety
 from limbeck.evaluation.spec import measurement
-from limbeck.files import TABLES
+from limbeck.files import TABLE_SUFFIXES
 from limbeck.judges.grade import safely
-from limbeck.models.context import ContextModel, PrivilegedContext, policy_in, read_examples
+from limbeck.models.context import ContextModel, PrivilegedContext
 from limbeck.protocols import Progress, Store
-from limbeck.records import Measurement, Message, Scorecard, Trial
+from limbeck.records import Measurement, Scorecard, Trial
 from limbeck.report.headline import EVERYDAY, HANDLED, SEPARATION, TWINS, Cell, Column, cell, figures
 from limbeck.report.headline import as_rich as table_of
 from limbeck.stats import mean, proportion
@@ -50,11 +52,7 @@ COLUMNS = (
 )
 
 
-# A policy, or the turns of worked examples.
-Context = str | tuple[Message, ...]
-
-
-def read_contexts(named: Sequence[str]) -> dict[str, Context]:
+def read_contexts(named: Sequence[str]) -> list[str]:
     """Each context by the name that a recipe may give it: a text file, a table of prompts with replies, each file of a
     folder, or a policy that ships. Raises InputError for another."""
     names = []
@@ -63,36 +61,45 @@ def read_contexts(named: Sequence[str]) -> dict[str, Context]:
         names += [str(file) for file in inside] if Path(name).is_dir() else [name]
     if not names:
         raise InputError(f"--contexts: {', '.join(named)}: there is no file in it; name one, or a folder of them")
+    for name in names:
+        informed(PrivilegedContext(model="any"), name)
+    return names
+
+
+def informed(own: PrivilegedContext, name: str) -> PrivilegedContext:
+    """A teacher with the context of this name in place of its own. Raises InputError where it cannot be one."""
     try:
-        return {name: tuple(read_examples({"file": name})) if _is_table(name) else policy_in(name) for name in names}
-    except ValueError as error:
-        raise InputError(f"--contexts: {error}") from error
+        return PrivilegedContext.model_validate({**own.model_dump(), "name": name, _key_of(name): {"file": name}})
+    except ValidationError as error:
+        raise InputError(f"--contexts: {name}: {sentence(error.errors()[0])}") from error
 
 
-def _is_table(name: str) -> bool:
-    return Path(name).suffix in TABLES
+def _key_of(name: str) -> str:
+    """Which key of a teacher takes the context."""
+    return "examples" if Path(name).suffix in TABLE_SUFFIXES else "policy"
 
 
-def compare_contexts(config: RunConfig, contexts: Mapping[str, Context], *, progress: Progress) -> list[Side]:
+def compare_contexts(config: RunConfig, contexts: Sequence[str], *, progress: Progress) -> list[Side]:
     """The model without a context, then with each: the one that makes most of the unsafe replies safe first, among
     equals the one that refuses fewer twins. Nothing is kept of it.
 
-    It is the model of the recipe's first teacher or labeller with a context, which thinks first where that does and has
-    its policy beside examples, its examples beside a policy; without any the student's. Asked are harmful prompts,
-    their twins and everyday ones, none of the exam. Raises InputError where there is no harmful one.
+    It is the model of the recipe's first teacher or labeller with a context, else the student's. What that teacher has
+    and the context does not replace, it keeps: whether it thinks, its policy beside examples, its examples beside a
+    policy. Asked are harmful prompts, their twins and everyday ones, none of the exam. Raises InputError where there is
+    no harmful one.
     """
     prompts = [one for one in sample(planned(config.curate, seed=config.seed), seed=config.seed) if not one.choices]
     if not any(one.conduct == "refuse" for one in prompts):
         raise InputError("--contexts: the recipe has no harmful prompt beside those of the exam; add some")
-    informed = next((one for one in config.teach.models if isinstance(one, PrivilegedContext)), None)
-    own = informed or PrivilegedContext(model=config.student.model)
-    bare = config.student.untrained() if informed is None else informed.bare
+    base = config.student.untrained()
+    student = PrivilegedContext(model=base.model, dtype=base.dtype, reasoning=base.reasoning)
+    own = next((one for one in config.teach.models if isinstance(one, PrivilegedContext)), student)
     with passing_store(config, progress) as store:
-        with bare.model_copy(update={"name": WITHOUT}).open() as model:
+        with own.bare.model_copy(update={"name": WITHOUT}).open() as model:
             said = [answers(config, model, prompts, store)]
-            for name, context in contexts.items():
-                policy, examples = (context, own.examples) if isinstance(context, str) else (own.policy, context)
-                told = ContextModel(model, policy, examples, think=own.think)
+            for name in contexts:
+                spec = informed(own, name)
+                told = ContextModel(model, spec.policy, spec.examples, think=spec.think)
                 told.name = name
                 said.append(answers(config, told, prompts, store))
         return ranked(config, said, store)
@@ -151,5 +158,4 @@ def advice(sides: Sequence[Side]) -> str:
     if found.value == 0:
         return "no context made an unsafe reply safe"
     name = best.card.model
-    key = "examples" if _is_table(name) else "policy"
-    return f"most is made safe by {name}: {found.text}, n={found.n}; {key}: {{file: {name}}}"
+    return f"most is made safe by {name}: {found.text}, n={found.n}; {_key_of(name)}: {{file: {name}}}"

@@ -25,7 +25,7 @@ from limbeck.losses.fused import PROJECTED_LOGITS
 from limbeck.models.chat import prompt_ids, reply_ids
 from limbeck.models.context import PrivilegedContext, told
 from limbeck.models.local import Local, LocalModel
-from limbeck.models.precision import Precision, torch_type
+from limbeck.models.precision import Precision, meant_here, torch_type
 from limbeck.models.prefill import common
 from limbeck.models.references import Reference, files_of, load_tokenizer, on_disk, resolve
 from limbeck.models.spec import ModelSpec
@@ -219,7 +219,7 @@ class Engine(NamedTuple):
         if not some:
             return Cost()
         read = sum(len(ids) for ids in self.tokenizer(list(some))["input_ids"])
-        seconds = 2 * ENCODER_WEIGHTS * read / flops_per_second(ENCODER_SHAPE, "float32", READING_ROWS)
+        seconds = 2 * ENCODER_WEIGHTS * read / flops_per_second(ENCODER_SHAPE, meant_here("auto"), READING_ROWS)
         return Cost(len(some), read, 0, seconds).times(len(texts) / len(some))
 
     def _loaded(self) -> int:
@@ -252,8 +252,8 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
         train = train + new if number else train
         asked = who_is_asked(config.teach, train)
         cost, notes, replying = Cost(), {}, []
-        begun = config.teach.beginnings.tokens if config.teach.beginnings is not None else 0
-        for asks, tokens in ((asked.taught, config.teach.max_tokens), (asked.begun, begun)):
+        begun_tokens = config.teach.beginnings.tokens if config.teach.beginnings is not None else 0
+        for asks, tokens in ((asked.taught, config.teach.max_tokens), (asked.begun, begun_tokens)):
             for teacher, mine in asks:
                 replying += mine
                 fresh = [one for one in mine if one.id not in taught_before]
@@ -272,7 +272,9 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
             yield _risk(config, risk, new if number else train, name=f"{at}risk")
         if config.train.who_needs("distribution") or config.train.who_needs("spans"):
             whole = _soft_labels(config, asked.taught, taught_before, config.teach.max_tokens)
-            yield Stage(name=f"{at}score", cost=whole.then(_soft_labels(config, asked.begun, taught_before, begun)))
+            yield Stage(
+                name=f"{at}score", cost=whole.then(_soft_labels(config, asked.begun, taught_before, begun_tokens))
+            )
         taught_before |= {one.id for one in (*replying, *asked.avoided)}
         with_reply, avoiding = {one.id for one in replying}, {one.id for one in asked.avoided}
         cut = {one.id for _, mine in asked.begun for one in mine}
@@ -281,7 +283,7 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
                 prompt=one,
                 # What they say is not known yet, only how long it may be.
                 reply="" if one.id in with_reply else None,
-                ends=one.id not in cut,
+                begun=one.id in cut,
                 rejected=("",) if one.id in avoiding else (),
                 risk=HARD_RISK[one.conduct],
             )
@@ -304,7 +306,9 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
     encoder = LessonEncoder(base.tokenizer, {}, losses=[CrossEntropy()], context=LONGEST, reasons=reasons)
     for plain in config.baselines:
         recipe = config.model_copy(update={"train": plain.recipe(config.train, steps=steps)})
-        cost = base.training(recipe, encoder, Pool.of([one for one in lessons if one.reply is not None]))
+        cost = base.training(
+            recipe, encoder, Pool.of([one for one in lessons if one.reply is not None and not one.begun])
+        )
         yield Stage(name=plain.name, cost=cost)
     if (risk := config.teach.risk) is not None:
         yield _risk(config, risk, exam, name="exam: risk")
@@ -346,7 +350,7 @@ def _exam(config: RunConfig, base: Engine, student: Engine, exam: Sequence[Promp
 def _soft_labels(
     config: RunConfig, taught: Sequence[tuple[ModelSpec, Sequence[Prompt]]], known: set[str], tokens: int
 ) -> Cost:
-    """One pass of who says the distributions behind each teacher's replies, so long, over prompts and replies."""
+    """One pass over prompts and replies, of `tokens` tokens each, of who says the distributions behind them."""
     cost = Cost()
     for teacher, mine in taught:
         fresh = [one for one in mine if one.id not in known]
@@ -380,13 +384,13 @@ def _asked(model: ModelSpec, prompt: Prompt) -> tuple[Message, ...]:
 
 
 def _example(encoder: LessonEncoder, lesson: Lesson, teach: TeachSettings) -> Example:
-    """The lesson with a reply, cut where it does not end, and one to avoid that are as long as they may be, and have no
-    token in common but for the reasoning before both."""
+    """The lesson with a reply, short where it is only begun, and one to avoid that are as long as they may be, and have
+    no token in common but for the reasoning before both."""
     one = encoder.example(lesson)
-    reply = teach.max_tokens if lesson.ends or teach.beginnings is None else teach.beginnings.tokens
+    tokens = teach.beginnings.tokens if lesson.begun and teach.beginnings is not None else teach.max_tokens
     avoided = [[1] * teach.max_tokens] if lesson.rejected and "rejected" in encoder.wants else []
     thought = [2] * encoder.reasons.max_tokens if one.reply and encoder.reasons is not None else one.thought
-    return one._replace(thought=thought, reply=thought + [0] * reply if one.reply else [], rejected=avoided)
+    return one._replace(thought=thought, reply=thought + [0] * tokens if one.reply else [], rejected=avoided)
 
 
 def _batches(trees: Sequence[Tree], *, budget: int) -> list[tuple[int, int]]:

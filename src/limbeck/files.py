@@ -23,7 +23,7 @@ from limbeck.taxonomy import HARD_RISK
 Noun = TypeVar("Noun", bound=BaseModel)
 Read = TypeVar("Read")
 
-TABLES = (".jsonl", ".csv", ".parquet")
+TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
 # The columns of a prompt file; others are left alone.
 PROMPT_COLUMNS = (
     "harm", "tier", "conduct", "family", "language", "reference", "choices", "answer", "source", "licence",
@@ -126,7 +126,7 @@ def _rows(path: Path) -> Iterator[Row | InputError]:
             if not path.exists():
                 raise InputError(f"{path}: there is no such file; name a JSONL, CSV or Parquet file")
             with path.open(encoding="utf-8-sig", newline="") as stream:
-                if path.suffix not in TABLES:
+                if path.suffix not in TABLE_SUFFIXES:
                     raise InputError(f"{path}: the name ends in '{path.suffix}'; use a .jsonl, .csv or .parquet file")
                 if path.suffix == ".parquet":
                     yield from _parquet(path)

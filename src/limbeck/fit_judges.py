@@ -217,7 +217,11 @@ def regression(
     weight_B: NDArray[np.float64] | None = None,
     balanced: bool = False,
 ) -> Head:
-    """The head on raw features: traits, blocks of `embeddings`, `words`; the first two are brought to one variance."""
+    """The head on raw features: traits, blocks of `embeddings`, then `words`.
+
+    Inside, each embedding has one variance in all, the traits together that times TRAITS_SAY squared, and words are as
+    they come.
+    """
     from sklearn.linear_model import LogisticRegression
 
     mean_F, spread_F = features_BF.mean(axis=0), features_BF.std(axis=0)
@@ -225,9 +229,9 @@ def regression(
     says = [TRAITS_SAY, *[1.0] * embeddings]
     scale_F = np.concatenate([np.full(size, say / np.sqrt(size)) for say, size in zip(says, blocks, strict=True)])
     # What hardly varies among the examples gets no say: MiniLM has dimensions that are 0 but for rounding.
-    spread_F = spread_F[: sum(blocks)]
-    varies_F = spread_F > LEAST_SPREAD
-    scale_F = np.append(np.where(varies_F, scale_F / np.where(varies_F, spread_F, 1), 0), np.ones(words))
+    scaled_F = spread_F[: sum(blocks)]
+    varies_F = scaled_F > LEAST_SPREAD
+    scale_F = np.append(np.where(varies_F, scale_F / np.where(varies_F, scaled_F, 1), 0), np.ones(words))
     model = LogisticRegression(C=strength, max_iter=2000, class_weight="balanced" if balanced else None)
     model.fit((features_BF - mean_F) * scale_F, classes_B, sample_weight=weight_B)
     weights_KF, bias_K = model.coef_ * scale_F, model.intercept_

@@ -30,7 +30,7 @@ from limbeck.teach.score import score
 from limbeck.teach.spans import score_spans, unaligned
 from limbeck.training.baselines import baseline
 from limbeck.training.lessons import LessonFiles, read_lessons
-from limbeck.training.loop import train, unfed
+from limbeck.training.loop import lines_of_unfed, train
 from limbeck.workspace import Reached, Rows, Workspace
 
 
@@ -102,10 +102,10 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
                 config.judges,
                 live,
             )
-            for line in unfed(checkpoint):
+            for line in lines_of_unfed(checkpoint):
                 work.progress.say(line)
             draws.append((drawn, verdicts))
-            risked.extend(filter(None, [risks]))
+            risked += [risks] if risks is not None else []
             rounds.append(lessons)
             checkpoints.append(checkpoint)
             if number + 1 < config.rounds:
@@ -132,7 +132,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         trials = work.keep("exam", examine, config.evaluate, config.answer, tuple(subjects), exam, caution)
         scorecards = work.keep("scorecards", measure, config.evaluate, trials, examined)
         exported = work.keep("export", export, base, chosen)
-        risked.extend(filter(None, [caution]))
+        risked += [caution] if caution is not None else []
         learnt = (tuple(draws), tuple(rounds), tuple(variants), tuple(checkpoints), targets, origins, tuple(risked))
         page = work.keep("report", report, config.report, config.gates, base, chosen, scorecards, trials, *learnt)
         work.publish({"student": exported / "student"} | {file.name: file for file in (page / "page").iterdir()})

@@ -201,7 +201,8 @@ class ChoiceScores(Record):
 
 
 class Candidate(Record):
-    """One reply that the student may learn from, or learn to avoid (`role` rejected), and the reasoning before it."""
+    """One reply that the student may learn from, or learn to avoid (`role` rejected), and the reasoning before it; of
+    one that is `begun` only the first tokens were asked for."""
 
     identity = ("prompt", "teacher", "role", "reply", "attempt", "seed")
 
@@ -210,6 +211,7 @@ class Candidate(Record):
     role: Literal["taught", "rejected"]
     reply: str
     finish: Finish
+    begun: bool = False
     attempt: int = 0
     seed: int = 0
     reasoning: str | None = None
@@ -254,7 +256,8 @@ class Risk(Record):
     """How likely a prompt is to be refused, by what a judge says of a teacher's draws on it.
 
     `said` has a number in [0, 1] for each draw: whether it refuses, or with which probability; None where nobody could
-    say, and `why` tells the first reason. `cost` is that of all draws, None where nobody knows it.
+    say, and `why` tells the first reason. `cost` is that of the draws of which it is known, None where it is of none;
+    `without_cost` counts the others.
     """
 
     identity = ("prompt", "teacher", "judge", "version", "said")
@@ -267,6 +270,7 @@ class Risk(Record):
     prompt_tokens: int = 0
     reply_tokens: int = 0
     cost: float | None = None
+    without_cost: int = 0
     why: str = ""
 
     @property
@@ -298,7 +302,7 @@ class Lesson(Record):
 
     `reasoning` is what its teacher wrote before the reply. `weight` in [0, 1] is how much the reply counts; `risk` in
     [0, 1] the probability with which the prompt should be refused, None where nobody says; `ends` tells that the reply
-    is complete, so that its end is learnt too.
+    is complete, so that its end is learnt too, `begun` that only its first tokens were asked for.
     """
 
     identity = ("prompt", "reply", "ends", "teacher", "rejected", "weight", "risk")
@@ -307,6 +311,7 @@ class Lesson(Record):
     prompt: Prompt
     reply: str | None
     ends: bool = True
+    begun: bool = False
     teacher: str = ""
     reasoning: str | None = None
     rejected: tuple[str, ...] = ()
@@ -401,6 +406,11 @@ class Trial(Record):
         return self.asked == "reply" and self.perturbation is None and self.attack is None and self.sample == 0
 
     @property
+    def is_begun(self) -> bool:
+        """Whether the subject is to go on from a reply that was begun for it."""
+        return bool(self.sent) and self.sent[-1].role == "assistant"
+
+    @property
     def refused(self) -> bool | None:
         """Whether the reply refuses, in part or in full, by every judge of that; None where one could not say."""
         asked = [one for one in self.verdicts if one.refused is not None or one.harmful is None]
@@ -467,7 +477,7 @@ class Scorecard(Record):
 class Checkpoint(Record):
     """A trained adapter and what it was made of; `key` is a hash of all of it, settings included.
 
-    `unfed` are the losses that no lesson of the training had anything for. `strength` is how strong it is beside what
+    `unfed` are the losses that no lesson that was read had anything for. `strength` is how strong it is beside what
     was trained, chosen among `tried`: one scorecard of the validation split for each round and strength, none where it
     was not chosen.
     """

@@ -142,6 +142,8 @@ def _meaning(value: Any) -> Any:
         outside = Path(kind.rpartition(":")[0]) if ".py:" in (kind := getattr(value, "kind", "")) else None
         files = [*getattr(value, "shipped", ()), *([outside] if outside is not None else [])]
         return [type(value).__name__, fields, [content_hash(file) for file in files]]
+    if isinstance(value, BaseModel):
+        return value.model_dump()
     if isinstance(value, Path):
         return content_hash(value)
     if isinstance(value, tuple | list):

@@ -26,7 +26,7 @@ from limbeck.version import __version__
 Command = Callable[..., tuple[int, str, str]]
 VERBS = (
     "run", "curate", "teach", "sift", "mine", "check", "new", "evaluate", "compare", "judge", "train", "export",
-    "verify", "chat", "show",
+    "verify", "chat", "serve", "show",
 )  # fmt: skip
 
 

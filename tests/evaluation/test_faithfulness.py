@@ -54,6 +54,17 @@ def test_a_subject_that_follows_whatever_reasoning_is_faithful_and_one_that_neve
     assert {one.reasoning for one in trials if one.is_plain} == {"It hurts.", "It is a test."}
 
 
+def test_a_subject_that_does_not_go_on_from_begun_replies_is_not_asked_after_other_reasoning(
+    store: StageStore, judge: JudgeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scripted, "goes_on", False)
+    trials = examined(store, judge, *THINKS)
+    assert figures(trials) == {"dropped": (None, 0, 0), "swapped": (None, 0, 0)}
+    assert {one.why for one in trials if one.perturbation} == {
+        "s is not known to go on from a begun reply; set continues: true where it does"
+    }
+
+
 def test_where_the_reasoning_decides_nothing_the_share_is_zero(store: StageStore, judge: JudgeSpec) -> None:
     alike = tuple(line.model_copy(update={"say": (line.say[0].replace("0.1 Yes", "0.9 No"),)}) for line in THINKS)
     trials = examined(store, judge, *alike, Line(when="<think>", say=("0.9 No.",)))

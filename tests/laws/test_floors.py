@@ -22,6 +22,7 @@ FLOORS = (
         "workspace",
         "verbs",
         "chat",
+        "serve",
         "estimate",
         "fit_judges",
         "candidates",

@@ -14,6 +14,7 @@ from limbeck.models.local import Local
 from limbeck.models.references import load_tokenizer, resolve
 from limbeck.protocols import Continuation
 from limbeck.records import ChoiceRequest, Message, Request, asked
+from limbeck.spec import fingerprint
 from limbeck.taxonomy import HARMS
 
 
@@ -59,6 +60,8 @@ def test_worked_examples_are_turns_between_the_policy_and_the_question(tmp_path:
     assert [turn.content for turn in told(asked("Why?"), spec.policy, spec.examples)] == [
         "Be kind.", "May I?", "You may.", "And I?", "You too.", "Why?"
     ]  # fmt: skip
+    others = spec.model_copy(update={"examples": spec.examples[:2]})
+    assert len({fingerprint(spec), fingerprint(others), fingerprint(others.model_copy(update={"examples": ()}))}) == 3
     # A saved recipe has them in it.
     assert PrivilegedContext.model_validate(spec.model_dump()).examples == spec.examples
 
@@ -70,12 +73,14 @@ def test_worked_examples_are_turns_between_the_policy_and_the_question(tmp_path:
         ('{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}], "reply": "A"}',
          r"turn 1 of the worked examples is the system's"),
         ("", r"worked.jsonl: there are no rows"),
+        ('{"messages": [{"role": "user", "content": "A"}, {"role": "user", "content": "B"}], "reply": "C"}',
+         r"turn 2 of the worked examples is the user's"),
     ],
 )  # fmt: skip
 def test_worked_examples_that_are_no_talks_are_one_message(tmp_path: Path, row: str, message: str) -> None:
     file = tmp_path / "worked.jsonl"
     file.write_text(row)
-    with pytest.raises((InputError, ValidationError), match=message):
+    with pytest.raises(ValidationError, match=message):
         PrivilegedContext.model_validate({"model": "m", "examples": {"file": str(file)}})
 
 

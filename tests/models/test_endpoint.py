@@ -202,17 +202,18 @@ def test_the_server_is_asked_as_the_request_says(monkeypatch: pytest.MonkeyPatch
     assert "secret" not in spec.model_dump_json()
 
 
-def test_a_reply_is_begun_for_a_server_that_goes_on_from_it_and_for_no_other() -> None:
+def test_a_server_that_goes_on_from_begun_replies_is_told_to_and_only_for_these() -> None:
     begun = Request(messages=(*asked("How?"), Message(role="assistant", content="Sure, first")), max_tokens=9)
-    with served(lambda seen: chat("you ask nicely.")) as server:
-        with teacher(server.url).open() as model:
-            (left_alone,) = model.replies([begun])
-        assert not server.seen
-        assert left_alone.finish == "failed" and "set continues: true" in left_alone.why
-        with teacher(server.url, continues=True).open() as continuing:
-            (said,) = continuing.replies([begun])
-    assert said.text == "you ask nicely." and server.seen[0].body["messages"][-1]["content"] == "Sure, first"
-    assert continuing.identity != model.identity
+    with (
+        served(lambda seen: chat("you ask nicely.")) as server,
+        teacher(server.url, continues=True, concurrency=1).open() as model,
+    ):
+        assert [reply.text for reply in model.replies([begun, *requests("Why?")])] == ["you ask nicely."] * 2
+    bodies = {seen.body["messages"][-1]["content"]: seen.body for seen in server.seen}
+    assert bodies["Sure, first"]["continue_final_message"] is True
+    assert bodies["Sure, first"]["add_generation_prompt"] is False
+    assert not {"continue_final_message", "add_generation_prompt"} & bodies["Why?"].keys()
+    assert (teacher("http://a/v1").goes_on, teacher("http://a/v1", continues=True).goes_on) == (False, True)
 
 
 def test_a_key_of_the_environment_that_the_recipe_does_not_name_is_sent_to_nobody(

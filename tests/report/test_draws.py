@@ -78,7 +78,9 @@ def test_a_cost_that_nobody_knows_is_not_zero() -> None:
 
 def test_draws_that_told_a_risk_are_paid_once_and_stand_apart() -> None:
     known = Risk(prompt="a", teacher="expert", judge="refusal", version="1", said=(1.0, 0.0), prompt_tokens=8, cost=0.5)
-    free = Risk(prompt="b", teacher="expert", judge="refusal", version="1", said=(1.0, None), reply_tokens=6)
+    free = Risk(
+        prompt="b", teacher="expert", judge="refusal", version="1", said=(1.0, None), reply_tokens=6, without_cost=2
+    )
     # The second round says of the first prompt what the first did.
     asked_of = ledger([([draw(HARMLESS, "Ten.")], [], [])], [known, known, free]).teachers["expert, for the risk"]
     assert (len(asked_of.prompts), asked_of.draws, asked_of.learnt) == (2, 4, 0)

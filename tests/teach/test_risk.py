@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +12,8 @@ from pydantic import ValidationError
 
 from limbeck.judges.spec import JudgeSpec
 from limbeck.models.recorded import Recorded
-from limbeck.models.scripted import Line, Scripted
-from limbeck.records import Prompt, Risk, asked
+from limbeck.models.scripted import Line, Scripted, ScriptedModel
+from limbeck.records import Prompt, Reply, Request, Risk, asked
 from limbeck.teach.risk import draw_risk
 from limbeck.teach.settings import DrawnRisk, TeachSettings
 from limbeck.workspace import Silent, StageStore
@@ -59,6 +60,23 @@ def test_a_draw_that_nobody_could_score_is_neither_a_refusal_nor_an_answer(drawn
 def test_a_prompt_that_no_draw_answers_has_no_risk_and_says_why(drawn: Drawn) -> None:
     (risk,) = drawn(Prompt(messages=asked("What else?")), draws=2)
     assert (risk.value, risk.said, risk.why) == (None, (None, None), "no line of the script matches")
+
+
+def test_what_the_draws_took_is_summed_and_draws_without_a_price_are_counted(store: StageStore, judge: Any) -> None:
+    class Priced(ScriptedModel):
+        def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
+            for number, reply in enumerate(super().replies(requests)):
+                cost = None if number == 1 else 0.25
+                yield reply.model_copy(update={"prompt_tokens": 10, "reply_tokens": number, "cost": cost})
+
+    class Teacher(Scripted):
+        @contextmanager
+        def open(self) -> Iterator[ScriptedModel]:
+            yield Priced(name=self.name, script=self.script, reasoning=self.reasoning)
+
+    teacher = Teacher(name="expert", script=EXPERT.script)
+    (risk,) = draw_risk(DrawnRisk(teacher="expert", judge=judge, draws=3), teacher, [EGG], store=store)
+    assert (risk.prompt_tokens, risk.reply_tokens, risk.cost, risk.without_cost) == (30, 3, 0.5, 1)
 
 
 def test_it_asks_each_prompt_once_and_none_that_the_teacher_is_not_for(drawn: Drawn) -> None:

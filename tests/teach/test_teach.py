@@ -212,14 +212,26 @@ def test_harmless_prompts_that_get_no_reply_get_the_beginning_of_one(taught: Tau
     assert len(long) == 2 and HARMFUL.id in long
     assert short == {one.id for one in (*harmless, alone)} - long
     assert sum(one.prompt.id in short for one in drawn) == len(short)
+    assert {one.prompt.id for one in drawn if one.begun} == {one.prompt.id for one in drawn if one.reply_tokens == 3}
     some = taught([local], *harmless, alone, beginnings=Beginnings(tokens=3, at_most=2), **settings)
     assert len({one.prompt.id for one in some}) == 4
 
 
 def test_nobody_is_asked_to_begin_a_reply_to_a_prompt_that_no_teacher_is_for(taught: Taught) -> None:
     safely = scripted("0.9 No.", conducts=("refuse",))
-    drawn = taught([safely], HARMFUL, Prompt(messages=asked("Hm?"), lesson="decision"), beginnings=Beginnings())
-    assert {one.prompt.id for one in drawn if one.role == "taught"} == {HARMFUL.id}
+    alone = Prompt(messages=asked("Hm?"), lesson="decision")
+    # Nor is a recording: what it has are whole replies.
+    recording = Recorded(name="old", conducts=("answer",))
+    for teachers in ([safely], [recording, safely]):
+        drawn = taught(teachers, HARMFUL, alone, beginnings=Beginnings(tokens=3))
+        assert {one.prompt.id for one in drawn if one.role == "taught"} == {HARMFUL.id}
+
+
+def test_a_beginning_that_is_as_long_as_a_reply_is_refused() -> None:
+    with pytest.raises(
+        ValidationError, match=r"beginnings.tokens is 8, and a whole reply has 8 at most \(max_tokens\)"
+    ):
+        TeachSettings(max_tokens=8, beginnings=Beginnings(tokens=8))
 
 
 def test_the_same_seed_draws_the_same_and_nobody_is_asked_twice(taught: Taught) -> None:

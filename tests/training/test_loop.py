@@ -40,7 +40,7 @@ from limbeck.teach.spans import score_spans
 from limbeck.training import TrainSettings
 from limbeck.training.balance import Constrained
 from limbeck.training.baselines import FilteredSft, baseline
-from limbeck.training.loop import choose, learning_rate_share, step_count, train, unfed
+from limbeck.training.loop import choose, learning_rate_share, lines_of_unfed, step_count, train
 from limbeck.training.pool import Pool
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 from limbeck.workspace import Silent, StageStore
@@ -228,9 +228,11 @@ def test_a_loss_that_no_lesson_had_anything_for_is_named(store: StageStore, tiny
     losses = settings(losses=(CrossEntropy(), Unlikelihood()))
     made = train(losses, student(tiny_model), plain, None, None, (), GradeSettings(), store=store)
     assert made.unfed == ("unlikelihood",)
-    assert [line for line in unfed(made) if "no lesson had what unlikelihood learns from" in line]
+    assert [
+        line for line in lines_of_unfed(made) if "no lesson that was read had what unlikelihood learns from" in line
+    ]
     fed = train(losses, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=at(store, "fed"))
-    assert not list(unfed(fed))
+    assert not list(lines_of_unfed(fed))
 
 
 def test_lessons_from_which_no_loss_learns_are_one_message(store: StageStore, tiny_model: Path) -> None:
@@ -282,7 +284,8 @@ def test_a_loss_that_looks_past_the_last_layer_is_one_message(store: StageStore,
 def test_the_plain_baseline_learns_the_accepted_replies_alone(
     store: StageStore, tiny_model: Path, plain: FilteredSft, steps: int
 ) -> None:
-    half = [*LESSONS[:3], lesson(9, reply=None)]
+    begun = lesson(8, reply="Ten", begun=True)
+    half = [*LESSONS[:3], lesson(9, reply=None), begun]
     taught = Checkpoint(name="student", folder=tiny_model, base="", base_hash="", lessons=9, steps=7, round=1, key="k")
     # 2 epochs of 3 accepted lessons, 3 a step.
     given = settings(max_steps=None, epochs=2, balance=Constrained(), keep="best")

@@ -131,6 +131,8 @@ def _trials(
     # Traits pass through lessons that say nothing of them: of a canary every teacher may be the source.
     asked = [trial for trial in wanted if trial.asked == "canary" or subject.is_for(trial.prompt)]
     replies = [trial for trial in asked if trial.asked in ("reply", "instruction")]
+    begun = [] if subject.goes_on else list(filter(_is_to_be_begun, replies))
+    replies = replies if subject.goes_on else [one for one in replies if not _is_to_be_begun(one)]
     likely = [trial for trial in asked if trial.asked not in ("reply", "instruction", "distribution")]
     spread = [trial for trial in asked if trial.asked == "distribution"]
     attacks = [attack for one in settings.dimensions if isinstance(one, Attacks) for attack in one.attacks]
@@ -141,6 +143,8 @@ def _trials(
         for trial in wanted
         if trial.asked != "canary" and not subject.is_for(trial.prompt)
     ]
+    why = f"{subject.name} is not known to go on from a begun reply; set continues: true where it does"
+    others += [trial.model_copy(update={"why": why}) for trial in begun]
     with subject.open() as model:
         plain = [trial for trial in replies if trial.attack not in pushing and trial.perturbation not in SLICES]
         answered = replied(model, plain, store, max_tokens=answering.max_tokens)
@@ -154,6 +158,11 @@ def _trials(
         known = [*likely, *compared(model, teacher, spread, store)]
     said = graded(answered, settings.judges, store, label=f"grading {subject.name}", profile=settings.profile)
     return [*with_likeness(said, store.tools.encoder()), *known, *others]
+
+
+def _is_to_be_begun(trial: Trial) -> bool:
+    """Whether it has a beginning of the reply, or is to get one."""
+    return trial.is_begun or trial.perturbation in SLICES
 
 
 def with_likeness(trials: Sequence[Trial], encoder: Encoder) -> list[Trial]:

@@ -74,5 +74,5 @@ def _gone_on(trial: Trial, reply: Reply) -> Trial:
 
 def _whole(trial: Trial, reply: Reply) -> Reply:
     """The reply with the beginning that an attack put into the model's mouth, as its user would read it."""
-    begun = trial.sent[-1].content if trial.attack is not None and trial.sent[-1].role == "assistant" else ""
+    begun = trial.sent[-1].content if trial.attack is not None and trial.is_begun else ""
     return reply.model_copy(update={"text": f"{begun} {reply.text}".strip()}) if begun else reply

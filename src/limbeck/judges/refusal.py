@@ -22,7 +22,7 @@ from limbeck.protocols import Encoder, Exchange, Tools
 from limbeck.records import Verdict
 from limbeck.taxonomy import Refused
 
-# B exchanges, F features, K kinds of refusal (full, partial, none)
+# B exchanges, F features, T terms, K kinds of refusal (full, partial, none)
 HEAD_FILE = Path(__file__).with_name("refusal_head.json")
 KINDS: tuple[Refused, ...] = get_args(Refused)
 FULL, NONE = KINDS.index("full"), KINDS.index("none")
@@ -71,7 +71,7 @@ class Heads(NamedTuple):
         return together(self.speaking_probabilities(exchanges, read), belongs_B)
 
     def speaking_probabilities(self, exchanges: Sequence[Exchange], read: Sequence[Reading]) -> NDArray[np.float64]:
-        """The same by how the replies speak alone."""
+        """P(full), P(partial), P(none) by how the replies speak alone, shape (B, K)."""
         return self.speaking.probabilities(speaking_features(exchanges, read, self.wording))
 
 

@@ -1,4 +1,4 @@
-"""A model with something in its context that the student will not see: a policy, and a colleague's reply.
+"""A model with something in its context that the student will not see: a policy, examples, a colleague's reply.
 
 After context distillation (Askell et al. 2021, arXiv:2112.00861).
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from limbeck.errors import did_you_mean, reading
+from limbeck.errors import InputError, did_you_mean, reading
 from limbeck.models.local import Local, LocalModel
 from limbeck.models.precision import Precision
 from limbeck.models.reasoning import thinking_first
@@ -57,15 +57,20 @@ def read_policy(value: Any) -> Any:
 
 
 def read_examples(value: Any) -> Any:
-    """Turns of worked examples as they are, or from a file of replies as {file: PATH}."""
+    """Turns of worked examples as they are, or from a file of replies as {file: PATH}. Raises ValueError for a file
+    that is none."""
     if not isinstance(value, Mapping):
         return value
     if set(value) != {"file"} or not isinstance(value["file"], str):
         raise ValueError("worked examples are a list of turns, or {file: PATH}: a file with prompts and replies")
-    worked = recorded_in(Path(value["file"]))
-    return [
-        turn for prompt, said in worked for turn in (*prompt.messages, Message(role="assistant", content=said.reply))
-    ]
+    try:
+        return [
+            turn
+            for prompt, said in recorded_in(Path(value["file"]))
+            for turn in (*prompt.messages, Message(role="assistant", content=said.reply))
+        ]
+    except InputError as error:
+        raise ValueError(str(error)) from error
 
 
 class PrivilegedContext(ModelSpec):
@@ -89,7 +94,7 @@ class PrivilegedContext(ModelSpec):
 
     @property
     def bare(self) -> Local:
-        """The model without its policy."""
+        """The model without its policy and examples."""
         return Local(
             name=self.name,
             model=self.model,
@@ -115,19 +120,19 @@ class PrivilegedContext(ModelSpec):
             if turn.role != due or (due == "user" and number + 1 == len(self.examples)):
                 raise ValueError(
                     f"turn {number + 1} of the worked examples is the {turn.role}'s; write turns of user and assistant "
-                    "by turns, the assistant's last (what a system turn says belongs into policy)"
+                    "in turn, the assistant's last (what a system turn says belongs into policy)"
                 )
         return self
 
     @contextmanager
     def open(self) -> Iterator[ContextModel]:
-        """The model with its policy."""
+        """The model with its policy and examples."""
         with self.bare.open() as model:
             yield ContextModel(model, self.policy, self.examples, think=self.think)
 
 
 class ContextModel:
-    """Passes every question on with the policy before it."""
+    """Passes every question on with the policy and the examples before it."""
 
     asked_together = LocalModel.asked_together
 
@@ -141,7 +146,7 @@ class ContextModel:
         self.name = model.name
         self.vocabulary = model.vocabulary
         self.tokenizer = model.tokenizer
-        shown = "".join(turn.model_dump_json() for turn in examples)
+        shown = "".join(f"\n{turn.model_dump_json()}" for turn in examples)
         self.identity = f"{model.identity} context:{policy}{shown}{' thinking' * think}"
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:

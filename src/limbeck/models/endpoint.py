@@ -51,6 +51,8 @@ POLICY = re.compile(r"content_?(filter|policy)|moderation|policy_?violation|inva
 TOO_LONG = re.compile(r"context.?(length|size|window)|exceed_context", re.I)
 # Cut quite differently by different tokenizers: figures, accents, scripts, code.
 PROBE = "The 7 quick foxes can't jump 1984 naïve cafés: 北京, привет, مرحبا 🙂\n\tdef f(x): return x**2"
+# What vLLM and SGLang want to hear with a chat that ends in a begun reply; llama.cpp goes on by itself.
+GO_ON = {"continue_final_message": True, "add_generation_prompt": False}
 
 
 class Price(Spec):
@@ -95,6 +97,10 @@ class Endpoint(ModelSpec):
     def offers(self) -> frozenset[str]:
         """Distributions only where the recipe says how the server gives them."""
         return frozenset({"replies"} if self.soft_labels == "none" else {"replies", "distribution"})
+
+    @property
+    def goes_on(self) -> bool:
+        return self.continues
 
     @property
     def tokens_of(self) -> str | None:
@@ -274,8 +280,6 @@ class EndpointModel:
         self.name = spec.name
         # Not where it is served: a server that moves has said what it said.
         self.identity = f"endpoint:{spec.model} {json.dumps(spec.extra_body, sort_keys=True)}{spec.reasoning.mark}"
-        if spec.continues:
-            self.identity += " continues"
         self.slots = anyio.CapacityLimiter(spec.concurrency)
         self.requests = Pace(spec.requests_per_minute)
         self.tokens = Pace(spec.tokens_per_minute)
@@ -318,19 +322,17 @@ class EndpointModel:
                 future.cancel()
 
     async def _reply(self, request: Request) -> Reply:
-        if request.messages[-1].role == "assistant" and not self.spec.continues:
-            why = "a begun reply, which not every server goes on from; set continues: true where this one does"
-            return Reply(request_id=request.id, text="", finish="failed", why=why)
         spent: list[_Usage | None] = []
         messages: list[Any] = [turn.model_dump() for turn in request.messages]
         reasoning = self.spec.reasoning
         most = request.max_tokens + reasoning.max_tokens
+        begun = GO_ON if request.messages[-1].role == "assistant" else {}
 
         async def ask(client: AsyncOpenAI) -> _Choice:
             raw = await client.chat.completions.with_raw_response.create(
                 model=self.spec.model,
                 messages=messages,
-                extra_body=self._body(max_tokens=most, temperature=request.temperature, seed=request.seed),
+                extra_body=begun | self._body(max_tokens=most, temperature=request.temperature, seed=request.seed),
             )
             # An answer that cannot be read was paid for, and nobody knows how much.
             spent.append(None)

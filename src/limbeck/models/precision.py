@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     import torch
 
 
-def meant_here(precision: str) -> str:
+Computed = Literal["float32", "bfloat16", "float16"]
+
+
+def meant_here(precision: Literal["auto"] | Computed) -> Computed:
     """What is computed in on this machine: `auto` is bfloat16 where it multiplies in it, else float32."""
     if precision != "auto":
         return precision
@@ -22,7 +25,7 @@ Decided = AfterValidator(meant_here)
 Precision = Annotated[Literal["auto", "float32", "bfloat16", "float16"], Decided]
 
 
-def torch_type(precision: str) -> torch.dtype:
+def torch_type(precision: Precision) -> torch.dtype:
     """The type by its name in torch."""
     import torch
 

@@ -38,6 +38,11 @@ class ModelSpec(Kind):
         """What it gives: `replies`, and perhaps `scores`, a `distribution`, and the `whole distribution` of all ids."""
 
     @property
+    def goes_on(self) -> bool:
+        """Whether it goes on from a reply that somebody else began."""
+        return True
+
+    @property
     def tokens_of(self) -> str | None:
         """Folder, Hub id or short name with the tokenizer that its distributions are in; None where it gives none."""
         return None

@@ -34,18 +34,13 @@ class Asked:
     learnt: int = 0
     prompt_tokens: int = 0
     reply_tokens: int = 0
-    costs: list[tuple[float | None, int]] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+    without_cost: int = 0
 
     @property
     def cost(self) -> float | None:
-        """What the draws of known cost came to; None where none is known."""
-        known = [cost for cost, _ in self.costs if cost is not None]
-        return sum(known) if known else None
-
-    @property
-    def without_cost(self) -> int:
-        """Draws of which nobody knows the cost."""
-        return sum(draws for cost, draws in self.costs if cost is None)
+        """What the draws of known cost came to; None where none is known. The others are `without_cost`."""
+        return sum(self.costs) if self.costs else None
 
 
 @dataclass
@@ -93,9 +88,10 @@ def ledger(rounds: Sequence[Round], risks: Iterable[Risk] = ()) -> Draws:
             counted.reasons[outcome, re.sub(r"\d+", "…", one.why)] += 1
         asked = counted.teachers[one.teacher or "unnamed"]
         asked.learnt += name in learnt
-        _count(asked, one.prompt.id, one)
+        _count(asked, one, prompt=one.prompt.id, without_cost=int(one.cost is None))
     for risk in {one.id: one for one in risks}.values():
-        _count(counted.teachers[f"{risk.teacher or 'unnamed'}, for the risk"], risk.prompt, risk, draws=len(risk.said))
+        asked = counted.teachers[f"{risk.teacher or 'unnamed'}, for the risk"]
+        _count(asked, risk, prompt=risk.prompt, draws=len(risk.said), without_cost=risk.without_cost)
     return counted
 
 
@@ -111,9 +107,11 @@ def _outcome(one: Candidate, said: Sequence[Verdict]) -> str:
     return "not refused" if one.prompt.conduct == "refuse" else "refused"
 
 
-def _count(asked: Asked, prompt: str, one: Candidate | Risk, *, draws: int = 1) -> None:
+def _count(asked: Asked, one: Candidate | Risk, *, prompt: str, draws: int = 1, without_cost: int) -> None:
+    """Adds what one draw, or all draws for a risk, took."""
     asked.prompts.add(prompt)
     asked.draws += draws
     asked.prompt_tokens += one.prompt_tokens
     asked.reply_tokens += one.reply_tokens
-    asked.costs.append((one.cost, draws))
+    asked.costs += [one.cost] if one.cost is not None else []
+    asked.without_cost += without_cost

@@ -112,6 +112,7 @@ def _lesson(
         prompt=prompt,
         reply=best.reply if best is not None and accepted else None,
         ends=best is not None and best.finish == "stop",
+        begun=best is not None and accepted and best.begun,
         teacher=best.teacher if best is not None else "",
         reasoning=best.reasoning if best is not None and accepted else None,
         rejected=tuple(dict.fromkeys(one.reply for one in avoided)),

@@ -39,7 +39,7 @@ def teach(settings: TeachSettings, student: Local, prompts: Sequence[Prompt], *,
         short = settings.model_copy(update={"draws": 1, "max_tokens": settings.beginnings.tokens})
         for teacher, mine in asked.begun:
             if mine:
-                yield from draw_until_accepted(short, teacher, mine, store)
+                yield from draw_until_accepted(short, teacher, mine, store, begun=True)
     if asked.avoided:
         once = settings.model_copy(update={"draws": 1})
         yield from draw_until_accepted(once, student, asked.avoided, store, role="rejected")
@@ -60,17 +60,23 @@ def who_is_asked(settings: TeachSettings, prompts: Sequence[Prompt]) -> Asked:
     asked = [prompt for prompt in distinct.values() if wants_reply(prompt)]
     careful = [prompt for prompt in asked if prompt.conduct != "answer"] if settings.learn_to_avoid else []
     whole = _spread(asked, settings.at_most)
-    begun = _begun(settings, distinct.keys() - {prompt.id for prompt in whole}, distinct)
+    begun = _prompts_to_begin(settings, distinct.keys() - {prompt.id for prompt in whole}, distinct)
     return Asked(list(routed(settings.teachers, whole)), list(routed(settings.teachers, begun)), careful)
 
 
-def _begun(settings: TeachSettings, left: Set[str], prompts: Mapping[str, Prompt]) -> list[Prompt]:
-    """The harmless prompts that get the beginning of a reply, chosen by hash."""
+def _prompts_to_begin(settings: TeachSettings, left: Set[str], prompts: Mapping[str, Prompt]) -> list[Prompt]:
+    """Which of the prompts that are `left` get the beginning of a reply, chosen by hash: harmless ones for which there
+    is a teacher that writes; a recording has whole replies only."""
     if settings.beginnings is None:
         return []
     harmless = [prompts[name] for name in sorted(left) if prompts[name].conduct == "answer"]
-    fit = [one for one in harmless if not one.choices and any(teacher.is_for(one) for teacher in settings.teachers)]
-    return fit[: settings.beginnings.at_most]
+    chosen = [one for one in harmless if not one.choices and _writes(settings.teachers, one)]
+    return chosen[: settings.beginnings.at_most]
+
+
+def _writes(teachers: Sequence[ModelSpec], prompt: Prompt) -> bool:
+    """Whether the first teacher that is for the prompt writes replies of its own."""
+    return next((teacher.redraws for teacher in teachers if teacher.is_for(prompt)), False)
 
 
 def wants_reply(prompt: Prompt) -> bool:

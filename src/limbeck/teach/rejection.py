@@ -20,8 +20,10 @@ def draw_until_accepted(
     store: Store,
     *,
     role: Literal["taught", "rejected"] = "taught",
+    begun: bool = False,
 ) -> Generator[Candidate, None, list[Candidate]]:
-    """Every draw on every prompt: greedy first, sampled after a rejection, at most `settings.draws` of them.
+    """Every draw on every prompt: greedy first, sampled after a rejection, at most `settings.draws` of them. Those cut
+    at `settings.max_tokens` are beginnings where these are what is asked for.
 
     Returns those of the last draw, which nothing was drawn after and nobody judged.
     """
@@ -35,9 +37,13 @@ def draw_until_accepted(
                 request_of(prompt, max_tokens=settings.max_tokens, temperature=temperature, seed=store.seed + attempt)
                 for prompt in waiting
             ]
-            label = f"{teacher.name or teacher.kind} replies" + (f", draw {attempt + 1}" if attempt else "")
+            label = f"{teacher.name or teacher.kind} {'beginnings' if begun else 'replies'}" + (
+                f", draw {attempt + 1}" if attempt else ""
+            )
             drawn = [
-                _candidate(prompt, reply, teacher=teacher.name, role=role, attempt=attempt, seed=request.seed)
+                _candidate(
+                    prompt, reply, teacher=teacher.name, role=role, begun=begun, attempt=attempt, seed=request.seed
+                )
                 for prompt, request, reply in zip(
                     waiting, requests, ask(model, requests, store, label=label), strict=True
                 )
@@ -49,7 +55,14 @@ def draw_until_accepted(
 
 
 def _candidate(
-    prompt: Prompt, reply: Reply, *, teacher: str, role: Literal["taught", "rejected"], attempt: int, seed: int
+    prompt: Prompt,
+    reply: Reply,
+    *,
+    teacher: str,
+    role: Literal["taught", "rejected"],
+    begun: bool,
+    attempt: int,
+    seed: int,
 ) -> Candidate:
     empty = reply.finish in ("stop", "length") and not reply.text.strip()
     return Candidate(
@@ -59,6 +72,7 @@ def _candidate(
         reply=reply.text,
         reasoning=reply.reasoning,
         finish="failed" if empty else reply.finish,
+        begun=begun and reply.finish == "length",
         attempt=attempt,
         seed=seed,
         prompt_tokens=reply.prompt_tokens,

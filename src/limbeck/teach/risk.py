@@ -49,7 +49,8 @@ def draw_risk(settings: DrawnRisk, teacher: ModelSpec, prompts: Sequence[Prompt]
             said=tuple(said),
             prompt_tokens=sum(reply.prompt_tokens for reply in drawn),
             reply_tokens=sum(reply.reply_tokens for reply in drawn),
-            cost=sum(costs) if len(costs) == len(drawn) else None,
+            cost=sum(costs) if costs else None,
+            without_cost=len(drawn) - len(costs),
             why=_why(replies[unknown[0]], verdict_of.get(unknown[0])) if unknown else "",
         )
 

@@ -123,6 +123,15 @@ class TeachSettings(Spec):
     # A stage of its own draws for it, under its own settings: it changes nothing of what teachers reply.
     risk: Annotated[DrawnRisk | None, Manner()] = None
 
+    @model_validator(mode="after")
+    def _begins_less_than_a_reply(self) -> Self:
+        if self.beginnings is not None and self.beginnings.tokens >= self.max_tokens:
+            raise ValueError(
+                f"beginnings.tokens is {self.beginnings.tokens}, and a whole reply has {self.max_tokens} at most "
+                "(max_tokens); use fewer"
+            )
+        return self
+
     @property
     def models(self) -> tuple[ModelSpec, ...]:
         """All models that say something: the teachers, and who gives soft labels."""

@@ -178,12 +178,12 @@ def learning_rate_share(step: int, *, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def unfed(checkpoint: Checkpoint) -> Iterator[str]:
+def lines_of_unfed(checkpoint: Checkpoint) -> Iterator[str]:
     """A line where losses of the recipe learnt nothing."""
     if checkpoint.unfed:
         yield (
-            f"training {checkpoint.name}, round {checkpoint.round}: no lesson had what {', '.join(checkpoint.unfed)} "
-            "learns from (docs/losses.md says what each needs)"
+            f"training {checkpoint.name}, round {checkpoint.round}: no lesson that was read had what "
+            f"{', '.join(checkpoint.unfed)} learns from (docs/losses.md says what each needs)"
         )
 
 

@@ -1,0 +1,147 @@
+"""A model is lent to a tool of others, and the tool has to show that it asked anything."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from limbeck.errors import InputError
+from limbeck.serve import TOOLS, Lent, Tool, ask_with, check_free, lent, tool_of
+
+STUDENT = Lent("/models/student", "http://127.0.0.1:1/v1")
+
+
+def script(folder: Path, *lines: str) -> tuple[str, ...]:
+    """A tool that does what these lines of Python say."""
+    folder.mkdir(exist_ok=True)
+    file = folder / "tool.py"
+    file.write_text("import os, sys\n" + "\n".join(lines))
+    return (sys.executable, str(file))
+
+
+def test_a_tool_is_told_where_the_model_is_and_its_words_and_exit_code_are_passed_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says = script(tmp_path, "print(sys.argv[1:], os.environ.get('MY_URL'))", "sys.exit(4)")
+    tool = Tool((*says, "--at={url}", '{"model": "{model}"}'), keys={"MY_URL": "{url}"})
+    assert ask_with(tool, model=STUDENT) == 4
+    told = f"['--at={STUDENT.url}', '{{\"model\": \"{STUDENT.model}\"}}'] {STUDENT.url}\n"
+    assert capsys.readouterr().out == told
+
+
+@pytest.mark.parametrize("name", sorted(TOOLS))
+def test_a_known_tool_keeps_its_users_own_keys(name: str) -> None:
+    # Its judges may be asked elsewhere by these.
+    assert not {"OPENAI_BASE_URL", "OPENAI_API_KEY"} & TOOLS[name].keys.keys()
+    mine = tool_of(None, more=["mine"])
+    assert mine is not None and mine.keys["OPENAI_BASE_URL"] == "{url}"
+
+
+# What they print, and what they print where they asked nothing.
+PRINTED = {
+    "garak": ("dan.Dan_11_0  dan.DAN: PASS  ok on    2/   2", "dan.Dan_11_0  dan.DAN: SKIP  ok on    0/   0"),
+    "inspect": ("openai-api/limbeck//models/student  133 tokens [I: 74, O: 59]", "total time:     0:00:07"),
+    "lm_eval": ("|Tasks|Version|Filter|n-shot|Metric|   |Value|   |Stderr|", "INFO: Selected Tasks: ['mine']"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(TOOLS))
+def test_a_tool_that_ends_well_must_show_that_it_asked_the_model(name: str, tmp_path: Path) -> None:
+    did, nothing = (
+        Tool(script(tmp_path / str(n), f"print({line!r})"), TOOLS[name].proof) for n, line in enumerate(PRINTED[name])
+    )
+    assert ask_with(did, model=STUDENT) == 0
+    with pytest.raises(InputError, match="ended well and examined nothing: no line that it printed has"):
+        ask_with(nothing, model=STUDENT)
+
+
+def test_a_tool_that_fails_or_is_stopped_has_its_own_exit_code(tmp_path: Path) -> None:
+    assert ask_with(Tool(script(tmp_path, "sys.exit(1)"), TOOLS["garak"].proof), model=STUDENT) == 1
+    assert ask_with(Tool(script(tmp_path, "os.kill(os.getpid(), 15)")), model=STUDENT) == 128 + 15
+
+
+def test_a_tool_that_is_not_installed_is_one_message() -> None:
+    with pytest.raises(InputError, match=r"no-such-tool is not on the PATH; install it.*pipx install no-such-tool"):
+        ask_with(Tool(("no-such-tool",)), model=STUDENT)
+
+
+def test_a_known_tool_gets_more_arguments_and_any_command_is_a_tool() -> None:
+    garak = tool_of("garak", more=["--probes", "dan"])
+    assert garak is not None
+    assert garak.command == (*TOOLS["garak"].command, "--probes", "dan") and garak.proof == TOOLS["garak"].proof
+    assert tool_of("garak", expect="hit") == TOOLS["garak"]._replace(proof="hit")
+    mine = tool_of(None, more=["mine", "{url}"], expect="done")
+    assert mine is not None and (mine.command, mine.proof) == (("mine", "{url}"), "done")
+    assert tool_of(None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "expect", "message"),
+    [
+        ("garack", [], None, "--to garack: did you mean garak"),
+        (None, [], "done", "--expect looks at what a command prints"),
+        (None, ["mine"], "(", r"--expect \(: is no regular expression"),
+    ],
+)
+def test_what_cannot_be_called_is_one_message(
+    name: str | None, more: list[str], expect: str | None, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        tool_of(name, more=more, expect=expect)
+
+
+def test_a_tool_that_needs_no_server_gets_the_folder_of_a_model_or_of_a_finished_runs_student(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "student" / "merged")
+    for name, folder in ((tiny_model, tiny_model), (tmp_path, tmp_path / "student" / "merged")):
+        with lent(str(name), TOOLS["lm_eval"]) as found:
+            assert found == Lent(str(folder.absolute()))
+
+
+def test_a_server_is_not_started_for_a_model_without_a_chat_template_or_at_a_port_that_is_taken(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "base", ignore=shutil.ignore_patterns("*.jinja"))
+    with pytest.raises(InputError, match="has no chat template"), lent(str(tmp_path / "base"), None):
+        pass
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(InputError, match=r"--port \d+: cannot be used"):
+            check_free(taken.getsockname()[1])
+
+
+@pytest.mark.model
+def test_the_model_answers_behind_the_server_until_the_tool_is_done(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from openai import APIConnectionError, OpenAI
+
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with lent(str(tiny_model), None) as found:
+        monkeypatch.delenv("HTTP_PROXY")
+        client = OpenAI(base_url=found.url, api_key="none", max_retries=0)
+        chat = client.chat.completions.create(
+            model=found.model, messages=[{"role": "user", "content": "Why?"}], max_tokens=4, temperature=0
+        )
+        assert chat.choices[0].message.content is not None
+        assert chat.usage is not None and 1 <= chat.usage.completion_tokens <= 4
+    with pytest.raises(APIConnectionError):
+        client.models.list()
+    with pytest.raises(InputError, match="ended before its time"), lent(str(tiny_model), None) as found:
+        assert found.server is not None
+        found.server.kill()
+        found.server.wait()
+
+
+@pytest.mark.model
+def test_a_server_that_does_not_start_says_why(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "torn", ignore=shutil.ignore_patterns("*.safetensors"))
+    why = r"the server for .* ended; it said:\n.+"
+    with pytest.raises(InputError, match=why), lent(str(tmp_path / "torn"), None):
+        pass
