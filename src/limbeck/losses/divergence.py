@@ -119,13 +119,13 @@ class _WithSlope(torch.autograd.Function):
 
 
 def expected(p_NJ: Tensor, log_NJ: Tensor) -> Tensor:
-    """Σ p log, shape (N,); 0 where p is, whatever the logarithm (0 log 0 = 0). May be written over the logarithm."""
-    value_N = torch.linalg.vecdot(p_NJ, log_NJ)
+    """Σ p log, shape (N,), 0 where p is, whatever the logarithm (0 log 0 = 0); the logarithm (N, J) may be lost."""
+    value_N = torch.linalg.vecdot(p_NJ.to(log_NJ.dtype), log_NJ)
     return value_N if bool(value_N.isfinite().all()) else expected_terms(p_NJ, log_NJ)[0]
 
 
 def expected_terms(p_NJ: Tensor, log_NJ: Tensor) -> tuple[Tensor, Tensor]:
-    """The same with its terms (N, J), which are written over the logarithm."""
+    """The same, and its terms (N, J), which are written over the logarithm."""
     terms_NJ = log_NJ.mul_(p_NJ)
     value_N = terms_NJ.sum(-1)
     if not bool(value_N.isfinite().all()):
