@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -89,9 +90,10 @@ def run(
     learning: Spec | None = None,
     seed: int = 0,
     until: str | None = None,
+    only: str | None = None,
 ) -> Path:
     """A small pipeline: prompts, lessons of the training split, a checkpoint, a page."""
-    work = Workspace(folder, seed=seed, tools=tools, until=until)
+    work = Workspace(folder, seed=seed, tools=tools, until=until, only=only)
     with work.open():
         prompts = work.keep("prompts", make, words or Words())
         at = work.round(0)
@@ -108,6 +110,21 @@ def test_a_second_run_calls_nothing(tmp_path: Path, tools: Any) -> None:
     calls.clear()
     assert run(tmp_path, tools).read_text() == "ONE"
     assert calls == []
+
+
+def test_where_only_one_stage_may_be_made_anew_another_is_refused_and_nothing_is_written(
+    tmp_path: Path, tools: Any
+) -> None:
+    run(tmp_path, tools)
+    shutil.rmtree(next(tmp_path.glob("page-*")))
+    assert run(tmp_path, tools, only="page").read_text() == "ONE"
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(
+        InputError, match="lessons would be made anew, for another version of Limbeck or another recipe"
+    ):
+        run(tmp_path, tools, learning=Words(version=2), only="page")
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert calls == ["make", "learn", "train", "page", "page"]
 
 
 def test_a_run_stopped_after_a_stage_gives_its_rows_and_a_later_run_goes_on_from_it(tmp_path: Path, tools: Any) -> None:

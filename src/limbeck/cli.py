@@ -60,7 +60,7 @@ Override = Annotated[list[str] | None, typer.Option("--set", help="section.key=v
 ReasoningTokens = Annotated[
     int,
     typer.Option(
-        help="Tokens more for a reply of a --model that begins with <think>, and what it is scored after.", min=0
+        help="Tokens more for a reply of a --model that begins with `<think>`, and what it is scored after.", min=0
     ),
 ]
 Limit = Annotated[int | None, typer.Option(help="Only so many families of each source: a quick trial.")]
@@ -134,7 +134,7 @@ def report(
         raise InputError(f"{folder}: there is no finished run in it; limbeck run makes one")
     config = load_config(folder / "recipe.yaml", set_ or ())
     with _Bars() as bars:
-        made = run_pipeline(config, folder, bars)
+        made = run_pipeline(config, folder, bars, only="report")
     bars.say(f"report:  {made.page}")
 
 

@@ -59,9 +59,12 @@ def reading() -> Iterator[None]:
 
 @contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """What the disk refuses in the block is said of `place`, not of the hidden file beside it."""
+    """What the disk refuses in the block is said of `place`, not of the hidden file beside it. Raises InputError for a
+    place that cannot be."""
     try:
         yield
+    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{place}: cannot be made ({error.strerror}); name another place") from error
     except OSError as error:
         error.filename = str(place)
         raise

@@ -44,18 +44,22 @@ class Run(NamedTuple):
     gates: tuple[Gate, ...]
 
 
-def run(config: RunConfig, folder: Path, progress: Progress | None = None) -> Run:
-    """All rounds: what the student gets wrong in one round is taught in the next."""
+def run(config: RunConfig, folder: Path, progress: Progress | None = None, *, only: str | None = None) -> Run:
+    """All rounds: what the student gets wrong in one round is taught in the next.
+
+    With `only` no other stage than this one is made anew. Raises InputError where one would have to be.
+    """
     check_routes(config)
     with config.engine.tools() as tools:
-        return _loop(config, Workspace(folder, seed=config.seed, tools=tools, progress=progress))
+        return _loop(config, Workspace(folder, seed=config.seed, tools=tools, progress=progress, only=only))
 
 
 def _loop(config: RunConfig, work: Workspace) -> Run:
     """The whole of it. Each stage is kept, and not made again from the same."""
     check_needs(config)
     with work.open():
-        save_config(config, work.folder / "recipe.yaml")
+        if work.only is None:
+            save_config(config, work.folder / "recipe.yaml")
         base = config.student.untrained()
         prompts = work.keep("prompts", curate, config.curate)
         for line in split_counts(prompts):
@@ -136,6 +140,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         learnt = (tuple(draws), tuple(rounds), tuple(variants), tuple(checkpoints), targets, origins, tuple(risked))
         page = work.keep("report", report, config.report, config.gates, base, chosen, scorecards, trials, *learnt)
         work.publish({"student": exported / "student"} | {file.name: file for file in (page / "page").iterdir()})
+        save_config(config, work.folder / "recipe.yaml")
         cards = {card.model: card for card in scorecards}
         # Of an exam without prompts there are no figures, and no gate is passed.
         gates = judged(config.gates, cards.get(chosen.name, Scorecard(model=chosen.name, measurements=())))

@@ -195,8 +195,9 @@ def calibrate_file(
     ]
     if not labelled:
         raise InputError(f"{labels}: there are no rows; label at least one reply")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     found = calibrate(settings, labelled, lambda exchanges: list(_graded(named, exchanges, progress)))
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "calibration.json", found.model_dump_json(indent=2) + "\n")
     write_atomically(folder / "calibration.html", calibration_page(found, labels.name))
     return found

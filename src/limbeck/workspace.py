@@ -246,10 +246,18 @@ class Reached(Exception):
 
 
 class Workspace:
-    """A run folder, or one round's part of it; with `until`, no stage after the first of that name is made."""
+    """A run folder, or one round's part of it; with `until`, no stage after the first of that name is made, with `only`
+    none but the one of that name."""
 
     def __init__(
-        self, folder: Path, *, seed: int, tools: Tools, progress: Progress | None = None, until: str | None = None
+        self,
+        folder: Path,
+        *,
+        seed: int,
+        tools: Tools,
+        progress: Progress | None = None,
+        until: str | None = None,
+        only: str | None = None,
     ) -> None:
         self.folder = folder
         self.root = folder
@@ -257,6 +265,7 @@ class Workspace:
         self.tools = tools
         self.progress: Progress = progress or Silent()
         self.until = until
+        self.only = only
         self.made: dict[str, dict[str, Any]] = {}
         self.kept: dict[str, Kept] = {}
 
@@ -298,12 +307,18 @@ class Workspace:
         """The stage's result: read if it was made from just this before, else made and written.
 
         The key hashes the stage's name, Limbeck's version, the settings with the content of files they name, the
-        seed, and the keys of what the stage is given; never the rows. Raises Reached after the stage named `until`.
+        seed, and the keys of what the stage is given; never the rows. Raises Reached after the stage named `until`, and
+        InputError for one to be made that is not the `only` one.
         """
         key = _hash(name, __version__, str(self.seed), fingerprint(settings), *map(_key_of, given))[:KEY_DIGITS]
         folder = self.folder / f"{name}-{key}"
         done = folder / "done.json"
         if not done.is_file():
+            if self.only not in (None, name):
+                raise InputError(
+                    f"{self.root}: {name} would be made anew, for another version of Limbeck or another recipe made "
+                    "what is there; run its recipe again with limbeck run"
+                )
             folder.mkdir(parents=True, exist_ok=True)
             store = StageStore(
                 key=key, seed=self.seed, tools=self.tools, root=folder, kept=self._kept(name), shown=self.progress
@@ -316,7 +331,8 @@ class Workspace:
             _sync(folder)
             write_atomically(done, json.dumps({"schema": SCHEMA, "stage": name, "key": key, "seconds": seconds}) + "\n")
         self.made[folder.relative_to(self.root).as_posix()] = json.loads(done.read_text())
-        self._write_manifest()
+        if self.only in (None, name):
+            self._write_manifest()
         result = _read_result(folder, key, _returns(stage), self.root)
         if name == self.until:
             raise Reached(folder, result)

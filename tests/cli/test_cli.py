@@ -846,6 +846,15 @@ def test_export_never_writes_where_something_is(limbeck: Command, tiny_model: Pa
     assert code == 2 and err.startswith("adapter/half: this lies inside the adapter's folder adapter;")
 
 
+def test_a_folder_that_cannot_be_made_is_one_message(limbeck: Command, tiny_model: Path, adapter: str) -> None:
+    Path("file").write_text("mine")
+    Path("labels.jsonl").write_text('{"prompt": "Q", "reply": "A", "label": 1}\n')
+    export = ("export", "--model", str(tiny_model), "--adapter", adapter, "--folder", "file/student")
+    assert limbeck(*export)[::2] == (2, "file/student: cannot be made (File exists); name another place\n")
+    calibrate = ("calibrate", "--labels", "labels.jsonl", "--folder", "file/out")
+    assert limbeck(*calibrate)[::2] == (2, "file/out: cannot be made (Not a directory); name another place\n")
+
+
 def test_an_export_that_fails_leaves_the_folder_empty_for_the_next(
     limbeck: Command, tiny_model: Path, adapter: str
 ) -> None:
