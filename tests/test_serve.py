@@ -141,7 +141,8 @@ def test_the_model_answers_behind_the_server_until_the_tool_is_done(
 
 @pytest.mark.model
 def test_a_server_that_does_not_start_says_why(tiny_model: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_model, tmp_path / "torn", ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(tiny_model, tmp_path / "torn")
+    (tmp_path / "torn" / "model.safetensors").write_bytes(b"torn")
     why = r"the server for .* ended; it said:\n.+"
     with pytest.raises(InputError, match=why), lent(str(tmp_path / "torn"), None):
         pass
