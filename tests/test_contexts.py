@@ -11,7 +11,7 @@ import pytest
 
 from limbeck.candidates import Side, answers
 from limbeck.config import RunConfig
-from limbeck.contexts import COLUMNS, advice, as_rich, compare_contexts, informed, ranked, read_contexts
+from limbeck.contexts import COLUMNS, advice, as_rich, compare_contexts, informed, informed_by, ranked
 from limbeck.errors import InputError
 from limbeck.judges.spec import JudgeSpec
 from limbeck.models.context import PrivilegedContext
@@ -95,10 +95,13 @@ def test_the_best_context_is_named_as_a_recipe_would_name_it(sides: list[Side]) 
     assert len(as_rich(sides).columns) == 1 + len(sides)
 
 
-def test_contexts_are_files_folders_of_them_and_policies_that_ship(tmp_path: Path) -> None:
+def test_contexts_are_files_folders_of_them_and_policies_that_ship(
+    tmp_path: Path, judge: JudgeSpec, tiny_model: Path
+) -> None:
+    config = settings(judge, tiny_model)
     for name in ("b.md", "a.txt", ".hidden"):
         (tmp_path / name).write_text(f"Be {name}.")
-    assert list(read_contexts([str(tmp_path), "help_desk"])) == [
+    assert [one.name for one in informed_by([str(tmp_path), "help_desk"], config)] == [
         str(tmp_path / "a.txt"), str(tmp_path / "b.md"), "help_desk"
     ]  # fmt: skip
     (tmp_path / "worked.jsonl").write_text('{"prompt": "Why?", "reply": "So."}\n')
@@ -118,7 +121,7 @@ def test_contexts_are_files_folders_of_them_and_policies_that_ship(tmp_path: Pat
         (tmp_path / "odd.jsonl", "turn 1 of the worked examples is the system's"),
     ):
         with pytest.raises(InputError, match=rf"--contexts: .*{said}"):
-            read_contexts([str(wrong)])
+            informed_by([str(wrong)], config)
 
 
 def test_the_recipes_own_model_is_asked_with_and_without(tmp_path: Path, judge: JudgeSpec, tiny_model: Path) -> None:
@@ -127,10 +130,12 @@ def test_the_recipes_own_model_is_asked_with_and_without(tmp_path: Path, judge: 
     sources = {"sources": [{"kind": "file", "path": str(tmp_path / "prompts.jsonl")}]}
     config = settings(judge, tiny_model, curate=sources, teach={"max_tokens": 4})
     (tmp_path / "kind.md").write_text("Be kind.")
-    bare, told = map(shown, compare_contexts(config, [str(tmp_path / "kind.md")], progress=Silent()))
+    bare, told = map(
+        shown, compare_contexts(config, informed_by([str(tmp_path / "kind.md")], config), progress=Silent())
+    )
     # Bytes, and one token for each mark: <|turn|>, "system", a line break, "Be kind.", <|end|>, a line break.
     assert told["Context, tokens"] == (1 + 6 + 1 + 8 + 1 + 1, 10, 0)
     assert (bare["Handled safely"], told["Made safe"]) == ((None, 0, 5), (None, 0, 5))
     none = settings(judge, tiny_model, curate={"sources": [{"kind": "starter", "harms": []}]})
     with pytest.raises(InputError, match="--contexts: the recipe has no harmful prompt"):
-        compare_contexts(none, [str(tmp_path / "kind.md")], progress=Silent())
+        compare_contexts(none, informed_by([str(tmp_path / "kind.md")], none), progress=Silent())

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from limbeck.candidates import Side
     from limbeck.config import RunConfig
+    from limbeck.models.context import PrivilegedContext
     from limbeck.records import Scorecard
     from limbeck.report.gates import Gate
 
@@ -156,12 +157,12 @@ def check(
     """Check a recipe before any compute: spelling, files, needs; and estimate tokens, time and memory."""
     from rich.console import Console
 
-    from limbeck.contexts import read_contexts
+    from limbeck.contexts import informed_by
     from limbeck.estimate import NotKnown, as_rich, estimate
     from limbeck.verbs import check as check_recipe
 
     _, config = _read(recipe, set_)
-    named = read_contexts(contexts) if contexts else []
+    informed = informed_by(contexts, config) if contexts else []
     for line in check_recipe(config):
         print(line)
     try:
@@ -175,8 +176,8 @@ def check(
                 print(f"{stage.name}: {stage.note}")
     if teachers:
         _compare_teachers(config)
-    if named:
-        _compare_contexts(config, named)
+    if informed:
+        _compare_contexts(config, informed)
 
 
 def _compare_teachers(config: RunConfig) -> None:
@@ -189,11 +190,11 @@ def _compare_teachers(config: RunConfig) -> None:
         raise error
 
 
-def _compare_contexts(config: RunConfig, contexts: Sequence[str]) -> None:
+def _compare_contexts(config: RunConfig, informed: Sequence[PrivilegedContext]) -> None:
     """Shows what each context changes, the best one first."""
     from limbeck.contexts import advice, as_rich, compare_contexts
 
-    bars, sides = _compared(lambda progress: compare_contexts(config, contexts, progress=progress))
+    bars, sides = _compared(lambda progress: compare_contexts(config, informed, progress=progress))
     bars.show_sides(sides, as_rich(sides))
     bars.say(advice(sides))
 

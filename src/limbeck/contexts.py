@@ -52,18 +52,24 @@ COLUMNS = (
 )
 
 
-def read_contexts(named: Sequence[str]) -> list[str]:
-    """Each context by the name that a recipe may give it: a text file, a table of prompts with replies, each file of a
-    folder, or a policy that ships. Raises InputError for another."""
+def informed_by(named: Sequence[str], config: RunConfig) -> list[PrivilegedContext]:
+    """The recipe's own model with each context by the name that a recipe may give it: a text file, a table of prompts
+    with replies, each file of a folder, or a policy that ships. Raises InputError for another."""
     names = []
     for name in named:
         inside = sorted(file for file in Path(name).glob("*") if file.is_file() and not file.name.startswith("."))
         names += [str(file) for file in inside] if Path(name).is_dir() else [name]
     if not names:
         raise InputError(f"--contexts: {', '.join(named)}: there is no file in it; name one, or a folder of them")
-    for name in names:
-        informed(PrivilegedContext(model="any"), name)
-    return names
+    own = _own_model(config)
+    return [informed(own, name) for name in names]
+
+
+def _own_model(config: RunConfig) -> PrivilegedContext:
+    """The recipe's first teacher or labeller with a context, else its student as one."""
+    base = config.student.untrained()
+    student = PrivilegedContext(model=base.model, dtype=base.dtype, reasoning=base.reasoning)
+    return next((one for one in config.teach.models if isinstance(one, PrivilegedContext)), student)
 
 
 def informed(own: PrivilegedContext, name: str) -> PrivilegedContext:
@@ -79,28 +85,23 @@ def _key_of(name: str) -> str:
     return "examples" if Path(name).suffix in TABLE_SUFFIXES else "policy"
 
 
-def compare_contexts(config: RunConfig, contexts: Sequence[str], *, progress: Progress) -> list[Side]:
-    """The model without a context, then with each: the one that makes most of the unsafe replies safe first, among
+def compare_contexts(config: RunConfig, informed: Sequence[PrivilegedContext], *, progress: Progress) -> list[Side]:
+    """One model without a context, then with each: the one that makes most of the unsafe replies safe first, among
     equals the one that refuses fewer twins. Nothing is kept of it.
 
-    It is the model of the recipe's first teacher or labeller with a context, else the student's. What that teacher has
-    and the context does not replace, it keeps: whether it thinks, its policy beside examples, its examples beside a
-    policy. Asked are harmful prompts, their twins and everyday ones, none of the exam. Raises InputError where there is
-    no harmful one.
+    What the recipe's teacher has and the context does not replace, it keeps: whether it thinks, its policy beside
+    examples, its examples beside a policy. Asked are harmful prompts, their twins and everyday ones, none of the exam.
+    Raises InputError where there is no harmful one.
     """
     prompts = [one for one in sample(planned(config.curate, seed=config.seed), seed=config.seed) if not one.choices]
     if not any(one.conduct == "refuse" for one in prompts):
         raise InputError("--contexts: the recipe has no harmful prompt beside those of the exam; add some")
-    base = config.student.untrained()
-    student = PrivilegedContext(model=base.model, dtype=base.dtype, reasoning=base.reasoning)
-    own = next((one for one in config.teach.models if isinstance(one, PrivilegedContext)), student)
     with passing_store(config, progress) as store:
-        with own.bare.model_copy(update={"name": WITHOUT}).open() as model:
+        with informed[0].bare.model_copy(update={"name": WITHOUT}).open() as model:
             said = [answers(config, model, prompts, store)]
-            for name in contexts:
-                spec = informed(own, name)
+            for spec in informed:
                 told = ContextModel(model, spec.policy, spec.examples, think=spec.think)
-                told.name = name
+                told.name = spec.name
                 said.append(answers(config, told, prompts, store))
         return ranked(config, said, store)
 

@@ -381,7 +381,7 @@ def test_check_ranks_contexts_and_names_one_that_is_not_there_before_anything_el
     assert (code, err) == (0, "")
     assert "Made safe" in out and re.search(r"Context, tokens.* n=2\+0", out)
     assert limbeck("check", recipe, "--contexts", "nice.md") == (
-        2, "", "--contexts: policy 'nice.md' is no file and none of those shipped; use one of: help_desk\n"
+        2, "", "--contexts: nice.md: policy 'nice.md' is no file and none of those shipped; use one of: help_desk\n"
     )  # fmt: skip
     assert not Path("runs").exists()
 
