@@ -2,7 +2,8 @@
 
 Seven students for each of three seeds, with as many optimizer steps each. The third is the quickstart's own recipe;
 each of the four after it adds one part to that. Cells are kept in benchmarks/ablation.jsonl as they finish, and a run
-that was stopped goes on with the next one; at the end docs/ablation.md is written (`--page` writes only that).
+that was stopped goes on with the next one; after each docs/ablation.md is written (`--page` writes only that). Two runs
+with `--seed 1` and `--seed 2` may go side by side.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ LEDGER = HERE / "ablation.jsonl"
 PAGE = HERE.parent / "docs" / "ablation.md"
 RUNS = HERE / ".work" / "ablation"
 SEEDS = (1, 2, 3)
+STEPS = 300
 # What each cell learns from: losses of the quickstart by kind, None for all of them, and what is added to them.
 CELLS: dict[str, tuple[tuple[str, ...] | None, tuple[Loss, ...]]] = {
     "filtered fine-tuning": (("cross_entropy",), ()),
@@ -46,7 +48,7 @@ CONTROLLED = "+ constraint controller"
 # One round, no baseline; every prompt of the exam is also asked with misspellings.
 SAME = (
     "rounds=1",
-    "train.max_steps=600",
+    f"train.max_steps={STEPS}",
     "baselines=[]",
     "evaluate.dimensions=[usefulness, safety, refusal, {kind: consistency, prompts: 1000, samples: 0, "
     "perturbations: [typos]}]",
@@ -71,14 +73,17 @@ def main() -> None:
     """Make what is missing, one cell after the other, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", action="store_true", help="only write docs/ablation.md")
-    kept = list(read())
-    if not parser.parse_args().page:
-        for seed in SEEDS:
-            for name in CELLS:
-                if not any((one.cell, one.seed) == (name, seed) for one in kept):
-                    kept.append(made(name, seed))
-                    write_atomically(LEDGER, "".join(json.dumps(one._asdict()) + "\n" for one in kept))
-    write_atomically(PAGE, page(kept))
+    parser.add_argument("--seed", type=int, choices=SEEDS, help="only the cells of this seed")
+    chosen = parser.parse_args()
+    done = {(one.cell, one.seed) for one in read()}
+    for seed in () if chosen.page else SEEDS if chosen.seed is None else (chosen.seed,):
+        for name in CELLS:
+            if (name, seed) not in done:
+                cell = made(name, seed)
+                with LEDGER.open("a", encoding="utf-8") as ledger:
+                    ledger.write(json.dumps(cell._asdict()) + "\n")
+                write_atomically(PAGE, page(list(read())))
+    write_atomically(PAGE, page(list(read())))
 
 
 def read() -> Iterator[Cell]:
@@ -134,7 +139,8 @@ def page(cells: Sequence[Cell]) -> str:
         mine = [one for one in cells if one.cell == name]
         if mine:
             rows.append(f"| {name} | {len(mine)} | " + " | ".join(figures(mine)) + " |")
-    return PAGE_TEXT.replace("[TABLE]", "\n".join([*HEADER, *rows]) if rows else "*Not measured yet.*")
+    table = "\n".join([*HEADER, *rows]) if rows else "*Not measured yet.*"
+    return PAGE_TEXT.replace("[STEPS]", str(STEPS)).replace("[TABLE]", table)
 
 
 def figures(cells: Sequence[Cell]) -> Iterator[str]:
@@ -167,9 +173,9 @@ HEADER = (
 )
 PAGE_TEXT = """# What each part adds
 
-Students of SmolLM2-135M-Instruct on the quickstart's data, one round, as many optimizer steps each, their seeds pooled;
-95 % intervals in brackets. `python benchmarks/ablation.py` makes what is missing and writes this page. The third is the
-quickstart's recipe without its second round; each of the four below adds one part to it.
+Students of SmolLM2-135M-Instruct on the quickstart's data, one round of [STEPS] optimizer steps each, their seeds
+pooled; 95 % intervals in brackets. `python benchmarks/ablation.py` makes what is missing and writes this page. The
+third is the quickstart's recipe without its second round; each of the four below adds one part to it.
 
 [TABLE]
 

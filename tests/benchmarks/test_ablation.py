@@ -23,7 +23,7 @@ def ablation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_each_cell_after_the_quickstart_adds_one_part_to_it(ablation: ModuleType) -> None:
     trained = {name: ablation.recipe_of(name, 1).train for name in ablation.CELLS}
     ours = trained["+ twins (the quickstart)"]
-    assert {one.max_steps for one in trained.values()} == {600}
+    assert {one.max_steps for one in trained.values()} == {ablation.STEPS}
     for name in list(trained)[3:]:
         more = len(trained[name].losses) - len(ours.losses) + (trained[name].balance != ours.balance)
         assert trained[name].losses[: len(ours.losses)] == ours.losses and more == 1
