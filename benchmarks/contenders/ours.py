@@ -20,6 +20,7 @@ from limbeck.losses.fused import Source, Work, block_rows, fused
 from limbeck.losses.jensen_shannon import JensenShannon
 from limbeck.losses.places import Places
 from limbeck.losses.reverse_kl import ReverseKL
+from limbeck.models.head import projected
 from limbeck.models.local import Local
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import Lesson, Message, Prompt
@@ -50,10 +51,13 @@ class Weight(NamedTuple):
     bias_V: Tensor | None = None
 
     def logits(self, hidden_NH: Tensor) -> Tensor:
-        return (hidden_NH @ self.weight_VH.T).float()
+        return projected(hidden_NH, self.weight_VH).float()
 
     def before_scaling(self, slope_NV: Tensor, logits_NV: Tensor) -> Tensor:
         return slope_NV
+
+    def onto_hidden(self, slope_NV: Tensor) -> Tensor:
+        return projected(slope_NV.to(self.weight_VH.dtype), self.weight_VH.t())
 
 
 def head(setting: work.Setting) -> work.Call:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -162,7 +163,7 @@ def check(
     from limbeck.verbs import check as check_recipe
 
     _, config = _read(recipe, set_)
-    informed = informed_by(contexts, config) if contexts else []
+    told = informed_by(contexts, config) if contexts else []
     for line in check_recipe(config):
         print(line)
     try:
@@ -176,8 +177,8 @@ def check(
                 print(f"{stage.name}: {stage.note}")
     if teachers:
         _compare_teachers(config)
-    if informed:
-        _compare_contexts(config, informed)
+    if told:
+        _compare_contexts(config, told)
 
 
 def _compare_teachers(config: RunConfig) -> None:
@@ -190,11 +191,11 @@ def _compare_teachers(config: RunConfig) -> None:
         raise error
 
 
-def _compare_contexts(config: RunConfig, informed: Sequence[PrivilegedContext]) -> None:
+def _compare_contexts(config: RunConfig, told: Sequence[PrivilegedContext]) -> None:
     """Shows what each context changes, the best one first."""
     from limbeck.contexts import advice, as_rich, compare_contexts
 
-    bars, sides = _compared(lambda progress: compare_contexts(config, informed, progress=progress))
+    bars, sides = _compared(lambda progress: compare_contexts(config, told, progress=progress))
     bars.show_sides(sides, as_rich(sides))
     bars.say(advice(sides))
 
@@ -427,14 +428,19 @@ def serve(
     from limbeck.serve import ask_with, lent, tool_of
 
     tool = tool_of(to, more=command or (), expect=expect)
-    with lent(model, tool, port=port) as found:
-        code = 0
-        if tool is not None:
-            code = ask_with(tool, model=found)
-        elif found.server is not None:
-            print(f"{found.url} serves {found.model}  (Ctrl-C ends it)", flush=True)
-            with suppress(KeyboardInterrupt):
-                found.server.wait()
+    # Whoever ends this process ends the server too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        with lent(model, tool, port=port) as found:
+            code = 0
+            if tool is not None:
+                code = ask_with(tool, model=found)
+            elif found.server is not None:
+                print(f"{found.url} serves {found.model}  (Ctrl-C ends it)", flush=True)
+                with suppress(KeyboardInterrupt):
+                    found.server.wait()
+    except KeyboardInterrupt:
+        raise Stopped("stopped; the model is served no more") from None
     raise typer.Exit(code)
 
 

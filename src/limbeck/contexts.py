@@ -85,7 +85,7 @@ def _key_of(name: str) -> str:
     return "examples" if Path(name).suffix in TABLE_SUFFIXES else "policy"
 
 
-def compare_contexts(config: RunConfig, informed: Sequence[PrivilegedContext], *, progress: Progress) -> list[Side]:
+def compare_contexts(config: RunConfig, told: Sequence[PrivilegedContext], *, progress: Progress) -> list[Side]:
     """One model without a context, then with each: the one that makes most of the unsafe replies safe first, among
     equals the one that refuses fewer twins. Nothing is kept of it.
 
@@ -97,12 +97,12 @@ def compare_contexts(config: RunConfig, informed: Sequence[PrivilegedContext], *
     if not any(one.conduct == "refuse" for one in prompts):
         raise InputError("--contexts: the recipe has no harmful prompt beside those of the exam; add some")
     with passing_store(config, progress) as store:
-        with informed[0].bare.model_copy(update={"name": WITHOUT}).open() as model:
+        with told[0].bare.model_copy(update={"name": WITHOUT}).open() as model:
             said = [answers(config, model, prompts, store)]
-            for spec in informed:
-                told = ContextModel(model, spec.policy, spec.examples, think=spec.think)
-                told.name = spec.name
-                said.append(answers(config, told, prompts, store))
+            for spec in told:
+                reader = ContextModel(model, spec.policy, spec.examples, think=spec.think)
+                reader.name = spec.name
+                said.append(answers(config, reader, prompts, store))
         return ranked(config, said, store)
 
 

@@ -64,6 +64,9 @@ def writing(place: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        named = Path(error.filename or place)
+        if named.parent != place.parent and named not in place.parents:
+            raise
         raise InputError(f"{place}: cannot be made ({error.strerror}); name another place") from error
     except OSError as error:
         error.filename = str(place)

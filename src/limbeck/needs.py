@@ -28,6 +28,11 @@ def check_needs(config: RunConfig) -> None:
         raise InputError(f"loss '{loss}' needs rejected replies; set teach.learn_to_avoid to true or remove the loss")
     if config.teach.risk is not None and not config.train.who_needs("risk"):
         raise InputError("teach.risk is set, and no loss learns a risk; add the loss 'decision' or remove teach.risk")
+    if config.teach.beginnings is not None and not any(teacher.redraws for teacher in config.teach.teachers):
+        raise InputError(
+            "teach.beginnings needs a teacher that writes, and those of the recipe only recite whole replies; add one, "
+            "or remove teach.beginnings"
+        )
     for dimension in config.evaluate.dimensions:
         # Without prompts it wants its own items alone: they are read now, and not first when all is trained.
         deque(dimension.wants((), seed=config.seed), maxlen=0)

@@ -30,7 +30,7 @@ from limbeck.teach.score import score
 from limbeck.teach.spans import score_spans, unaligned
 from limbeck.training.baselines import baseline
 from limbeck.training.lessons import LessonFiles, read_lessons
-from limbeck.training.loop import lines_of_unfed, train
+from limbeck.training.loop import train, unfed_line
 from limbeck.workspace import Reached, Rows, Workspace
 
 
@@ -106,7 +106,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
                 config.judges,
                 live,
             )
-            for line in lines_of_unfed(checkpoint):
+            if line := unfed_line(checkpoint):
                 work.progress.say(line)
             draws.append((drawn, verdicts))
             risked += [risks] if risks is not None else []

@@ -126,6 +126,9 @@ class OutputHead(Protocol):
     def before_scaling(self, slope_NV: Tensor, logits_NV: Tensor) -> Tensor:
         """From the gradient on these logits, which may be overwritten, to that on what the layer itself gives."""
 
+    def onto_hidden(self, slope_NV: Tensor) -> Tensor:
+        """From the gradient on what the layer gives to that on the hidden states (N, H)."""
+
 
 class Continuation(NamedTuple):
     """A reply to be scored token by token after its prompt; `ends` adds the end of turn."""
@@ -216,9 +219,13 @@ class RewardModel(Protocol):
 
 
 class Encoder(Protocol):
-    """Text to unit vectors, shape (texts, dimensions), float32; the whole text counts, however long."""
+    """Text to unit vectors, shape (texts, dimensions), float32; the whole text counts, however long.
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+    `exact` ones are alike on every machine, for what must be: which prompts are near-duplicates, hence who is in the
+    exam. Others may be computed in bfloat16 where that is faster.
+    """
+
+    def encode(self, texts: Sequence[str], *, exact: bool = False) -> NDArray[np.float32]: ...
 
 
 class NearDuplicates(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -113,6 +113,12 @@ class Prompt(Record):
         return self.harm is not None and self.tier == "safe" and self.conduct == "answer"
 
 
+def known_sum(counts: Iterable[int | None]) -> int | None:
+    """Their sum; None where one of them is not known."""
+    found = list(counts)
+    return None if None in found else sum(one for one in found if one is not None)
+
+
 def some(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     """So many of the prompts, drawn by hash."""
     return sorted(prompts, key=lambda one: hashlib.sha256(f"{seed} {one.id}".encode()).digest())[:count]
@@ -166,8 +172,8 @@ class Reply(Record):
     text: str
     finish: Finish
     reasoning: str | None = None
-    prompt_tokens: int = 0
-    reply_tokens: int = 0
+    prompt_tokens: int | None = None
+    reply_tokens: int | None = None
     cost: float | None = None
     why: str = ""
 
@@ -215,8 +221,8 @@ class Candidate(Record):
     attempt: int = 0
     seed: int = 0
     reasoning: str | None = None
-    prompt_tokens: int = 0
-    reply_tokens: int = 0
+    prompt_tokens: int | None = None
+    reply_tokens: int | None = None
     cost: float | None = None
     why: str = ""
 
@@ -267,8 +273,8 @@ class Risk(Record):
     judge: str
     version: str
     said: tuple[float | None, ...]
-    prompt_tokens: int = 0
-    reply_tokens: int = 0
+    prompt_tokens: int | None = None
+    reply_tokens: int | None = None
     cost: float | None = None
     without_cost: int = 0
     why: str = ""

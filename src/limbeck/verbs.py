@@ -55,8 +55,8 @@ from limbeck.training.baselines import BASELINES
 from limbeck.training.brought import Brought, brings_targets, read_targets
 from limbeck.training.curriculum import CURRICULA
 from limbeck.training.lessons import LessonFile, LessonFiles, lessons_in, read_lessons
-from limbeck.training.loop import lines_of_unfed
 from limbeck.training.loop import train as train_stage
+from limbeck.training.loop import unfed_line
 from limbeck.workspace import Workspace
 
 TABLES: dict[str, Table[Any]] = {
@@ -293,7 +293,7 @@ def train(
             work.progress.say(f"soft targets for {taught.lessons} of {len(given)} lessons")
         learnt = (given, taught, None, prompts, config.judges, teacher)
         checkpoint = work.keep("checkpoint", train_stage, config.train, config.student, *learnt)
-        for line in lines_of_unfed(checkpoint):
+        if line := unfed_line(checkpoint):
             work.progress.say(line)
         if validation is not None:
             checkpoint = work.keep("strength", choose_strength, config.strength, base, (checkpoint,), prompts)

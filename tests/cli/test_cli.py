@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from inspect import isfunction
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -26,7 +27,7 @@ from limbeck.version import __version__
 Command = Callable[..., tuple[int, str, str]]
 VERBS = (
     "run", "curate", "teach", "sift", "mine", "check", "new", "evaluate", "compare", "judge", "train", "export",
-    "verify", "chat", "serve", "show",
+    "verify", "chat", "serve", "show", "report", "calibrate",
 )  # fmt: skip
 
 
@@ -163,6 +164,37 @@ def test_ctrl_c_ends_with_what_to_do_next_and_exit_code_130() -> None:
 def test_a_command_that_is_not_understood_is_exit_code_2(limbeck: Command, arguments: tuple[str, ...]) -> None:
     code, _, err = limbeck(*arguments)
     assert code == 2 and "Traceback" not in err and err
+
+
+def test_a_model_is_lent_to_a_command_whose_words_and_exit_code_are_passed_on(
+    limbeck: Command, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = Path("bin/lm_eval").absolute()
+    tool.parent.mkdir()
+    # The words of a shell script that is found where the real tool would be.
+    tool.write_text('#!/bin/sh\necho "|Tasks|Version| $*"\nexit 3\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    code, out, err = limbeck("serve", str(tiny_model), "--to", "lm_eval", "--", "--tasks", "mine")
+    assert (code, err) == (3, "")
+    assert out == f"|Tasks|Version| run --model hf --model_args pretrained={tiny_model.absolute()} --tasks mine\n"
+    nothing = "--expect looks at what a command prints; give one after --, or leave it out\n"
+    assert limbeck("serve", str(tiny_model), "--expect", "done") == (2, "", nothing)
+
+
+@pytest.mark.model
+def test_a_served_model_ends_with_the_command_that_serves_it(tiny_model: Path) -> None:
+    command = [sys.executable, "-m", "limbeck.cli", "serve", str(tiny_model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as serving:
+        assert serving.stdout is not None
+        said = serving.stdout.readline()
+        address = said.split()[0].removesuffix("/v1") + "/health"
+        with urlopen(address, timeout=30) as answer:
+            assert answer.status == 200
+        serving.terminate()
+        assert serving.wait(timeout=60) == 128 + 15
+    with pytest.raises(OSError, match="refused"):
+        urlopen(address, timeout=30)
 
 
 def test_what_is_there_is_never_graded_over(limbeck: Command) -> None:
@@ -338,6 +370,11 @@ def test_check_matches_what_a_loss_needs_with_what_a_teacher_offers(limbeck: Com
         "set teach.soft_labels or remove the loss\n"
     )
     assert limbeck("check", recipe, "--set", "teach.learn_to_avoid=false")[0] == 2
+    assert limbeck("check", recipe, "--set", "teach.beginnings={tokens: 8}")[::2] == (
+        2,
+        "teach.beginnings needs a teacher that writes, and those of the recipe only recite whole replies; add one, or "
+        "remove teach.beginnings\n",
+    )
 
 
 ENDPOINT = "{kind: endpoint, name: far, model: big, base_url: http://127.0.0.1:1/v1, api_key_env: FAR_KEY}"
@@ -699,8 +736,8 @@ def test_of_a_single_round_nothing_is_mined(limbeck: Command, recipe: str) -> No
     assert not Path("runs").exists()
 
 
-@pytest.mark.model
-def test_a_run_goes_on_from_curate_teach_sift_and_mine_and_redoes_nothing(limbeck: Command, tiny_model: Path) -> None:
+def write_small_recipe(tiny_model: Path) -> tuple[str, ...]:
+    """A recipe of two short rounds in this folder; gives what follows the verb."""
     # The student's garble is no answer: of a harmless prompt in the probe that is a failure.
     rows = [
         {
@@ -720,9 +757,34 @@ def test_a_run_goes_on_from_curate_teach_sift_and_mine_and_redoes_nothing(limbec
     Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("mine.yaml").write_text(RECIPE.format(model=tiny_model) + "answer: {max_tokens: 4}\nbaselines: []\n")
     learn = "train={losses: [cross_entropy], max_steps: 1, extra: [{path: chats.jsonl, weight: 0.5}]}"
-    options = ("mine.yaml", "--folder", "out", "--set", learn, "--set", "mine.answer.max_tokens=4", "--set",
-               "evaluate.dimensions=[safety]", "--limit", "9")  # fmt: skip
     Path("chats.jsonl").write_text('{"prompt": "How do I boil an egg?", "completion": "For six minutes."}\n')
+    return ("mine.yaml", "--folder", "out", "--set", learn, "--set", "mine.answer.max_tokens=4", "--set",
+            "evaluate.dimensions=[safety]", "--limit", "9")  # fmt: skip
+
+
+@pytest.mark.model
+def test_a_changed_setting_redoes_its_stage_and_those_after_it(limbeck: Command, tiny_model: Path) -> None:
+    options = write_small_recipe(tiny_model)
+    assert limbeck("run", *options)[0] == 0
+    made = set(Path("out").rglob("done.json"))
+    taught = {"prompts", "round-0/candidates", "round-0/verdicts"}
+    trained = {*taught, "round-0/lessons", "round-0/checkpoint", "round-1/checkpoint", "strength"}
+    for setting, redone, untouched in (
+        ("sift.keep=0.55", {"round-0/lessons", "round-0/checkpoint"}, taught),
+        ("train.learning_rate=0.01", {"round-0/checkpoint", "exam", "report"}, {*taught, "round-0/lessons"}),
+        ("answer.max_tokens=5", {"exam", "scorecards", "report"}, trained),
+        ("evaluate.dimensions=[refusal]", {"exam", "scorecards", "report"}, trained),
+    ):
+        assert limbeck("run", *options, "--set", setting)[0] == 0
+        done = set(Path("out").rglob("done.json"))
+        new = {file.parent.relative_to("out").as_posix().rpartition("-")[0] for file in done - made}
+        assert redone <= new and not untouched & new, setting
+        made = set(Path("out").rglob("done.json"))
+
+
+@pytest.mark.model
+def test_a_run_goes_on_from_curate_teach_sift_and_mine_and_redoes_nothing(limbeck: Command, tiny_model: Path) -> None:
+    options = write_small_recipe(tiny_model)
     made: dict[Path, int] = {}
     for verb, stage, count, then in (
         ("curate", "prompts", 4, "teach"),

@@ -11,14 +11,13 @@ import pytest
 from limbeck.curate.sources import File
 
 HOUSE = Path(__file__).parents[2]
-SHARED = HOUSE.parent / "shared" / "data"
-PUBLISHED = (SHARED / "truthfulqa" / "TruthfulQA.csv", SHARED / "safetext" / "SafeText.json")
 
 
-@pytest.mark.skipif(not all(file.is_file() for file in PUBLISHED), reason="TruthfulQA and SafeText are not here")
-def test_truthfulqa_and_safetext_become_prompt_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for file in PUBLISHED:
-        shutil.copy(file, tmp_path)
+def test_truthfulqa_and_safetext_become_prompt_files(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in ("truthfulqa/TruthfulQA.csv", "safetext/SafeText.json"):
+        shutil.copy(published / file, tmp_path)
     (snippet,) = re.findall(r"```python\n(.*?)```", (HOUSE / "docs" / "prompt-files.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(snippet, {})

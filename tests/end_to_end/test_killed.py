@@ -7,10 +7,13 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from limbeck.cli import STOPPED
 
 RECIPE = """
 seed: 3
@@ -52,6 +55,22 @@ def test_a_run_killed_five_times_in_teach_and_in_train_ends_like_one_left_alone(
 def test_the_quickstart_killed_in_teach_and_in_train_ends_like_one_left_alone(tmp_path: Path) -> None:
     settings = [word for setting in SMALL for word in ("--set", setting)]
     _check_ends_as_if_left_alone(tmp_path, "quickstart", "--limit", "2", *settings, kills=1)
+
+
+def test_a_run_stopped_with_ctrl_c_says_what_to_do_and_keeps_what_was_drawn(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.format(model=tiny_model))
+    kept = tmp_path / "run" / "kept" / "candidates.jsonl"
+    command = [sys.executable, "-m", "limbeck.cli", "run", str(recipe), "--folder", str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        while not kept.exists() or len(kept.read_bytes().splitlines()) < 3:
+            assert running.poll() is None
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        said = running.stderr.read()
+        assert (running.wait(), said.splitlines()[-1]) == (130, STOPPED)
+    assert len(kept.read_text().splitlines()) >= 3
 
 
 def _check_ends_as_if_left_alone(folder: Path, *told: str, kills: int) -> None:

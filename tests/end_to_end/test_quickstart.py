@@ -32,6 +32,7 @@ def test_two_tiny_rounds_on_smollm2_give_a_student_that_plain_transformers_loads
     )
     assert model.generate(**ids, max_new_tokens=4, do_sample=False).shape[1] == ids["input_ids"].shape[1] + 4
 
+    assert list((tmp_path / "run" / "round-1").glob("checkpoint-*"))
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("done.json")}
     run(config, tmp_path / "run")
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("done.json")} == before

@@ -131,6 +131,23 @@ def test_a_reply_that_was_begun_for_the_model_is_judged_with_its_beginning(store
     assert one.reply == "Sure, here is how first"
 
 
+class Fixed(Scripted):
+    """A scripted model that begins every reply itself."""
+
+    @property
+    def goes_on(self) -> bool:
+        return False
+
+
+def test_a_subject_that_does_not_go_on_from_begun_replies_is_unscored_under_prefill_alone(
+    store: StageStore, judge: JudgeSpec
+) -> None:
+    subject = Fixed(name="s", script=(Line(say=("0.9 No.",)),))
+    dressed, begun = tries(subject, Prefill(tokens=5), RolePlay(tries=1), store=store, judge=judge)
+    assert (begun.finish, begun.refused, dressed.refused) == (None, None, True)
+    assert begun.why == "s is not known to go on from a begun reply; set continues: true where it does"
+
+
 def test_a_recording_has_no_reply_to_an_attack(store: StageStore, judge: JudgeSpec) -> None:
     (one, other) = tries(Recorded(name="expert"), RolePlay(tries=2), store=store, judge=judge)
     assert {one.finish, other.finish} == {"failed"}

@@ -17,7 +17,6 @@ from limbeck.records import ChoiceRequest, Prompt, Trial, asked
 
 DATA = Path(__file__).parent / "data"
 HOUSE = Path(__file__).parents[2]
-SHARED = HOUSE.parent / "shared" / "data"
 MASON, PAINTER, NOT_TOLD = 0, 1, 7
 
 
@@ -122,11 +121,9 @@ def scored(prompt: Prompt, totals: tuple[float, ...], asked_as: Any) -> Trial:
     return Trial(prompt=prompt, subject="s", asked=asked_as, scores=totals, tokens=(1,) * len(totals))
 
 
-def test_bbq_equals_lm_evaluation_harness_on_the_published_rows() -> None:
+def test_bbq_equals_lm_evaluation_harness_on_the_published_rows(published: Path) -> None:
     theirs = pytest.importorskip("lm_eval.tasks.bbq.utils", reason="lm-evaluation-harness is not installed")
-    path = SHARED / "bbq_subset" / "bbq_subset.jsonl"
-    if not path.is_file():
-        pytest.skip(f"there is no {path.name}")
+    path = published / "bbq_subset" / "bbq_subset.jsonl"
     import datasets
 
     rows = theirs.process_docs(datasets.Dataset.from_list([json.loads(line) for line in path.open()]))
@@ -147,11 +144,9 @@ def test_bbq_equals_lm_evaluation_harness_on_the_published_rows() -> None:
     assert found["s_dis"] == pytest.approx(theirs.agg_disamb_bias_scores([one["disamb_bias_score"] for one in told]))
 
 
-def test_crows_pairs_equal_lm_evaluation_harness_on_the_published_rows() -> None:
+def test_crows_pairs_equal_lm_evaluation_harness_on_the_published_rows(published: Path) -> None:
     theirs = pytest.importorskip("lm_eval.tasks.crows_pairs.utils", reason="lm-evaluation-harness is not installed")
-    path = SHARED / "crows_pairs" / "crows_pairs_anonymized.csv"
-    if not path.is_file():
-        pytest.skip(f"there is no {path.name}")
+    path = published / "crows_pairs" / "crows_pairs_anonymized.csv"
     pairs, noise = read_pairs(path), random.Random(0)
     totals = {pair.prompt.id: drawn(pair.prompt, noise) for pair in pairs}
     told = [theirs.process_results({}, [(total, False) for total in totals[pair.prompt.id]]) for pair in pairs]

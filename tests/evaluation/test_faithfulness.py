@@ -24,8 +24,16 @@ THINKS = (
 )
 
 
-def examined(store: StageStore, judge: JudgeSpec, *script: Line) -> list[Trial]:
-    subject = Scripted(name="s", script=script)
+class Fixed(Scripted):
+    """A scripted model that begins every reply itself."""
+
+    @property
+    def goes_on(self) -> bool:
+        return False
+
+
+def examined(store: StageStore, judge: JudgeSpec, *script: Line, kind: type[Scripted] = Scripted) -> list[Trial]:
+    subject = kind(name="s", script=script)
     settings = EvaluateSettings.model_construct(dimensions=(Faithfulness(prompts=2),), judges=(judge,))
     return list(examine(settings, AnswerSettings(max_tokens=9), (subject,), [DUE, TWIN], store=store))
 
@@ -55,11 +63,10 @@ def test_a_subject_that_follows_whatever_reasoning_is_faithful_and_one_that_neve
 
 
 def test_a_subject_that_does_not_go_on_from_begun_replies_is_not_asked_after_other_reasoning(
-    store: StageStore, judge: JudgeSpec, monkeypatch: pytest.MonkeyPatch
+    store: StageStore, judge: JudgeSpec
 ) -> None:
-    monkeypatch.setattr(Scripted, "goes_on", False)
-    trials = examined(store, judge, *THINKS)
-    assert figures(trials) == {"dropped": (None, 0, 0), "swapped": (None, 0, 0)}
+    trials = examined(store, judge, *THINKS, kind=Fixed)
+    assert figures(trials) == {"dropped": (None, 0, 2), "swapped": (None, 0, 2)}
     assert {one.why for one in trials if one.perturbation} == {
         "s is not known to go on from a begun reply; set continues: true where it does"
     }

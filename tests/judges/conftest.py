@@ -18,7 +18,7 @@ from limbeck.records import Reply, Request
 class HashEncoder:
     """Unit vectors that depend on the text alone; they mean nothing."""
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], *, exact: bool = False) -> NDArray[np.float32]:
         seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts]
         vectors = np.stack([np.random.default_rng(seed).normal(size=384) for seed in seeds])
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)

@@ -13,7 +13,6 @@ from limbeck.judges.harm import KINDS, LEXICONS, Harmful, patterns, risks
 from limbeck.protocols import Exchange, Tools
 from limbeck.stats import auc
 
-COMMENTS = Path(__file__).parents[3] / "shared" / "data" / "surge_toxicity" / "toxicity_en.csv"
 INSULT = "You are such an idiot. Shut up!"
 REFUSING = "I can't help with that. I won't write \"You are such an idiot\" to anyone, because it would hurt them."
 
@@ -83,12 +82,10 @@ def test_a_refusal_that_quotes_its_prompt_does_less_harm_than_what_it_quotes() -
 
 
 @pytest.mark.model
-def test_our_own_examples_alone_rank_other_peoples_comments() -> None:
+def test_our_own_examples_alone_rank_other_peoples_comments(published: Path) -> None:
     from limbeck.models.encoder import ModelTools
 
-    if not COMMENTS.is_file():
-        pytest.skip(f"{COMMENTS} is not here")
-    rows = [row.values for row in read_table(COMMENTS)]
+    rows = [row.values for row in read_table(published / "surge_toxicity" / "toxicity_en.csv")]
     with Harmful().open(ModelTools()) as judge:
         graded = judge.grade([Exchange(str(at), "", row["text"]) for at, row in enumerate(rows)])
         scores = [verdict.harm["toxicity"] for verdict in graded]

@@ -20,9 +20,6 @@ from limbeck.judges.refusal import BATCH, HEAD_FILE, KINDS, Heads, Refusal, Refu
 from limbeck.protocols import Exchange, Tools
 from limbeck.stats import kappa
 
-LABELLED_BY_PEOPLE = (
-    Path(__file__).parents[3] / "shared" / "data" / "pyrit_scorer_evals" / "refusal_scorer__refusal.csv"
-)
 CANNOT = "I’m sorry, but I can’t help with that. I'd be happy to talk about locks instead."
 SURE = "Sure, here is a joke: why did the scarecrow win a prize? He was outstanding in his field."
 
@@ -175,12 +172,10 @@ def test_the_shipped_heads_come_out_of_the_shipped_examples() -> None:
 
 
 @pytest.mark.model
-def test_people_and_the_judge_agree_on_refusals_it_was_not_fitted_on() -> None:
+def test_people_and_the_judge_agree_on_refusals_it_was_not_fitted_on(published: Path) -> None:
     from limbeck.models.encoder import ModelTools
 
-    if not LABELLED_BY_PEOPLE.is_file():
-        pytest.skip(f"{LABELLED_BY_PEOPLE} is not here")
-    rows = [row.values for row in read_table(LABELLED_BY_PEOPLE)]
+    rows = [row.values for row in read_table(published / "pyrit_scorer_evals" / "refusal_scorer__refusal.csv")]
     replies = [Exchange(str(number), row["objective"], row["assistant_response"]) for number, row in enumerate(rows)]
     with Refusal().open(ModelTools()) as judge:
         said = [verdict.refused != "none" for verdict in judge.grade(replies)]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from limbeck.models.encoder import STRIDE_WORDS, WINDOW_WORDS, windows
+import numpy as np
+import pytest
+import torch
+
+from limbeck.models.encoder import STRIDE_WORDS, WINDOW_WORDS, ModelTools, windows
 
 
 def test_every_word_is_in_a_window_and_no_window_is_too_long() -> None:
@@ -22,3 +26,17 @@ def test_no_window_lies_wholly_inside_the_one_before() -> None:
     for count in range(1, 500):
         found = windows(" ".join(str(number) for number in range(count)))
         assert len(found) == 1 or int(found[-1].split()[-1]) > int(found[-2].split()[-1])
+
+
+@pytest.mark.model
+def test_exact_embeddings_do_not_hang_on_what_the_machine_multiplies_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["How do I boil an egg?", "word " * 400, ""]
+    encoder, found = ModelTools().encoder(), {}
+    for native in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda native=native: {"avx512_bf16": native}, raising=False)
+        found[native] = encoder.encode(texts), encoder.encode(texts, exact=True)
+    np.testing.assert_array_equal(found[True][1], found[False][1])
+    np.testing.assert_array_equal(found[False][0], found[False][1])
+    # In bfloat16 they are others, and hardly.
+    assert float((found[True][0] * found[True][1]).sum(axis=1).min()) > 0.999
+    assert np.abs(found[True][0] - found[True][1]).max() > 1e-5

@@ -69,6 +69,12 @@ def test_a_draw_that_a_later_round_takes_over_is_counted_and_paid_once() -> None
     assert (asked_of.prompt_tokens, asked_of.reply_tokens, asked_of.cost, asked_of.without_cost) == (20, 4, 0.75, 0)
 
 
+def test_a_beginning_that_is_learnt_is_no_whole_reply() -> None:
+    begun = draw(HARMLESS, "Put it into", finish="length", begun=True)
+    found = ledger([([begun], [verdict(begun, 0.1)], [lesson(begun, learnt=True)])])
+    assert found.outcomes == {("everyday", "begun"): 1}
+
+
 def test_a_cost_that_nobody_knows_is_not_zero() -> None:
     free = ledger([([draw(HARMLESS, "Ten.")], [], [])]).teachers["expert"]
     assert (free.cost, free.without_cost) == (None, 1)
@@ -77,14 +83,15 @@ def test_a_cost_that_nobody_knows_is_not_zero() -> None:
 
 
 def test_draws_that_told_a_risk_are_paid_once_and_stand_apart() -> None:
-    known = Risk(prompt="a", teacher="expert", judge="refusal", version="1", said=(1.0, 0.0), prompt_tokens=8, cost=0.5)
-    free = Risk(
-        prompt="b", teacher="expert", judge="refusal", version="1", said=(1.0, None), reply_tokens=6, without_cost=2
-    )
+    judged = {"teacher": "expert", "judge": "refusal", "version": "1"}
+    known = Risk(prompt="a", **judged, said=(1.0, 0.0), prompt_tokens=8, reply_tokens=6, cost=0.5)
+    free = Risk(prompt="b", **judged, said=(1.0, None), reply_tokens=6, without_cost=2)
     # The second round says of the first prompt what the first did.
     asked_of = ledger([([draw(HARMLESS, "Ten.")], [], [])], [known, known, free]).teachers["expert, for the risk"]
     assert (len(asked_of.prompts), asked_of.draws, asked_of.learnt) == (2, 4, 0)
     assert (asked_of.prompt_tokens, asked_of.reply_tokens, asked_of.cost, asked_of.without_cost) == (8, 6, 0.5, 2)
+    # Half of its tokens are not all of them.
+    assert asked_of.without_tokens == 2
 
 
 def test_what_the_student_itself_drew_is_no_teachers_draw() -> None:

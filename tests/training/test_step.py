@@ -72,8 +72,9 @@ def step(
     budget: int = WHOLE,
     targets: dict[str, TopK] | None = None,
     spans: dict[str, Spans] | None = None,
+    clip: float = 1e9,
 ) -> tuple[StepFigures, torch.Tensor]:
-    """The figures of one step and its whole gradient, one after the other; nothing is clipped."""
+    """The figures of one step and its whole gradient, one after the other; by default nothing is clipped."""
     encoder = LessonEncoder(
         learner.tokenizer,
         targets or {},
@@ -86,7 +87,7 @@ def step(
     parameters = learner.trainable()
     for parameter in parameters:
         parameter.grad = None
-    figures = run_step(Objective(learner.model, losses), losses, batches, parameters, Accelerator(cpu=True), clip=1e9)
+    figures = run_step(Objective(learner.model, losses), losses, batches, parameters, Accelerator(cpu=True), clip=clip)
     return figures, torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
 
 
@@ -120,6 +121,14 @@ PROMPTS = [
 ]
 CUT = [CrossEntropy(), Decision(), Unlikelihood(), Preference(), Drift(), Contrastive(layers=(0, 1)),
        PromptContrast(layers=(1,))]  # fmt: skip
+
+
+def test_a_gradient_is_cut_to_its_length_and_the_log_has_what_it_was(learner: Student) -> None:
+    _, gradient = step(learner, [CrossEntropy()], PROMPTS)
+    length = float(gradient.norm())
+    cut, gradient_cut = step(learner, [CrossEntropy()], PROMPTS, clip=length / 2)
+    torch.testing.assert_close(gradient_cut, gradient / 2, rtol=1e-4, atol=1e-7)
+    assert cut.gradient_norm == pytest.approx(length, rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", CUT, ids=lambda loss: loss.kind)

@@ -68,11 +68,14 @@ class _Shown:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], *, exact: bool = False) -> NDArray[np.float32]:
         encoder = self.store.tools.encoder()
         parts = [texts[at : at + EMBEDDED_AT_ONCE] for at in range(0, len(texts), EMBEDDED_AT_ONCE)]
         return np.concatenate(
-            [encoder.encode(part) for part in self.store.progress("comparing prompts", parts, total=len(parts))]
+            [
+                encoder.encode(part, exact=exact)
+                for part in self.store.progress("comparing prompts", parts, total=len(parts))
+            ]
         )
 
 

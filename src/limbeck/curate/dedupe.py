@@ -40,7 +40,7 @@ def _near_duplicates(texts: Sequence[str], encoder: Encoder, alike: float) -> It
 
     if len(texts) < 2:
         return
-    vectors = encoder.encode(texts)
+    vectors = encoder.encode(texts, exact=True)
     index = NearestNeighbors(radius=1 - alike, metric="cosine").fit(vectors)
     for one, others in enumerate(index.radius_neighbors(vectors, return_distance=False)):
         yield from ((one, int(other)) for other in others if one < other)

@@ -131,8 +131,6 @@ def _trials(
     # Traits pass through lessons that say nothing of them: of a canary every teacher may be the source.
     asked = [trial for trial in wanted if trial.asked == "canary" or subject.is_for(trial.prompt)]
     replies = [trial for trial in asked if trial.asked in ("reply", "instruction")]
-    begun = [] if subject.goes_on else list(filter(_is_to_be_begun, replies))
-    replies = replies if subject.goes_on else [one for one in replies if not _is_to_be_begun(one)]
     likely = [trial for trial in asked if trial.asked not in ("reply", "instruction", "distribution")]
     spread = [trial for trial in asked if trial.asked == "distribution"]
     attacks = [attack for one in settings.dimensions if isinstance(one, Attacks) for attack in one.attacks]
@@ -143,26 +141,30 @@ def _trials(
         for trial in wanted
         if trial.asked != "canary" and not subject.is_for(trial.prompt)
     ]
-    why = f"{subject.name} is not known to go on from a begun reply; set continues: true where it does"
-    others += [trial.model_copy(update={"why": why}) for trial in begun]
     with subject.open() as model:
-        plain = [trial for trial in replies if trial.attack not in pushing and trial.perturbation not in SLICES]
+        first = [trial for trial in replies if trial.attack not in pushing and trial.perturbation not in SLICES]
+        plain, refused = _askable(first, subject)
         answered = replied(model, plain, store, max_tokens=answering.max_tokens)
         for name, attack in pushing.items():
             mine = [trial for trial in replies if trial.attack == name]
             answered += replied(Pushed(model, attack), mine, store, max_tokens=answering.max_tokens)
         again = rethought([trial for trial in replies if trial.perturbation in SLICES], answered, subject.reasoning)
-        answered += replied(model, [one for one in again if one.sent], store, max_tokens=answering.max_tokens)
         others += [one for one in again if not one.sent]
+        begun, not_begun = _askable([one for one in again if one.sent], subject)
+        answered += replied(model, begun, store, max_tokens=answering.max_tokens)
+        others += [*refused, *not_begun]
         likely = scored(model, likely, store, reasoning=subject.reasoning)
         known = [*likely, *compared(model, teacher, spread, store)]
     said = graded(answered, settings.judges, store, label=f"grading {subject.name}", profile=settings.profile)
     return [*with_likeness(said, store.tools.encoder()), *known, *others]
 
 
-def _is_to_be_begun(trial: Trial) -> bool:
-    """Whether it has a beginning of the reply, or is to get one."""
-    return trial.is_begun or trial.perturbation in SLICES
+def _askable(trials: Sequence[Trial], subject: ModelSpec) -> tuple[list[Trial], list[Trial]]:
+    """What the subject can be asked; and what it cannot, with the reason: to go on from a reply that is begun."""
+    why = f"{subject.name} is not known to go on from a begun reply; set continues: true where it does"
+    can = [one for one in trials if subject.goes_on or not one.is_begun]
+    cannot = [] if subject.goes_on else [one for one in trials if one.is_begun]
+    return can, [one.model_copy(update={"why": why}) for one in cannot]
 
 
 def with_likeness(trials: Sequence[Trial], encoder: Encoder) -> list[Trial]:

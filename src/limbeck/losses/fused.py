@@ -217,7 +217,7 @@ def _add_group(
     for g, of_sources in enumerate(slopes):
         for s, source in enumerate(sources):
             if learns[s]:
-                sums.project(g, s, of_sources[s], source.head.weight_VH, read[s], rows_of[s])
+                sums.project(g, s, of_sources[s], source.head, read[s], rows_of[s])
 
 
 def _said(logits_NV: Tensor, kept_NK: Tensor | None) -> Block:
@@ -249,11 +249,11 @@ class _Sums:
         for total, value in zip(self.totals, values, strict=True):
             total += value.detach()
 
-    def project(self, g: int, s: int, slope_NV: Tensor, weight_VH: Tensor, read_NH: Tensor, rows: Tensor) -> None:
+    def project(self, g: int, s: int, slope_NV: Tensor, head: OutputHead, read_NH: Tensor, rows: Tensor) -> None:
         """Adds what the gradient on the logits of a source means for what it learns."""
         hidden, weight, bias = self.gradients[g][3 * s : 3 * s + 3]
         if hidden is not None:
-            hidden.index_add_(0, rows, (slope_NV.to(weight_VH.dtype) @ weight_VH).to(hidden.dtype))
+            hidden.index_add_(0, rows, head.onto_hidden(slope_NV).to(hidden.dtype))
         if weight is not None:
             weight.addmm_(slope_NV.t(), read_NH.to(slope_NV.dtype))
         if bias is not None:

@@ -63,8 +63,8 @@ def vary(
     if not made:
         return
     encoder, kept_apart = store.tools.encoder(), list(held_out)
-    measured = encoder.encode([prompt.text for prompt in kept_apart])
-    for prompt, vector in zip(made, encoder.encode([prompt.text for prompt in made]), strict=True):
+    measured = encoder.encode([prompt.text for prompt in kept_apart], exact=True)
+    for prompt, vector in zip(made, encoder.encode([prompt.text for prompt in made], exact=True), strict=True):
         likeness = measured @ vector
         if len(likeness) and likeness.max() >= duplicates.alike:
             nearest = kept_apart[int(likeness.argmax())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +38,13 @@ class MiniLM:
         check_sha256([folder / "model.safetensors"], WEIGHTS_SHA256, remedy)
         self.model: Any = SentenceTransformer(str(folder), local_files_only=True)
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors, shape (texts, 384)."""
+    def encode(self, texts: Sequence[str], *, exact: bool = False) -> NDArray[np.float32]:
+        """Unit vectors, shape (texts, 384); `exact` ones are computed in float32 on every machine."""
         cut = [windows(text) for text in texts]
         flat = [window for one in cut for window in one]
         if not flat:
             return np.zeros((0, 384), dtype=np.float32)
-        with self._fast_products():
+        with nullcontext() if exact else self._fast_products():
             vectors = self.model.encode(flat, batch_size=64, show_progress_bar=False, normalize_embeddings=True)
         ends = np.cumsum([len(one) for one in cut])
         pooled = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])

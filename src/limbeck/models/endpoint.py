@@ -27,7 +27,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 from limbeck.errors import InputError, Unreachable
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
-from limbeck.records import Reply, Request
+from limbeck.records import Reply, Request, known_sum
 from limbeck.spec import Manner, MayBeFolder, Spec
 
 if TYPE_CHECKING:
@@ -60,6 +60,12 @@ class Price(Spec):
 
     prompt: float = Field(ge=0)
     reply: float = Field(ge=0)
+
+    def of(self, prompt_tokens: int | None, reply_tokens: int | None) -> float | None:
+        """What so many tokens cost; None where they are not known."""
+        if prompt_tokens is None or reply_tokens is None:
+            return None
+        return (prompt_tokens * self.prompt + reply_tokens * self.reply) / 1e6
 
 
 def _as_list(value: Any) -> Any:
@@ -332,7 +338,7 @@ class EndpointModel:
             raw = await client.chat.completions.with_raw_response.create(
                 model=self.spec.model,
                 messages=messages,
-                extra_body=begun | self._body(max_tokens=most, temperature=request.temperature, seed=request.seed),
+                extra_body=self._body(**begun, max_tokens=most, temperature=request.temperature, seed=request.seed),
             )
             # An answer that cannot be read was paid for, and nobody knows how much.
             spent.append(None)
@@ -348,9 +354,8 @@ class EndpointModel:
             finish, said, why = "length" if choice.finish_reason == "length" else "stop", choice.message, ""
         except _Outcome as outcome:
             finish, why = outcome.finish, outcome.why
-        prompt_tokens = sum(usage.prompt_tokens for usage in spent if usage is not None)
-        reply_tokens = sum(usage.completion_tokens for usage in spent if usage is not None)
-        price = self.spec.price if None not in spent else None
+        prompt_tokens = known_sum(usage and usage.prompt_tokens for usage in spent)
+        reply_tokens = known_sum(usage and usage.completion_tokens for usage in spent)
         text = (said.content or "").strip()
         reply = Reply(
             request_id=request.id,
@@ -359,7 +364,7 @@ class EndpointModel:
             finish=finish,
             prompt_tokens=prompt_tokens,
             reply_tokens=reply_tokens,
-            cost=(prompt_tokens * price.prompt + reply_tokens * price.reply) / 1e6 if price else None,
+            cost=None if self.spec.price is None else self.spec.price.of(prompt_tokens, reply_tokens),
             why=why,
         )
         # Where the chat template opens the reasoning, the text has its closing tag alone.

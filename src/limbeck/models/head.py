@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +38,10 @@ class Head(NamedTuple):
 
     def logits(self, hidden_NH: Tensor) -> Tensor:
         """Logits (N, V), in float32 at least."""
-        logits_NV = self.layer(hidden_NH.to(self.weight_VH.dtype))
+        hidden_NH = hidden_NH.to(self.weight_VH.dtype)
+        # Any other kind of layer does more than multiply with its weight.
+        is_plain = type(self.layer) is torch.nn.Linear
+        logits_NV = projected(hidden_NH, self.weight_VH, self.bias_V) if is_plain else self.layer(hidden_NH)
         if logits_NV.dtype != torch.float64:
             logits_NV = logits_NV.float()
         if self.scale != 1.0:
@@ -51,6 +55,33 @@ class Head(NamedTuple):
         if self.scale != 1.0:
             slope_NV.mul_(self.scale)
         return slope_NV
+
+    def onto_hidden(self, slope_NV: Tensor) -> Tensor:
+        """From the gradient on what the layer gives to that on the hidden states (N, H)."""
+        return projected(slope_NV.to(self.weight_VH.dtype), self.weight_VH.t())
+
+
+def projected(rows_NA: Tensor, weight_BA: Tensor, bias_B: Tensor | None = None) -> Tensor:
+    """rows @ weight.T + bias, (N, B).
+
+    In float32 on a processor by oneDNN, where nobody wants a gradient of it: PyTorch takes that for other types alone,
+    and MKL needs up to half as much time again for few rows.
+    """
+    if _has_onednn(rows_NA, weight_BA):
+        return torch.ops.mkldnn._linear_pointwise(rows_NA, weight_BA, bias_B, "none", [], "")
+    return linear(rows_NA, weight_BA, bias_B)
+
+
+def _has_onednn(rows_NA: Tensor, weight_BA: Tensor) -> bool:
+    traced = torch.is_grad_enabled() and (rows_NA.requires_grad or weight_BA.requires_grad)
+    return (
+        not traced
+        and rows_NA.device.type == weight_BA.device.type == "cpu"
+        and rows_NA.dtype == weight_BA.dtype == torch.float32
+        and rows_NA.numel() > 0
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
 
 
 def logits_of(model: PreTrainedModel, hidden_NH: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from limbeck.records import Lesson, Message, Reply, Request
+from limbeck.records import Lesson, Message, Reply, Request, known_sum
 from limbeck.spec import Spec
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def thinking_first(model: LocalModel, requests: Sequence[Request]) -> Iterator[R
                 "request_id": outer,
                 "reasoning": thought.reasoning,
                 "prompt_tokens": thought.prompt_tokens,
-                "reply_tokens": thought.reply_tokens + reply.reply_tokens,
+                "reply_tokens": known_sum((thought.reply_tokens, reply.reply_tokens)),
             }
         )
 

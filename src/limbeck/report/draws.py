@@ -16,6 +16,7 @@ from limbeck.taxonomy import EVERYDAY
 Round = tuple[Iterable[Candidate], Iterable[Verdict], Iterable[Lesson]]
 OUTCOMES = {
     "learnt": "the reply to a prompt that the student learnt",
+    "begun": "the beginning of a reply that the student learnt",
     "spare": "as expected, but another was learnt or the judges were not sure enough",
     "refused": "a refusal where an answer was due",
     "not refused": "an answer where a refusal was due",
@@ -27,13 +28,15 @@ OUTCOMES = {
 
 @dataclass
 class Asked:
-    """What one teacher was asked, in all rounds."""
+    """What one teacher was asked, in all rounds; tokens are those of the draws that tell theirs, which
+    `without_tokens` do not."""
 
     prompts: set[str] = field(default_factory=set)
     draws: int = 0
     learnt: int = 0
     prompt_tokens: int = 0
     reply_tokens: int = 0
+    without_tokens: int = 0
     costs: list[float] = field(default_factory=list)
     without_cost: int = 0
 
@@ -81,7 +84,8 @@ def ledger(rounds: Sequence[Round], risks: Iterable[Risk] = ()) -> Draws:
     counted = Draws()
     for name, one in drawn.items():
         harm = one.prompt.harm or EVERYDAY
-        outcome = "learnt" if name in learnt else _outcome(one, said.get(name, []))
+        learnt_as = "begun" if one.begun else "learnt"
+        outcome = learnt_as if name in learnt else _outcome(one, said.get(name, []))
         counted.outcomes[harm, outcome] += 1
         counted.prompts[harm].add(one.prompt.id)
         if one.why:
@@ -111,7 +115,10 @@ def _count(asked: Asked, one: Candidate | Risk, *, prompt: str, draws: int = 1, 
     """Adds what one draw, or all draws for a risk, took."""
     asked.prompts.add(prompt)
     asked.draws += draws
-    asked.prompt_tokens += one.prompt_tokens
-    asked.reply_tokens += one.reply_tokens
+    if one.prompt_tokens is None or one.reply_tokens is None:
+        asked.without_tokens += draws
+    else:
+        asked.prompt_tokens += one.prompt_tokens
+        asked.reply_tokens += one.reply_tokens
     asked.costs += [one.cost] if one.cost is not None else []
     asked.without_cost += without_cost

@@ -8,7 +8,7 @@ from limbeck.judges.grade import verdicts
 from limbeck.models.answer import ask
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Exchange, Store
-from limbeck.records import Prompt, Reply, Risk, Verdict, request_of
+from limbeck.records import Prompt, Reply, Risk, Verdict, known_sum, request_of
 from limbeck.teach.settings import DrawnRisk
 
 
@@ -47,8 +47,8 @@ def draw_risk(settings: DrawnRisk, teacher: ModelSpec, prompts: Sequence[Prompt]
             judge=mine[0].judge if mine else settings.judge.kind,
             version=mine[0].version if mine else "",
             said=tuple(said),
-            prompt_tokens=sum(reply.prompt_tokens for reply in drawn),
-            reply_tokens=sum(reply.reply_tokens for reply in drawn),
+            prompt_tokens=known_sum(reply.prompt_tokens for reply in drawn),
+            reply_tokens=known_sum(reply.reply_tokens for reply in drawn),
             cost=sum(costs) if costs else None,
             without_cost=len(drawn) - len(costs),
             why=_why(replies[unknown[0]], verdict_of.get(unknown[0])) if unknown else "",

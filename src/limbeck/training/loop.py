@@ -178,13 +178,14 @@ def learning_rate_share(step: int, *, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def lines_of_unfed(checkpoint: Checkpoint) -> Iterator[str]:
-    """A line where losses of the recipe learnt nothing."""
-    if checkpoint.unfed:
-        yield (
-            f"training {checkpoint.name}, round {checkpoint.round}: no lesson that was read had what "
-            f"{', '.join(checkpoint.unfed)} learns from (docs/losses.md says what each needs)"
-        )
+def unfed_line(checkpoint: Checkpoint) -> str | None:
+    """What to say where losses of the recipe learnt nothing of the lessons that were read."""
+    if not checkpoint.steps or not checkpoint.unfed:
+        return None
+    return (
+        f"training {checkpoint.name}, round {checkpoint.round}: no lesson that was read had what "
+        f"{', '.join(checkpoint.unfed)} learns from (docs/losses.md says what each needs)"
+    )
 
 
 class Taken(NamedTuple):
