@@ -106,8 +106,8 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
                 config.judges,
                 live,
             )
-            if line := unfed_line(checkpoint):
-                work.progress.say(line)
+            if unfed := unfed_line(checkpoint):
+                work.progress.say(unfed)
             draws.append((drawn, verdicts))
             risked += [risks] if risks is not None else []
             rounds.append(lessons)

@@ -354,8 +354,8 @@ class EndpointModel:
             finish, said, why = "length" if choice.finish_reason == "length" else "stop", choice.message, ""
         except _Outcome as outcome:
             finish, why = outcome.finish, outcome.why
-        prompt_tokens = known_sum(usage and usage.prompt_tokens for usage in spent)
-        reply_tokens = known_sum(usage and usage.completion_tokens for usage in spent)
+        prompt_tokens = known_sum(usage.prompt_tokens if usage else None for usage in spent)
+        reply_tokens = known_sum(usage.completion_tokens if usage else None for usage in spent)
         text = (said.content or "").strip()
         reply = Reply(
             request_id=request.id,
