@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import re
@@ -218,6 +219,12 @@ class _NumberJudge:
 def judge() -> NumberJudge:
     """A judge whose verdict can be read off the reply: '0.9 No.' is refused with probability 0.9."""
     return NumberJudge()
+
+
+def pytest_collection_finish() -> None:
+    """Modules stay: every stage looks for garbage when it ends, and need not look through them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ class Killed(Silent):
             yield item
 
 
+@pytest.mark.model
 def test_two_processes_have_the_losses_of_one_and_go_on_where_one_was_killed(
     tmp_path: Path, recipe: tuple[str, ...]
 ) -> None:
@@ -146,6 +147,7 @@ accelerator.end_training()
 """
 
 
+@pytest.mark.model
 def test_sharded_parameters_have_the_losses_of_whole_ones(tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     alone = in_processes("program.py", str(tiny_model), cwd=tmp_path)

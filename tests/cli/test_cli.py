@@ -878,6 +878,7 @@ def apart(*arguments: str, **environment: str) -> tuple[int, str]:
     return ended.returncode, ended.stderr
 
 
+@pytest.mark.model
 def test_what_only_other_libraries_can_mend_is_not_said(limbeck: Command, tiny_model: Path, adapter: str) -> None:
     assert apart("export", "--model", str(tiny_model), "--adapter", adapter, "--folder", "out") == (0, "")
 

@@ -57,6 +57,7 @@ def test_the_quickstart_killed_in_teach_and_in_train_ends_like_one_left_alone(tm
     _check_ends_as_if_left_alone(tmp_path, "quickstart", "--limit", "2", *settings, kills=1)
 
 
+@pytest.mark.model
 def test_a_run_stopped_with_ctrl_c_says_what_to_do_and_keeps_what_was_drawn(tmp_path: Path, tiny_model: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.format(model=tiny_model))
