@@ -448,7 +448,7 @@ def serve(
 def show(
     what: Annotated[
         str,
-        typer.Argument(help="losses, models, judges, dimensions, attacks, perturbations, sources; a run folder."),
+        typer.Argument(help="losses, models, judges, dimensions, … (any other word lists them all); a run folder."),
     ],
     record: Annotated[str, typer.Argument(help="The id of a record in that run folder.")] = "",
 ) -> None:
