@@ -72,7 +72,7 @@ def test_a_draw_that_a_later_round_takes_over_is_counted_and_paid_once() -> None
 def test_a_beginning_that_is_learnt_is_no_whole_reply() -> None:
     begun = draw(HARMLESS, "Put it into", finish="length", begun=True)
     found = ledger([([begun], [verdict(begun, 0.1)], [lesson(begun, learnt=True)])])
-    assert found.outcomes == {("everyday", "begun"): 1}
+    assert found.outcomes == {("everyday", "begun"): 1} and found.teachers["expert"].learnt == 0
 
 
 def test_a_cost_that_nobody_knows_is_not_zero() -> None:

@@ -91,7 +91,7 @@ def ledger(rounds: Sequence[Round], risks: Iterable[Risk] = ()) -> Draws:
         if one.why:
             counted.reasons[outcome, re.sub(r"\d+", "…", one.why)] += 1
         asked = counted.teachers[one.teacher or "unnamed"]
-        asked.learnt += name in learnt
+        asked.learnt += outcome == "learnt"
         _count(asked, one, prompt=one.prompt.id, without_cost=int(one.cost is None))
     for risk in {one.id: one for one in risks}.values():
         asked = counted.teachers[f"{risk.teacher or 'unnamed'}, for the risk"]
