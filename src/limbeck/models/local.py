@@ -320,11 +320,12 @@ class LocalModel:
     def _packed(self, lengths: Sequence[int]) -> Iterator[list[list[int]]]:
         """Rows of trees. Other attentions than sdpa read a row of several wrongly, and get one chain to a row; so does
         a sliding window, of which a tree's mask knows nothing, where a tree is longer."""
+        from limbeck.models.attention import reads_trees
         from limbeck.models.tree import TREES_PER_ROW, packed
 
         config = self.weights.config
         fits = max(lengths, default=0) <= (getattr(config.get_text_config(), "sliding_window", None) or self.context)
-        per_row = TREES_PER_ROW if config._attn_implementation == "sdpa" and fits else 1
+        per_row = TREES_PER_ROW if reads_trees(config) and fits else 1
         return packed(lengths, budget=self.batch_tokens, per_row=per_row)
 
     def _branch_scores(self, rows: list[list[Tree]]) -> Iterator[float]:

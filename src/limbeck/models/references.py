@@ -196,6 +196,8 @@ def load_weights(reference: Reference, precision: Precision, *, four_bits: bool 
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    from limbeck.models.attention import quicken
+
     folder = files_of(reference)
     hide_loading_bars()
     kept = BitsAndBytesConfig(
@@ -213,6 +215,7 @@ def load_weights(reference: Reference, precision: Precision, *, four_bits: bool 
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"model '{reference.location}' could not be loaded: {_first_line(error)}") from error
+    quicken(model)
     model.eval()
     return model
 

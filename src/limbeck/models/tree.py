@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import InputError
+from limbeck.models.attention import reads_trees
 
 # Trees in a row, on average: they share their beginning, but in longer rows attention would cost more than is shared.
 TREES_PER_ROW = 4
@@ -133,9 +134,8 @@ def _ancestor_mask(laid: Sequence[_Laid], width: int) -> Tensor:
 def hidden_states(decoder: nn.Module, batch: TreeBatch) -> Tensor:
     """The last hidden state at each place that predicts something, shape (U, H)."""
     mask = None if batch.mask_BTT is None else batch.mask_BTT[:, None]
-    attention = decoder.config._attn_implementation
-    if mask is not None and attention != "sdpa":
-        # Others would add a boolean mask, or leave it out, and so let branches see one another.
+    if mask is not None and not reads_trees(decoder.config):
+        attention = decoder.config._attn_implementation
         raise InputError(
             f"attention '{attention}' cannot read several continuations at once; use a model that runs on sdpa"
         )

@@ -1,0 +1,94 @@
+"""Attention by plain matrix products, for short rows in bfloat16 on a processor.
+
+There PyTorch's own kernel (`scaled_dot_product_attention`) takes two to four times as long, most of it in the
+backward pass (docs/notebook.md). What it saves, the memory of all scores, is little where rows are short; elsewhere it
+is asked as before. Axes: B rows, A heads of keys and values, G query heads to each of them, Q queries, T keys,
+D dimensions of a head.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NAME = "limbeck"
+# With more keys the scores, kept for the backward pass, outgrow what is saved: 19 MB a row and layer at nine heads.
+LONGEST = 1024
+# What transformers can ask of the kernel beyond these products.
+BEYOND = ("position_bias", "softcap", "cache", "output_attentions")
+
+
+def quicken(model: PreTrainedModel) -> None:
+    """Lets a model that runs on PyTorch's attention take the products where they are quicker."""
+    if model.config._attn_implementation == "sdpa" and model._supports_attention_backend:
+        model.set_attn_implementation(NAME)
+
+
+def reads_trees(config: Any) -> bool:
+    """Whether the attention that a model runs on takes any mask of who sees whom: others add a boolean one, or leave
+    it out."""
+    return config._attn_implementation in ("sdpa", NAME)
+
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **asked: Any
+) -> tuple[Tensor, None]:
+    """Attention as transformers asks for it (its `AttentionInterface`).
+
+    Query (B, A*G, Q, D), keys and values (B, A, T, D), a mask that broadcasts to (B, A*G, Q, T) and is true where a key
+    is seen, or else is added; the result is (B, Q, A*G, D).
+    """
+    if not _takes_products(module, query, key, attention_mask, asked):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **asked)
+    rows, heads, queries, width = query.shape
+    keys = key.shape[2]
+    scaling = asked.get("scaling")
+    query_NQD = query.reshape(rows * key.shape[1], -1, width)
+    scores = torch.baddbmm(
+        query.new_zeros(()),
+        query_NQD,
+        key.reshape(-1, keys, width).transpose(1, 2),
+        beta=0,
+        alpha=width**-0.5 if scaling is None else scaling,
+    ).view(rows, heads, queries, keys)
+    if attention_mask is None and queries > 1:
+        attention_mask = torch.ones(queries, keys, dtype=torch.bool).tril()
+    if attention_mask is not None:
+        scores.add_(_addend(attention_mask, scores.dtype))
+    shares_NQT = scores.softmax(-1).view(*query_NQD.shape[:2], keys)
+    mixed = torch.bmm(shares_NQT, value.reshape(-1, keys, value.shape[3]))
+    return mixed.view(rows, heads, queries, -1).transpose(1, 2).contiguous(), None
+
+
+def _takes_products(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, asked: dict[str, Any]) -> bool:
+    queries, keys = query.shape[2], key.shape[2]
+    is_causal = asked.get("is_causal")
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
+    return (
+        query.device.type == "cpu"
+        and query.dtype == torch.bfloat16
+        and keys <= LONGEST
+        and (mask is not None or queries == 1 or (is_causal and queries == keys))
+        and not asked.get("dropout")
+        and all(asked.get(name) is None for name in BEYOND)
+    )
+
+
+def _addend(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mask as what is added to scores; not minus infinity, for padding that sees nothing must stay a number."""
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)

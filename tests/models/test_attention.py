@@ -1,0 +1,101 @@
+"""Attention by products is PyTorch's own, checked in float64, and is taken only where it is meant to be."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from limbeck.models import attention
+from limbeck.models.references import load_weights, resolve
+from limbeck.models.tree import Tree, collate, hidden_states
+
+LAYER: Any = SimpleNamespace(num_key_value_groups=3, is_causal=True)
+# Rows, keys, queries: reading, reading on behind a cache, writing one token.
+SIZES = {"reading": (3, 17, 17), "reading on": (2, 21, 5), "writing": (4, 33, 1)}
+MASKS = ("seen", "added", "causal")
+
+
+def inputs(rows: int, keys: int, queries: int, dtype: torch.dtype) -> list[Tensor]:
+    drawn = torch.Generator().manual_seed(0)
+    shapes = ((rows, 6, queries, 8), (rows, 2, keys, 8), (rows, 2, keys, 8))
+    # Rounded first, so that the reference has the very same numbers.
+    return [torch.randn(shape, generator=drawn).bfloat16().to(dtype).requires_grad_() for shape in shapes]
+
+
+def mask_of(kind: str, rows: int, keys: int, queries: int) -> Tensor | None:
+    seen = torch.rand((rows, 1, queries, keys), generator=torch.Generator().manual_seed(1)) < 0.6
+    seen[..., 0] = True
+    return {"seen": seen, "added": torch.zeros(seen.shape).masked_fill(~seen, -torch.inf), "causal": None}[kind]
+
+
+@pytest.mark.parametrize(("size", "kind"), [pair for pair in product(SIZES, MASKS) if pair != ("reading on", "causal")])
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_values_and_gradients_are_those_of_float64(size: str, kind: str, scaling: float | None) -> None:
+    rows, _, queries = SIZES[size]
+    mask = mask_of(kind, *SIZES[size])
+    given, exact = inputs(*SIZES[size], torch.bfloat16), inputs(*SIZES[size], torch.float64)
+    assert attention._takes_products(LAYER, given[0], given[1], mask, {"scaling": scaling})
+    out, _ = attention.attend(LAYER, *given, mask, scaling=scaling, dropout=0.0)
+    wanted = scaled_dot_product_attention(
+        *exact,
+        attn_mask=mask if mask is None or mask.dtype == torch.bool else mask.double(),
+        is_causal=mask is None and queries > 1,
+        scale=scaling,
+        enable_gqa=True,
+    ).transpose(1, 2)
+    assert out.shape == (rows, queries, 6, 8)
+    torch.testing.assert_close(out.double(), wanted, atol=0.02, rtol=0.02)
+    slope = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(2)).bfloat16()
+    out.backward(slope)
+    wanted.backward(slope.double())
+    for one, other in zip(given, exact, strict=True):
+        assert one.grad is not None and other.grad is not None
+        assert (one.grad.double() - other.grad).norm() <= 0.02 * other.grad.norm()
+
+
+def test_padding_that_sees_nothing_stays_a_number() -> None:
+    given = inputs(2, 9, 9, torch.bfloat16)
+    mask = torch.ones(2, 1, 9, 9, dtype=torch.bool).tril()
+    mask[0, :, :3] = False
+    out, _ = attention.attend(LAYER, *given, mask)
+    out.float().sum().backward()
+    assert out.isfinite().all() and all(one.grad is not None and one.grad.isfinite().all() for one in given)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "keys", "asked"),
+    [
+        (torch.float32, 9, {}),
+        (torch.bfloat16, attention.LONGEST + 1, {}),
+        (torch.bfloat16, 9, {"dropout": 0.1}),
+        (torch.bfloat16, 9, {"position_bias": torch.zeros(1, 6, 9, 9)}),
+        (torch.bfloat16, 9, {"is_causal": False}),
+    ],
+)
+def test_elsewhere_pytorchs_own_is_asked(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, keys: int, asked: dict[str, Any]
+) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *_, **kwargs: calls.append(kwargs) or ("own", None))
+    assert attention.attend(LAYER, *inputs(1, keys, keys, dtype), None, **asked) == ("own", None)
+    assert calls == [asked]
+
+
+def test_a_loaded_model_reads_trees_by_it_and_is_saved_without_a_trace(tiny_model: Path, tmp_path: Path) -> None:
+    model = load_weights(resolve(str(tiny_model)), "bfloat16")
+    assert model.config._attn_implementation == attention.NAME
+    batch = collate([[Tree([5, 6, 7], [[8, 9], [10]])], [Tree([5, 9], [[11, 12, 13]])]], pad=0)
+    own_UH = hidden_states(model.get_decoder(), batch)
+    model.set_attn_implementation("sdpa")
+    torch.testing.assert_close(own_UH, hidden_states(model.get_decoder(), batch), atol=0.05, rtol=0.05)
+    attention.quicken(model)
+    model.save_pretrained(tmp_path)
+    assert attention.NAME not in json.dumps(json.loads((tmp_path / "config.json").read_text()))
