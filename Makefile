@@ -29,7 +29,7 @@ docs: $(VENV)/installed
 	$(BIN)/mkdocs build --strict
 
 # Each peer has an environment of its own. Best on an idle machine; `benchmarks/run.py --help` says what else it can.
-bench: $(VENV)/installed $(patsubst %,benchmarks/.venv-%/installed,trl liger plain)
+bench: $(VENV)/installed $(patsubst %,benchmarks/.venv-%/installed,trl liger lm_eval plain)
 	$(BIN)/python benchmarks/run.py
 
 # It asks for triton, which a CPU has no use for.

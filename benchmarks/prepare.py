@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,14 @@ from limbeck.files import replacing
 from limbeck.models.chat import prompt_ids, reply_ids
 from limbeck.models.references import hide_loading_bars, load_tokenizer, resolve
 from limbeck.records import Message
+from table import CHOICE_TOKENS, CHOICES
 from work import FILES
 
 CHATS = 64
 # Medians and spreads of chats, in tokens; the cap is on a prompt and on a reply each.
 PROMPT_MEDIAN, PROMPT_SIGMA, REPLY_MEDIAN, REPLY_SIGMA, CAP = 37, 0.35, 60, 0.7, 220
+# Questions with choices, and the median and spread of their tokens.
+QUESTIONS, QUESTION_LENGTHS = 256, (80, 0.6)
 # So many chats are drawn for a file of lessons, and told apart by a number.
 DISTINCT = 1_000
 # SmolLM2's own without its system prompt, whose words the smallest vocabulary lacks.
@@ -46,15 +50,22 @@ class Chats:
         """The token ids of a prompt in the model's chat template."""
         return prompt_ids(self.tokenizer, [Message.model_construct(role="user", content=text)])
 
-    def drawn(self, count: int, *, reply_tokens: int | None = None, seed: int) -> Iterator[dict[str, str | int]]:
+    def drawn(
+        self,
+        count: int,
+        *,
+        seed: int,
+        reply_tokens: int | None = None,
+        prompt: tuple[float, float] = (PROMPT_MEDIAN, PROMPT_SIGMA),
+    ) -> Iterator[dict[str, Any]]:
         """Seeded chats: lengths log-normal, or replies of a given length."""
         lengths, word = np.random.default_rng(seed), random.Random(seed)
         for _ in range(count):
-            prompt, reply = (
+            tokens, reply = (
                 min(CAP, round(lengths.lognormal(np.log(median), sigma)))
-                for median, sigma in ((PROMPT_MEDIAN, PROMPT_SIGMA), (REPLY_MEDIAN, REPLY_SIGMA))
+                for median, sigma in (prompt, (REPLY_MEDIAN, REPLY_SIGMA))
             )
-            asked = word.choices(self.words, k=max(1, prompt - self.frame))
+            asked = word.choices(self.words, k=max(1, tokens - self.frame))
             # The end of turn is one of the reply's tokens.
             said = word.choices(self.words, k=max(1, (reply_tokens or reply) - 1))
             yield {
@@ -82,6 +93,19 @@ def chats() -> None:
             if len(made.prompt(str(chat["prompt"]))) != chat["prompt_tokens"]:
                 raise AssertionError(f"the words do not make {chat['prompt_tokens']} tokens: {chat['prompt']}")
             stream.write(json.dumps(chat).encode() + b"\n")
+
+
+def questions() -> None:
+    """Questions of mixed lengths, each with continuations of as many tokens to choose among."""
+    file = FILES / "questions.jsonl"
+    if file.exists():
+        return
+    chats = Chats().drawn(QUESTIONS, seed=7, reply_tokens=CHOICES * CHOICE_TOKENS + 1, prompt=QUESTION_LENGTHS)
+    with replacing(file) as stream:
+        for chat in chats:
+            words = chat["reply"].split()
+            choices = [" ".join(words[at : at + CHOICE_TOKENS]) for at in range(0, len(words), CHOICE_TOKENS)]
+            stream.write(json.dumps({"prompt": chat["prompt"], "choices": choices}).encode() + b"\n")
 
 
 def lessons(count: int, *, reply_tokens: int) -> None:

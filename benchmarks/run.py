@@ -1,4 +1,4 @@
-"""Ours beside TRL, Liger and plain torch on the same work: python benchmarks/run.py (make bench installs the peers)
+"""Ours beside others on the same work: python benchmarks/run.py (make bench installs TRL, Liger and lm_eval)
 
 Every job has a process of its own on all cores, contenders take turns, and what is kept is the median of the repeats. A
 run that was stopped goes on where it was. `--only head` does one work, `--fresh` forgets what was measured of it,
@@ -28,8 +28,8 @@ RESULTS = HERE / "results.json"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 LOG = HERE / ".work" / "log.txt"
 # The venv that each contender runs in; ours runs in the project's own.
-VENVS = {"plain": ".venv-plain", "trl": ".venv-trl", "liger": ".venv-liger"}
-WORKS = ("matmul", "head", "step", "growth")
+VENVS = {"plain": ".venv-plain", "trl": ".venv-trl", "liger": ".venv-liger", "lm_eval": ".venv-lm_eval"}
+WORKS = ("matmul", "head", "step", "growth", "scoring", "generation")
 LIMIT_S = 300
 BETAS = ("0", "0.5", "1")
 # Rows (and for TRL columns) that a chunk may have; the first is the peer's default.
@@ -41,7 +41,8 @@ CHUNKS = {
 
 class Scale(NamedTuple):
     """How much of each work there is: sizes of the head with their repeats, where chunk sizes are tried, chats of a
-    training step, timed steps and repeats, and steps and files of growth; and where answers are kept."""
+    training step, timed steps and repeats, steps and files of growth, and questions scored and answered with the batch
+    sizes that peers are tried with; and where answers are kept."""
 
     ledger: str
     threads: int
@@ -52,6 +53,9 @@ class Scale(NamedTuple):
     step_repeats: int
     growth_steps: int
     most_lessons: int
+    scored: int
+    answered: int
+    peer_batches: tuple[int, ...]
 
     @property
     def tried_at(self) -> str:
@@ -69,6 +73,9 @@ FULL = Scale(
     step_repeats=2,
     growth_steps=40,
     most_lessons=1_000_000,
+    scored=250,
+    answered=128,
+    peer_batches=(8, 32, 128),
 )
 # One thread: a trial leaves the machine to others.
 QUICK = Scale(
@@ -81,6 +88,9 @@ QUICK = Scale(
     step_repeats=1,
     growth_steps=2,
     most_lessons=100,
+    scored=16,
+    answered=2,
+    peer_batches=(2,),
 )
 
 
@@ -209,6 +219,27 @@ def growth_jobs(scale: Scale) -> list[Job]:
     ]
 
 
+def scoring_jobs(scale: Scale) -> list[Job]:
+    """Choices scored by the harness at each batch size, and by ours, which finds its own."""
+    tokens = scale.scored * table.CHOICES * table.CHOICE_TOKENS
+    return list(_asked("scoring", ("lm_eval",), scale, f"prompts={scale.scored} tokens={tokens}"))
+
+
+def generation_jobs(scale: Scale) -> list[Job]:
+    """Replies by `generate`, by the harness and by ours."""
+    return list(
+        _asked("generation", ("plain", "lm_eval"), scale, f"prompts={scale.answered} reply={table.REPLY_TOKENS}")
+    )
+
+
+def _asked(work: str, peers: Sequence[str], scale: Scale, told: str) -> Iterator[Job]:
+    for dtype in table.DTYPES:
+        at = f"{told} dtype={dtype}"
+        for peer in peers:
+            yield from (Job(work, peer, f"{at} batch={size}", 1) for size in scale.peer_batches)
+        yield Job(work, "ours", at, 2)
+
+
 def measure(jobs: Sequence[Job], workers: Workers, ledger: Path, console: Console) -> None:
     """Every repeat of every job that the ledger lacks, contenders in turn; each answer is kept as it comes.
 
@@ -291,6 +322,7 @@ def _measured(works: Sequence[str], scale: Scale, *, forget: bool) -> Path:
     import prepare
 
     prepare.chats()
+    prepare.questions()
     ledger = HERE / scale.ledger
     if forget:
         others = [one for one in read(ledger) if one.work not in works]
@@ -310,6 +342,10 @@ def _measured(works: Sequence[str], scale: Scale, *, forget: bool) -> Path:
                 prepare.lessons(int(size["lessons"]), reply_tokens=int(size["reply"]))
                 prepare.random_model(int(size["vocabulary"]))
             measure(jobs, workers, ledger, console)
+        if "scoring" in works:
+            measure(scoring_jobs(scale), workers, ledger, console)
+        if "generation" in works:
+            measure(generation_jobs(scale), workers, ledger, console)
     return ledger
 
 

@@ -9,11 +9,14 @@ from typing import NamedTuple
 
 FIGURES = ("seconds", "supervised_tokens_per_s", "extra_mb", "peak_mb", "relative_error")
 DTYPES = ("float32", "bfloat16")
-NAMES = {"plain": "plain torch", "trl": "TRL", "liger": "Liger", "ours": "Limbeck"}
+NAMES = {"plain": "plain torch", "trl": "TRL", "liger": "Liger", "lm_eval": "lm-evaluation-harness", "ours": "Limbeck"}
 # SmolLM2-135M: its width and its tokens, and the weights of its 30 layers (two attention projections as wide as the
 # model, two a third as wide, three of the MLP).
 HIDDEN, VOCABULARY = 576, 49_152
 BACKBONE = 30 * HIDDEN * (2 * 576 + 2 * 192 + 3 * 1_536)
+
+# Continuations of a question and the tokens of each, and the tokens that a reply may have.
+CHOICES, CHOICE_TOKENS, REPLY_TOKENS = 4, 8, 48
 
 
 class Row(NamedTuple):
@@ -53,6 +56,8 @@ def page(rows: Sequence[Row]) -> str:
         "HEAD": _head([row for row in rows if row.work == "head"], peaks),
         "STEP": _step([row for row in rows if row.work == "step"], peaks),
         "GROWTH": _growth([row for row in rows if row.work == "growth"]),
+        "SCORING": _asked([row for row in rows if row.work == "scoring"]),
+        "GENERATION": _asked([row for row in rows if row.work == "generation"]),
     }
     text = PAGE
     for name, lines in tables.items():
@@ -156,6 +161,22 @@ def _growth(rows: Sequence[Row]) -> list[str]:
     return _table(columns, lines)
 
 
+def _asked(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    for row in rows:
+        at = parsed(row.setting)
+        lines.append((
+            NAMES[row.contender],
+            at["dtype"],
+            at.get("batch", "its own"),
+            _number(row.seconds, ".1f"),
+            _number(row.supervised_tokens_per_s, ",.0f"),
+            _number(row.peak_mb, ",.0f"),
+            _number(row.relative_error, ".2g"),
+        ))  # fmt: skip
+    return _table(("", "dtype", "batch", "s", "tokens/s", "peak MB", "difference"), lines)
+
+
 def _number(value: float | None, form: str) -> str:
     return "not measured" if value is None else f"{value:{form}}"
 
@@ -174,10 +195,11 @@ def _markdown(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterato
 PAGE = """\
 # Benchmarks
 
-Limbeck beside TRL, Liger and plain torch on the same work. `make bench` installs the peers in environments of their
-own, measures, and writes `benchmarks/results.json` and this page; a stopped run goes on where it was. Every figure is
-the median of its repeats, each in a process of its own on all cores, the contenders in turn. *Extra* memory is how far
-the resident size rose above what it was before, *peak* is that of the whole process; MB are 10⁶ bytes.
+Limbeck beside TRL, Liger, lm-evaluation-harness and plain torch on the same work. `make bench` installs the peers in
+environments of their own, measures, and writes `benchmarks/results.json` and this page; a stopped run goes on where it
+was. Every figure is the median of its repeats, each in a process of its own on all cores, the contenders in turn.
+*Extra* memory is how far the resident size rose above what it was before, *peak* is that of the whole process; MB are
+10⁶ bytes.
 
 ## The machine
 
@@ -211,4 +233,20 @@ peak* counts the multiplications of tokens without padding and of the head at su
 wide. Replies of another length are as many tokens a step.
 
 [GROWTH]
+
+## Scoring
+
+Log-likelihoods by SmolLM2-135M of four continuations of eight tokens behind each of 250 questions, whose lengths are
+log-normal (median 80 tokens, none above 220): 1,000 requests. The harness is its model `hf` at some batch sizes. Tokens
+are those of the continuations. The difference is |got − float64| / |float64| over the scores of the first 16 questions.
+
+[SCORING]
+
+## Generation
+
+Greedy replies of up to 48 tokens to 128 of these questions. Plain torch is transformers' `generate` over padded batches
+in the order of the questions. Tokens are 48 a reply. The difference is the share of the first 16 replies that are not
+what `generate` says in float32 to that question alone.
+
+[GENERATION]
 """

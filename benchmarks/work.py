@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,8 @@ DRAWN = 256
 TOP = 32
 # Of the weight's gradient every 64th row is compared; all of it in float64 would be 226 MB a setting.
 EVERY = 64
+# Questions whose answers are compared with those of plain transformers.
+CHECKED = 16
 
 Setting = dict[str, str]
 Answer = tuple[Tensor, ...]  # the mean loss, its gradient for the hidden states and, for a trainable head, the weight
@@ -138,6 +140,75 @@ def batches(setting: Setting) -> list[list[ChatRow]]:
     # A short first batch sets up the optimizer and the libraries' kernels at little cost.
     timed = [rows[at * size : (at + 1) * size] for at in range(steps)]
     return [sorted(rows[steps * size :], key=lambda row: row.reply_tokens)[:size], *timed]
+
+
+class Choices(NamedTuple):
+    """A question of any length and continuations to choose among."""
+
+    prompt: str
+    choices: tuple[str, ...]
+
+
+def questions(setting: Setting) -> list[Choices]:
+    """So many of the questions as the setting says."""
+    with (FILES / "questions.jsonl").open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return [Choices(row["prompt"], tuple(row["choices"])) for row in rows[: int(setting["prompts"])]]
+
+
+def templated(tokenizer: Any, prompt: str) -> str:
+    """The question in the model's chat template, up to where the reply begins."""
+    turns = [{"role": "user", "content": prompt}]
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+
+def generated(model: Any, tokenizer: Any, prompts: Sequence[str], *, tokens: int) -> list[str]:
+    """Greedy replies to one batch of prompts, padded."""
+    batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+    with torch.inference_mode():
+        ids_BT = model.generate(**batch, max_new_tokens=tokens, do_sample=False)
+    said_BT = ids_BT[:, batch["input_ids"].shape[1] :]
+    return [text.strip() for text in tokenizer.batch_decode(said_BT, skip_special_tokens=True)]
+
+
+def other_texts(texts: Sequence[str], setting: Setting) -> float:
+    """The share of the first replies that are not what `generate` says in float32 to each prompt alone."""
+    file = FILES / f"texts-{setting['reply']}.json"
+    if not file.is_file():
+        model, tokenizer = _opened(torch.float32)
+        prompts = [templated(tokenizer, row.prompt) for row in questions({"prompts": str(CHECKED)})]
+        tokens = int(setting["reply"])
+        alone = [text for one in prompts for text in generated(model, tokenizer, [one], tokens=tokens)]
+        file.write_text(json.dumps(alone), encoding="utf-8")
+    alone = json.loads(file.read_text(encoding="utf-8"))
+    return sum(one.strip() != other for one, other in zip(texts, alone, strict=False)) / min(len(texts), len(alone))
+
+
+def scoring_error(totals: Sequence[float], setting: Setting) -> float:
+    """|got - float64| / |float64| over the scores of the first questions."""
+    file = FILES / "scores.json"
+    if not file.is_file():
+        model, tokenizer = _opened(torch.float64)
+        scores = []
+        for row in questions({"prompts": str(CHECKED)}):
+            asked = tokenizer.encode(templated(tokenizer, row.prompt), add_special_tokens=False)
+            for choice in row.choices:
+                said = tokenizer.encode(choice, add_special_tokens=False)
+                with torch.inference_mode():
+                    logits_TV = model(torch.tensor([asked + said])).logits[0, len(asked) - 1 : -1]
+                scores.append(float(logits_TV.log_softmax(-1).gather(1, torch.tensor(said)[:, None]).sum()))
+        file.write_text(json.dumps(scores), encoding="utf-8")
+    true_N = torch.tensor(json.loads(file.read_text(encoding="utf-8")), dtype=torch.float64)[: len(totals)]
+    got_N = torch.tensor(totals[: len(true_N)], dtype=torch.float64)
+    return float((got_N - true_N).norm() / true_N.norm())
+
+
+def _opened(dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = FILES / "smollm2"
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval(), tokenizer
 
 
 def padded(rows: list[tuple[list[int], list[int]]], *, pad: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from table import parsed
-from work import Setting, batches, relative_error
+from work import Setting, batches, other_texts, questions, relative_error, scoring_error
 
 Figures = dict[str, float | None]
 # Short calls are repeated for a second within a job.
@@ -110,7 +110,22 @@ def _per_step(meter: Meter, tokens: int) -> Figures:
     return {"seconds": seconds / len(meter.laps), "supervised_tokens_per_s": tokens / seconds, **meter.memory()}
 
 
-WORKS = {work.__name__: work for work in (matmul, head, step, growth)}
+def scoring(contender: ModuleType, setting: Setting) -> Figures:
+    """Log-likelihoods of choices behind questions; tokens are those of the choices."""
+    rows, meter = questions(setting), Meter()
+    totals = contender.scoring(setting, rows, meter)
+    return {**_per_step(meter, int(setting["tokens"])), "relative_error": scoring_error(totals, setting)}
+
+
+def generation(contender: ModuleType, setting: Setting) -> Figures:
+    """Greedy replies to questions of many lengths; tokens are those that the longest replies would have."""
+    rows, meter = questions(setting), Meter()
+    texts = contender.generation(setting, rows, meter)
+    figures = _per_step(meter, len(rows) * int(setting["reply"]))
+    return {**figures, "relative_error": other_texts(texts, setting)}
+
+
+WORKS = {work.__name__: work for work in (matmul, head, step, growth, scoring, generation)}
 
 
 def main(name: str) -> None:

@@ -23,7 +23,7 @@ from limbeck.losses.reverse_kl import ReverseKL
 from limbeck.models.head import projected
 from limbeck.models.local import Local
 from limbeck.protocols import Continuation, TopK
-from limbeck.records import Lesson, Message, Prompt
+from limbeck.records import ChoiceRequest, Lesson, Message, Prompt, Request
 from limbeck.training import TrainSettings
 from limbeck.training.batches import LessonEncoder
 from limbeck.training.objective import Objective
@@ -84,11 +84,10 @@ def head(setting: work.Setting) -> work.Call:
 
 def step(setting: work.Setting, batches: list[list[work.ChatRow]], meter: Meter) -> None:
     """The training loop's own step; a live teacher is read beside the student, a cached one has scored all lessons."""
-    model = "smollm2-135m-instruct"
     loss, _ = divergence(float(setting["beta"]))
     given = [[_lesson(row) for row in rows] for rows in batches]
     learner = Student(
-        StudentSettings(model=model, adapter=AdapterSettings(rank=16)),
+        StudentSettings(model=MODEL, adapter=AdapterSettings(rank=16)),
         start_from=None,
         precision=setting["dtype"],
         seed=0,
@@ -97,7 +96,7 @@ def step(setting: work.Setting, batches: list[list[work.ChatRow]], meter: Meter)
     parameters = learner.trainable()
     optimizer = torch.optim.AdamW(parameters, lr=2e-4)
     targets: dict[str, TopK] = {}
-    with Local(model=model, dtype=setting["dtype"]).open() as teacher:
+    with Local(model=MODEL, dtype=setting["dtype"]).open() as teacher:
         live = teacher if setting["teacher"] == "live" else None
         learner.share_with(teacher.weights)
         if live is None:
@@ -119,7 +118,33 @@ def step(setting: work.Setting, batches: list[list[work.ChatRow]], meter: Meter)
 
 
 def _lesson(row: work.ChatRow) -> Lesson:
-    return Lesson(prompt=Prompt(messages=(Message(role="user", content=row.prompt),)), reply=row.reply)
+    return Lesson(prompt=Prompt(messages=_asked(row)), reply=row.reply)
+
+
+def generation(setting: work.Setting, rows: Sequence[work.Choices], meter: Meter) -> list[str]:
+    """What teaching and evaluation ask for replies; the batches are ours."""
+    asked = [Request(messages=_asked(row), max_tokens=int(setting["reply"])) for row in rows]
+    with Local(model=MODEL, dtype=setting["dtype"]).open() as model:
+        list(model.replies(asked[:2]))
+        meter.start()
+        said = {reply.request_id: reply.text for reply in model.replies(asked)}
+        meter.lap()
+    return [said[request.id] for request in asked]
+
+
+def scoring(setting: work.Setting, rows: Sequence[work.Choices], meter: Meter) -> list[float]:
+    """What multiple choice and the decision are measured with."""
+    asked = [ChoiceRequest(messages=_asked(row), choices=row.choices) for row in rows]
+    with Local(model=MODEL, dtype=setting["dtype"]).open() as model:
+        list(model.choice_scores(asked[:1]))
+        meter.start()
+        found = {scores.request_id: scores.total for scores in model.choice_scores(asked)}
+        meter.lap()
+    return [total for request in asked for total in found[request.id]]
+
+
+def _asked(row: work.ChatRow | work.Choices) -> tuple[Message, ...]:
+    return (Message(role="user", content=row.prompt),)
 
 
 class _Laps:

@@ -1,8 +1,9 @@
-"""Plain torch and transformers: the whole logits at once, and a LoRA loop without a teacher (the practical limit)."""
+"""Plain torch and transformers: the whole logits at once, a LoRA loop without a teacher (the practical limit), and
+`generate` over padded batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,8 +57,22 @@ def step(setting: work.Setting, batches: list[list[work.ChatRow]], meter: Meter)
         meter.lap() if number else meter.start()
 
 
+def generation(setting: work.Setting, rows: Sequence[work.Choices], meter: Meter) -> list[str]:
+    """`generate` over padded batches, in the order of the prompts."""
+    tokenizer = AutoTokenizer.from_pretrained(work.FILES / "smollm2", padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(work.FILES / "smollm2", dtype=getattr(torch, setting["dtype"])).eval()
+    size, tokens = int(setting["batch"]), int(setting["reply"])
+    prompts = [work.templated(tokenizer, row.prompt) for row in rows]
+    work.generated(model, tokenizer, prompts[:2], tokens=tokens)
+    meter.start()
+    texts = []
+    for first in range(0, len(prompts), size):
+        texts += work.generated(model, tokenizer, prompts[first : first + size], tokens=tokens)
+    meter.lap()
+    return texts
+
+
 def _ids(tokenizer: AutoTokenizer, row: work.ChatRow) -> tuple[list[int], list[int]]:
-    turns = [{"role": "user", "content": row.prompt}]
-    prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    encoded = [tokenizer.encode(text, add_special_tokens=False) for text in (prompt, row.reply)]
-    return encoded[0], [*encoded[1], tokenizer.eos_token_id]
+    texts = (work.templated(tokenizer, row.prompt), row.reply)
+    prompt, reply = (tokenizer.encode(text, add_special_tokens=False) for text in texts)
+    return prompt, [*reply, tokenizer.eos_token_id]
