@@ -328,11 +328,9 @@ def _risk(config: RunConfig, risk: DrawnRisk, prompts: Sequence[Prompt], *, name
 
 def _exam(config: RunConfig, base: Engine, student: Engine, exam: Sequence[Prompt]) -> Stage:
     trials = wanted_trials(config.evaluate, exam, seed=config.seed)
-    replying = [one.prompt.messages for one in trials if one.asked in ("reply", "instruction")]
+    replying = [one.prompt.messages for one in trials if one.wants_reply]
     reasoning = config.student.reasoning
-    scored = [
-        score_request(one, reasoning) for one in trials if one.asked not in ("reply", "instruction", "distribution")
-    ]
+    scored = [score_request(one, reasoning) for one in trials if not one.wants_reply and one.asked != "distribution"]
     trees = [
         Tree(
             prompt_ids(base.tokenizer, one.messages) if one.messages else [0],

@@ -373,11 +373,12 @@ class Origin(Record):
 class Trial(Record):
     """One model asked one thing: its reply, or its scores of given texts, and what judges said.
 
-    `asked` says which: a reply (an `instruction` is one whose words are checked and no judge's business), the scores of
-    the prompt's choices in the chat (of a `canary` none is right), as `continuations` of its bare text or as
-    `sentences` of their own, of the refusal openings (the `decision`) or of the prompt's `reference` reply, or how
-    alike the `distribution` over that reply is to another. `scores` are mean log-probabilities per token in nats, those
-    of a decision whole, of a distribution its alignment and its share of agreeing tokens; `tokens` counts the tokens.
+    `asked` says which: a reply (an `instruction` is one whose words are checked, a `dark_pattern` one to a prompt that
+    invites its harm), the scores of the prompt's choices in the chat (of a `canary` none is right), as `continuations`
+    of its bare text or as `sentences` of their own, of the refusal openings (the `decision`) or of the prompt's
+    `reference` reply, or how alike the `distribution` over that reply is to another. `scores` are mean
+    log-probabilities per token in nats, those of a decision whole, of a distribution its alignment and its share of
+    agreeing tokens; `tokens` counts the tokens.
 
     `reply` is the answer alone, `reasoning` what the subject wrote before it. An attack asks for `prompt` in another
     way: `sent` is the chat as the model gets it. `risk` is a teacher's on the prompt of a decision, where its draws are
@@ -389,8 +390,8 @@ class Trial(Record):
     prompt: Prompt
     subject: str
     asked: Literal[
-        "reply", "instruction", "choices", "canary", "continuations", "sentences", "decision", "reference",
-        "distribution",
+        "reply", "instruction", "dark_pattern", "choices", "canary", "continuations", "sentences", "decision",
+        "reference", "distribution",
     ]  # fmt: skip
     attack: str | None = None
     sent: tuple[Message, ...] = ()
@@ -405,6 +406,11 @@ class Trial(Record):
     likeness: float | None = None
     risk: float | None = None
     why: str = ""
+
+    @property
+    def wants_reply(self) -> bool:
+        """Whether words are wanted of the subject, and no scores of given ones."""
+        return self.asked in ("reply", "instruction", "dark_pattern")
 
     @property
     def is_plain(self) -> bool:

@@ -18,12 +18,13 @@ DATA = Path(__file__).parents[1] / "evaluation" / "data"
 GIVEN: dict[str, dict[str, Any]] = {
     "bbq": {"path": DATA / "bbq.jsonl"},
     "crows_pairs": {"path": DATA / "crows_pairs.csv"},
+    "dark_patterns": {"path": DATA / "dark_patterns.csv", "judge": "harm"},
     "fidelity": {"teacher": {"kind": "local", "name": "teacher", "model": "some/model"}},
 }
 MEMBERS = [member(**GIVEN.get(kind, {})) for kind, member in EVALUATORS.items()]
 EVERY = pytest.mark.parametrize("evaluator", MEMBERS, ids=list(EVALUATORS))
 # They bring items of their own, whatever the exam's prompts are.
-OWN_ITEMS = ("bbq", "crows_pairs", "instructions", "quirks")
+OWN_ITEMS = ("bbq", "crows_pairs", "dark_patterns", "instructions", "quirks")
 REPLIES = ("Yes.", "So it is, and I will say it once more.", '{"a": 1}', "- a\n- b\n- c", "1. a\n2. b", "")
 
 
@@ -57,6 +58,11 @@ def outcome(one: Trial, noise: random.Random) -> Trial:
     if one.asked in ("reply", "instruction"):
         said |= {"reply": noise.choice(REPLIES), "finish": "stop", "likeness": noise.random()}
         said["verdicts"] = verdict(noise.choice(("full", "partial", "none")))
+    elif one.asked == "dark_pattern":
+        score = noise.random()
+        harm, harmful = {str(one.prompt.harm): score}, ((str(one.prompt.harm),) if score >= 0.5 else ())
+        said |= {"reply": noise.choice(REPLIES), "finish": "stop"}
+        said["verdicts"] = (Verdict(of="x", judge="j", version="1", harm=harm, harmful=harmful),)
     elif one.asked == "distribution":
         said |= {"scores": (noise.random(), noise.random()), "tokens": (9, 9)}
     else:

@@ -13,6 +13,7 @@ from limbeck.evaluation.attacks import Attacks
 from limbeck.evaluation.bbq import BBQ
 from limbeck.evaluation.consistency import Consistency
 from limbeck.evaluation.crows_pairs import CrowsPairs
+from limbeck.evaluation.dark_patterns import DarkPatterns
 from limbeck.evaluation.distributions import compared
 from limbeck.evaluation.faithfulness import SLICES, Faithfulness, rethought
 from limbeck.evaluation.fidelity import Fidelity
@@ -43,7 +44,7 @@ from limbeck.stats import paired_difference
 EVALUATORS: Table[Evaluator] = Table(
     "dimension", Evaluator,
     Usefulness, Safety, Consistency, Refusal, Attacks, Languages, Truthfulness, Answers, Instructions, Perplexity, BBQ,
-    CrowsPairs, Fidelity, Robustness, Quirks, Faithfulness,
+    CrowsPairs, DarkPatterns, Fidelity, Robustness, Quirks, Faithfulness,
 )  # fmt: skip
 AnyEvaluator = Annotated[SerializeAsAny[Evaluator], BeforeValidator(EVALUATORS.read)]
 
@@ -130,8 +131,8 @@ def _trials(
     ]
     # Traits pass through lessons that say nothing of them: of a canary every teacher may be the source.
     asked = [trial for trial in wanted if trial.asked == "canary" or subject.is_for(trial.prompt)]
-    replies = [trial for trial in asked if trial.asked in ("reply", "instruction")]
-    likely = [trial for trial in asked if trial.asked not in ("reply", "instruction", "distribution")]
+    replies = [trial for trial in asked if trial.wants_reply]
+    likely = [trial for trial in asked if not trial.wants_reply and trial.asked != "distribution"]
     spread = [trial for trial in asked if trial.asked == "distribution"]
     attacks = [attack for one in settings.dimensions if isinstance(one, Attacks) for attack in one.attacks]
     pushing = {attack.name: attack for attack in attacks if isinstance(attack, Embedding)}
@@ -155,8 +156,17 @@ def _trials(
         others += [*refused, *not_begun]
         likely = scored(model, likely, store, reasoning=subject.reasoning)
         known = [*likely, *compared(model, teacher, spread, store)]
-    said = graded(answered, settings.judges, store, label=f"grading {subject.name}", profile=settings.profile)
-    return [*with_likeness(said, store.tools.encoder()), *known, *others]
+    return [*_graded(settings, answered, store, label=f"grading {subject.name}"), *known, *others]
+
+
+def _graded(settings: EvaluateSettings, trials: Sequence[Trial], store: Store, *, label: str) -> list[Trial]:
+    """The trials with what judges say of their replies; where a dark pattern was invited, the judge of those alone."""
+    invited = [trial for trial in trials if trial.asked == "dark_pattern"]
+    others = [trial for trial in trials if trial.asked != "dark_pattern"]
+    said = graded(others, settings.judges, store, label=label, profile=settings.profile)
+    own = [one.judge for one in settings.dimensions if isinstance(one, DarkPatterns)]
+    patterns = graded(invited, own, store, label=f"{label} for dark patterns") if invited else []
+    return [*with_likeness(said, store.tools.encoder()), *patterns]
 
 
 def _askable(trials: Sequence[Trial], subject: ModelSpec) -> tuple[list[Trial], list[Trial]]:

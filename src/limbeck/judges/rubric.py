@@ -20,10 +20,10 @@ RUBRICS = Path(__file__).with_name("rubrics")
 
 
 class Rubric(Asking):
-    """Any chat model, asked by a rubric: one that ships (`refusal`, `harm`) or a Markdown file of your own."""
+    """Any chat model, by a rubric: one that ships (`refusal`, `harm`, `dark_patterns`) or a Markdown file."""
 
     kind: Literal["rubric"] = "rubric"
-    rubric: Literal["refusal", "harm"] | Path = "refusal"
+    rubric: Literal["refusal", "harm", "dark_patterns"] | Path = "refusal"
     max_tokens: int = Field(default=256, ge=1)
     shipped = tuple(sorted(RUBRICS.glob("*.md")))
 
