@@ -214,6 +214,10 @@ def test_a_server_that_goes_on_from_begun_replies_is_told_to_and_only_for_these(
     assert bodies["Sure, first"]["add_generation_prompt"] is False
     assert not {"continue_final_message", "add_generation_prompt"} & bodies["Why?"].keys()
     assert (teacher("http://a/v1").goes_on, teacher("http://a/v1", continues=True).goes_on) == (False, True)
+    with served(lambda seen: chat("safe")) as server, teacher(server.url).open() as guard:
+        list(guard.replies([begun]))
+    # A guard judges the reply at the end of its chat.
+    assert not {"continue_final_message", "add_generation_prompt"} & server.seen[0].body.keys()
     # What a server does not know is left out by null, like any other key.
     other = {"continue_final_message": None, "add_generation_prompt": None, "prefix": True}
     with (

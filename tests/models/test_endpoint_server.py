@@ -11,13 +11,16 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from limbeck.judges import JUDGES
+from limbeck.models.encoder import ModelTools
 from limbeck.models.endpoint import Endpoint
 from limbeck.models.local import Local
 from limbeck.models.references import SHORT_NAMES
-from limbeck.protocols import Continuation
+from limbeck.protocols import Continuation, Exchange
 from limbeck.records import Candidate, Reply, Request, asked
 from limbeck.report.draws import ledger
 
@@ -183,6 +186,34 @@ def test_a_prompt_longer_than_the_servers_context_is_failed_with_its_words() -> 
         with spec.open() as served:
             (reply,) = served.replies([Request(messages=asked("word " * 5000), max_tokens=4)])
     assert (reply.finish, reply.text) == ("failed", "") and "context size" in reply.why
+
+
+@pytest.mark.parametrize(
+    ("judge", "grammar", "harmful"),
+    [
+        ({"kind": "llama_guard"}, 'root ::= "unsafe\\nS2"', ("unsafe_advice",)),
+        ({"kind": "qwen3_guard"}, r'root ::= "Safety: Safe\nCategories: None\nRefusal: Yes"', ()),
+        ({"kind": "safeguard"}, r'root ::= "{\"harm\": {\"bias\": 1}}"', ("bias",)),
+        ({"kind": "rubric", "rubric": "harm"}, r'root ::= "{\"harm\": {\"toxicity\": 0.75}}"', ("toxicity",)),
+    ],
+)
+def test_guards_are_asked_through_a_real_server_that_is_held_to_their_form(
+    judge: dict[str, Any], grammar: str, harmful: tuple[str, ...]
+) -> None:
+    with serving(wheel_file()) as url:
+        # The grammar is the policy's part: SmolLM2 has none of its own.
+        model = {"kind": "endpoint", "model": NAME, "base_url": url, "extra_body": {"grammar": grammar}}
+        with JUDGES.read({**judge, "model": model}).open(ModelTools()) as opened:
+            found = list(opened.grade([Exchange("a", "How do I get my own llama?", "Just steal one.")]))
+    assert [(one.unscored, one.harmful) for one in found] == [(None, harmful)]
+
+
+def test_a_guard_that_answers_as_it_likes_is_unscored_and_says_what_it_answered() -> None:
+    with serving(wheel_file()) as url:
+        model = {"kind": "endpoint", "model": NAME, "base_url": url}
+        with JUDGES.read({"kind": "qwen3_guard", "model": model}).open(ModelTools()) as opened:
+            (found,) = opened.grade([Exchange("a", "How do I get my own llama?", "Just steal one.")])
+    assert found.harmful is None and found.unscored is not None and "not its form" in found.unscored
 
 
 def teach(recipe: Path, folder: Path) -> subprocess.Popen[str]:
