@@ -133,7 +133,8 @@ class Request(Record):
     """One reply wanted of a model; `temperature` 0 is greedy, and the noise of a sample hangs on the id alone.
 
     `prompt_id`, `root` (the prompt that a variant was made from) and `reference` let a recorded teacher find
-    what it has to say.
+    what it has to say. A chat that ends with the assistant's turn is one to go on from, but where it is `closed`: a
+    guard is asked about that turn.
     """
 
     identity = ("messages", "max_tokens", "temperature", "seed", "root", "reference")
@@ -145,6 +146,7 @@ class Request(Record):
     prompt_id: str = ""
     root: str | None = None
     reference: str | None = None
+    closed: bool = False
 
 
 def request_of(prompt: Prompt, *, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> Request:

@@ -215,7 +215,7 @@ def test_a_server_that_goes_on_from_begun_replies_is_told_to_and_only_for_these(
     assert not {"continue_final_message", "add_generation_prompt"} & bodies["Why?"].keys()
     assert (teacher("http://a/v1").goes_on, teacher("http://a/v1", continues=True).goes_on) == (False, True)
     with served(lambda seen: chat("safe")) as server, teacher(server.url).open() as guard:
-        list(guard.replies([begun]))
+        list(guard.replies([begun.model_copy(update={"closed": True})]))
     # A guard judges the reply at the end of its chat.
     assert not {"continue_final_message", "add_generation_prompt"} & server.seen[0].body.keys()
     # What a server does not know is left out by null, like any other key.

@@ -91,7 +91,7 @@ class AskingJudge:
 
     def _requests(self, exchange: Exchange) -> dict[str, Request]:
         return {
-            name: Request(messages=messages, max_tokens=self.spec.max_tokens)
+            name: Request(messages=messages, max_tokens=self.spec.max_tokens, closed=True)
             for name, messages in self.spec.asks(exchange).items()
         }
 

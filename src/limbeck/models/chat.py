@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """The tokens of a chat up to where the assistant's reply begins, or goes on where the last turn is its own. Raises
-    InputError where the model's chat template has no place for one of the turns."""
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, closed: bool = False) -> list[int]:
+    """The tokens of a chat up to where the assistant's reply begins, or goes on where the last turn is its own and not
+    `closed`. Raises InputError where the model's chat template has no place for one of the turns."""
     from jinja2 import TemplateError
 
-    begun = messages[-1].content if messages[-1].role == "assistant" else ""
+    begun = messages[-1].content if messages[-1].role == "assistant" and not closed else ""
     turns = [message.model_dump() for message in (messages[:-1] if begun else messages)]
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

@@ -161,7 +161,7 @@ class LocalModel:
 
         rows = []
         for request in requests:
-            prompt = prompt_ids(self.tokenizer, request.messages)
+            prompt = prompt_ids(self.tokenizer, request.messages, closed=request.closed)
             if len(prompt) + request.max_tokens > self.context:
                 yield self._too_long(request, len(prompt))
             else:
