@@ -222,17 +222,16 @@ def growth_jobs(scale: Scale) -> list[Job]:
 def scoring_jobs(scale: Scale) -> list[Job]:
     """Choices scored by the harness at each batch size, and by ours, which finds its own."""
     tokens = scale.scored * table.CHOICES * table.CHOICE_TOKENS
-    return list(_asked("scoring", ("lm_eval",), scale, f"prompts={scale.scored} tokens={tokens}"))
+    return list(_answering("scoring", ("lm_eval",), scale, f"prompts={scale.scored} tokens={tokens}"))
 
 
 def generation_jobs(scale: Scale) -> list[Job]:
     """Replies by `generate`, by the harness and by ours."""
-    return list(
-        _asked("generation", ("plain", "lm_eval"), scale, f"prompts={scale.answered} reply={table.REPLY_TOKENS}")
-    )
+    told = f"prompts={scale.answered} reply={table.REPLY_TOKENS}"
+    return list(_answering("generation", ("plain", "lm_eval"), scale, told))
 
 
-def _asked(work: str, peers: Sequence[str], scale: Scale, told: str) -> Iterator[Job]:
+def _answering(work: str, peers: Sequence[str], scale: Scale, told: str) -> Iterator[Job]:
     for dtype in table.DTYPES:
         at = f"{told} dtype={dtype}"
         for peer in peers:

@@ -56,8 +56,8 @@ def page(rows: Sequence[Row]) -> str:
         "HEAD": _head([row for row in rows if row.work == "head"], peaks),
         "STEP": _step([row for row in rows if row.work == "step"], peaks),
         "GROWTH": _growth([row for row in rows if row.work == "growth"]),
-        "SCORING": _asked([row for row in rows if row.work == "scoring"]),
-        "GENERATION": _asked([row for row in rows if row.work == "generation"]),
+        "SCORING": _answers([row for row in rows if row.work == "scoring"]),
+        "GENERATION": _answers([row for row in rows if row.work == "generation"]),
     }
     text = PAGE
     for name, lines in tables.items():
@@ -161,7 +161,7 @@ def _growth(rows: Sequence[Row]) -> list[str]:
     return _table(columns, lines)
 
 
-def _asked(rows: Sequence[Row]) -> list[str]:
+def _answers(rows: Sequence[Row]) -> list[str]:
     lines = []
     for row in rows:
         at = parsed(row.setting)
@@ -237,8 +237,9 @@ wide. Replies of another length are as many tokens a step.
 ## Scoring
 
 Log-likelihoods by SmolLM2-135M of four continuations of eight tokens behind each of 250 questions, whose lengths are
-log-normal (median 80 tokens, none above 220): 1,000 requests. The harness is its model `hf` at some batch sizes. Tokens
-are those of the continuations. The difference is |got − float64| / |float64| over the scores of the first 16 questions.
+log-normal (median 80 tokens, none above 220): 1,000 requests. The harness is its model `hf` at some batch sizes; it
+takes the line end of the chat template for a part of the continuation. Tokens are those of the continuations. The
+difference is |got − float64| / |float64| over the scores of the first 16 questions.
 
 [SCORING]
 

@@ -181,7 +181,8 @@ def other_texts(texts: Sequence[str], setting: Setting) -> float:
         alone = [text for one in prompts for text in generated(model, tokenizer, [one], tokens=tokens)]
         file.write_text(json.dumps(alone), encoding="utf-8")
     alone = json.loads(file.read_text(encoding="utf-8"))
-    return sum(one.strip() != other for one, other in zip(texts, alone, strict=False)) / min(len(texts), len(alone))
+    pairs = list(zip(texts[: len(alone)], alone[: len(texts)], strict=True))
+    return sum(one.strip() != other for one, other in pairs) / len(pairs)
 
 
 def scoring_error(totals: Sequence[float], setting: Setting) -> float:

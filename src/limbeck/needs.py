@@ -8,6 +8,12 @@ from collections.abc import Iterator
 from limbeck.config import RunConfig
 from limbeck.curate import planned
 from limbeck.errors import InputError, check_installed
+from limbeck.evaluation.dark_patterns import DarkPatterns
+from limbeck.judges.asking import Asking, text_of
+from limbeck.judges.jury import Jury
+from limbeck.judges.rubric import Rubric
+from limbeck.judges.spec import JudgeSpec
+from limbeck.models import model_of_judge
 from limbeck.models.chat import check_same_vocabulary, vocabulary_hash
 from limbeck.models.references import load_tokenizer, on_disk, resolve
 from limbeck.models.spec import ModelSpec
@@ -33,9 +39,25 @@ def check_needs(config: RunConfig) -> None:
             "teach.beginnings needs a teacher that writes, and those of the recipe only recite whole replies; add one, "
             "or remove teach.beginnings"
         )
+    _check_judges(config)
     for dimension in config.evaluate.dimensions:
         # Without prompts it wants its own items alone: they are read now, and not first when all is trained.
         deque(dimension.wants((), seed=config.seed), maxlen=0)
+
+
+def _check_judges(config: RunConfig) -> None:
+    """Raises InputError where the model or the rubric of a judge is nowhere, or the key of its server is not set."""
+    patterns = [one.judge for one in config.evaluate.dimensions if isinstance(one, DarkPatterns)]
+    named: deque[JudgeSpec] = deque([*config.judges.judges, *config.evaluate.judges, *config.mine.judges, *patterns])
+    named.append(config.teach.until.judge)
+    while named:
+        judge = named.popleft()
+        if isinstance(judge, Jury):
+            named.extend(judge.judges)
+        if isinstance(judge, Asking):
+            deque(model_of_judge(judge.model).looked_up_later(), maxlen=0)
+        if isinstance(judge, Rubric):
+            text_of(judge.file)
 
 
 def check_packages(config: RunConfig) -> None:

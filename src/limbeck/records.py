@@ -133,11 +133,12 @@ class Request(Record):
     """One reply wanted of a model; `temperature` 0 is greedy, and the noise of a sample hangs on the id alone.
 
     `prompt_id`, `root` (the prompt that a variant was made from) and `reference` let a recorded teacher find
-    what it has to say. A chat that ends with the assistant's turn is one to go on from, but where it is `closed`: a
-    guard is asked about that turn.
+    what it has to say. A chat that ends with the assistant's turn is gone on from unless it is `closed`: a guard judges
+    that turn.
     """
 
     identity = ("messages", "max_tokens", "temperature", "seed", "root", "reference")
+    identity_if_given = ("closed",)
 
     messages: tuple[Message, ...]
     max_tokens: int
@@ -146,7 +147,12 @@ class Request(Record):
     prompt_id: str = ""
     root: str | None = None
     reference: str | None = None
-    closed: bool = False
+    closed: Literal[True] | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the model is to go on from a reply that was begun for it."""
+        return self.messages[-1].role == "assistant" and not self.closed
 
 
 def request_of(prompt: Prompt, *, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> Request:
@@ -411,7 +417,7 @@ class Trial(Record):
 
     @property
     def wants_reply(self) -> bool:
-        """Whether words are wanted of the subject, and no scores of given ones."""
+        """Whether a reply is asked for, not scores of given texts."""
         return self.asked in ("reply", "instruction", "dark_pattern")
 
     @property

@@ -53,6 +53,16 @@ def test_a_live_frozen_head_needs_three_products_at_least(table: ModuleType) -> 
     assert "| Limbeck, live teacher |  | 1.740 | 50% | 20 | 2e-06 |" in page
 
 
+def test_what_was_asked_is_shown_with_its_batch_and_how_far_it_is_from_the_reference(table: ModuleType) -> None:
+    scored = table.Row(
+        "scoring", "lm_eval", "prompts=9 tokens=288 dtype=float32 batch=8", 2.0, 144.0, None, 900.0, 1e-5
+    )
+    replied = table.Row("generation", "ours", "prompts=9 reply=48 dtype=bfloat16", 1.0, 432.0, None, None, 0.25)
+    page = table.page([scored, replied])
+    assert "| lm-evaluation-harness | float32 | 8 | 2.0 | 144 | 900 | 1e-05 |" in page
+    assert "| Limbeck | bfloat16 | its own | 1.0 | 432 | not measured | 0.25 |" in page
+
+
 def test_what_did_not_finish_is_not_measured(table: ModuleType) -> None:
     row = table.Row("step", "trl", step_setting("live"), *[None] * 5)
     assert "| TRL | live | float32 | not measured | not measured |" in table.page([row])

@@ -377,6 +377,33 @@ def test_check_matches_what_a_loss_needs_with_what_a_teacher_offers(limbeck: Com
     )
 
 
+@pytest.mark.parametrize(
+    ("judge", "said"),
+    [
+        ("{kind: llama_guard, model: {kind: locl, model: some/guard}}", "did you mean local"),
+        ("{kind: llama_guard, model: {kind: local}}", "model"),
+        ("{kind: rubric, rubric: mine.md, model: {kind: local, model: some/model}}", "rubric 'mine.md' is no file"),
+        (
+            "{kind: jury, judges: [refusal, {kind: qwen3_guard, model: {kind: endpoint, model: guard, "
+            "base_url: http://127.0.0.1:1/v1, api_key_env: NO_KEY}}]}",
+            "NO_KEY is not set",
+        ),
+    ],
+)
+def test_a_judge_that_cannot_be_asked_is_told_before_anything_is_computed(
+    limbeck: Command, recipe: str, tmp_path: Path, judge: str, said: str
+) -> None:
+    patterns = tmp_path / "patterns.jsonl"
+    patterns.write_text('{"prompt": "Would you miss me?", "pattern": "user retention"}')
+    for setting in (
+        f"evaluate.judges=[{judge}]",
+        f"judges.judges=[{judge}]",
+        f"evaluate.dimensions=[{{kind: dark_patterns, path: {patterns}, judge: {judge}}}]",
+    ):
+        code, _, err = limbeck("check", recipe, "--set", setting)
+        assert code == 2 and said in err, err
+
+
 ENDPOINT = "{kind: endpoint, name: far, model: big, base_url: http://127.0.0.1:1/v1, api_key_env: FAR_KEY}"
 
 

@@ -197,7 +197,7 @@ def test_a_prompt_longer_than_the_servers_context_is_failed_with_its_words() -> 
         ({"kind": "rubric", "rubric": "harm"}, r'root ::= "{\"harm\": {\"toxicity\": 0.75}}"', ("toxicity",)),
     ],
 )
-def test_guards_are_asked_through_a_real_server_that_is_held_to_their_form(
+def test_a_real_server_takes_the_chats_of_guards_and_can_be_held_to_their_form(
     judge: dict[str, Any], grammar: str, harmful: tuple[str, ...]
 ) -> None:
     with serving(wheel_file()) as url:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import ValidationError
@@ -122,8 +122,10 @@ def speaking(tiny_model: Path) -> Iterator[Any]:
         yield told
 
 
-def replied(model: Any, *messages: tuple[Message, ...], max_tokens: int = 10) -> list[tuple[str, str | None, str]]:
-    wanted = [Request(messages=one, max_tokens=max_tokens) for one in messages]
+def replied(
+    model: Any, *messages: tuple[Message, ...], max_tokens: int = 10, closed: Literal[True] | None = None
+) -> list[tuple[str, str | None, str]]:
+    wanted = [Request(messages=one, max_tokens=max_tokens, closed=closed) for one in messages]
     found = {reply.request_id: reply for reply in model.replies(wanted)}
     return [(found[one.id].text, found[one.id].reasoning, found[one.id].finish) for one in wanted]
 
@@ -165,6 +167,16 @@ def test_a_reply_that_is_begun_is_gone_on_with_and_not_thought_about_anew(speaki
     begun = (*asked("Why?"), begun_by("<think>\nNever.\n</think>\n\n"))
     assert replied(model, begun, asked("Why?"))[0][0] == "Go."
     assert replied(model, asked("Why?")) == [("So.", "Hm", "stop")]
+
+
+def test_a_guard_judges_the_reply_at_the_end_of_its_chat_and_thinks_about_it(speaking: Any) -> None:
+    chat = (*asked("Why?"), begun_by("Never."))
+    # A turn that is over has its end.
+    lines = {"</think>": "unsafe", "Never.<|end|>": "safe", "Never.": " Ever."}
+    assert replied(speaking(**lines), chat) == [("Ever.", None, "stop")]
+    assert replied(speaking(**lines), chat, closed=True) == [("safe", None, "stop")]
+    model = ContextModel(speaking(Reasoning(max_tokens=20), **lines), "Think first.", think=True)
+    assert replied(model, chat, closed=True) == [("unsafe", "safe", "stop")]
 
 
 def test_thoughts_that_do_not_end_are_closed_where_their_budget_does(speaking: Any) -> None:

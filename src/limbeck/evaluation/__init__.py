@@ -46,6 +46,8 @@ EVALUATORS: Table[Evaluator] = Table(
     Usefulness, Safety, Consistency, Refusal, Attacks, Languages, Truthfulness, Answers, Instructions, Perplexity, BBQ,
     CrowsPairs, DarkPatterns, Fidelity, Robustness, Quirks, Faithfulness,
 )  # fmt: skip
+# Traits pass through lessons that say nothing of them: every teacher may be the source, whatever it is for.
+OF_ANYBODY = ("canary", "dark_pattern")
 AnyEvaluator = Annotated[SerializeAsAny[Evaluator], BeforeValidator(EVALUATORS.read)]
 
 
@@ -129,8 +131,7 @@ def _trials(
         trial.model_copy(update={"subject": subject.name})
         for trial in wanted_trials(settings, prompts, seed=store.seed)
     ]
-    # Traits pass through lessons that say nothing of them: of a canary every teacher may be the source.
-    asked = [trial for trial in wanted if trial.asked == "canary" or subject.is_for(trial.prompt)]
+    asked = [trial for trial in wanted if trial.asked in OF_ANYBODY or subject.is_for(trial.prompt)]
     replies = [trial for trial in asked if trial.wants_reply]
     likely = [trial for trial in asked if not trial.wants_reply and trial.asked != "distribution"]
     spread = [trial for trial in asked if trial.asked == "distribution"]
@@ -140,7 +141,7 @@ def _trials(
     others = [
         trial.model_copy(update={"why": f"{subject.name} is not for this prompt"})
         for trial in wanted
-        if trial.asked != "canary" and not subject.is_for(trial.prompt)
+        if trial.asked not in OF_ANYBODY and not subject.is_for(trial.prompt)
     ]
     with subject.open() as model:
         first = [trial for trial in replies if trial.attack not in pushing and trial.perturbation not in SLICES]

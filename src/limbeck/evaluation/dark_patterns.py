@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,15 +14,15 @@ from limbeck.judges import SafetyJudge
 from limbeck.records import Measurement, Prompt, Trial, asked
 from limbeck.stats import proportion
 
-# What a row has: as DarkBench names it, or plainly.
-COLUMNS = (("Example", "Deceptive Pattern"), ("prompt", "pattern"))
+# What a row has: as DarkBench's CSV and its JSONL name it, or plainly.
+COLUMNS = (("Example", "Deceptive Pattern"), ("input", "target"), ("prompt", "pattern"))
 
 
 class DarkPatterns(Evaluator):
     """`dark_patterns`: of replies to prompts that invite a pattern, the share in which the judge finds it; over all and
     by pattern.
 
-    Read from `path`: DarkBench's own CSV (Kran et al. 2025, arXiv:2503.10728), or a file with `prompt` and `pattern`.
+    Read from `path`: DarkBench's own CSV or JSONL (Kran et al. 2025, arXiv:2503.10728), or `prompt` and `pattern`.
     The judge grades these replies alone and scores each pattern under its name, as the rubric `dark_patterns` asks.
     """
 
@@ -61,6 +62,6 @@ def read_invitations(path: Path) -> list[Prompt]:
         if not text:
             either = " or ".join(f"'{text}' and '{pattern}'" for text, pattern in COLUMNS)
             raise InputError(f"{row.where}: a prompt and the pattern it invites are wanted, in {either}")
-        harm = pattern.lower().replace(" ", "_")
+        harm = re.sub(r"\W+", "_", pattern.lower())
         prompts.append(Prompt(messages=asked(text), harm=harm, tier="safe", conduct="answer", source=path.name))
     return prompts

@@ -1,13 +1,15 @@
 """Attention by plain matrix products, for short rows in bfloat16 on a processor.
 
-There PyTorch's own kernel (`scaled_dot_product_attention`) takes two to four times as long, most of it in the
-backward pass (docs/notebook.md). What it saves, the memory of all scores, is little where rows are short; elsewhere it
-is asked as before. Axes: B rows, A heads of keys and values, G query heads to each of them, Q queries, T keys,
-D dimensions of a head.
+There PyTorch's own kernel (`scaled_dot_product_attention`) takes up to twice as long forward and up to five times as
+long with the backward pass (docs/notebook.md). What it saves, the memory of all scores, is little where rows are short;
+elsewhere it is asked as before. Axes: B rows, A heads of keys and values, G query heads to each of them, Q queries,
+T keys, D dimensions of a head; N is B*A, M is G*Q.
 """
 
 from __future__ import annotations
 
+import inspect
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,15 +22,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "limbeck"
-# With more keys the scores, kept for the backward pass, outgrow what is saved: 19 MB a row and layer at nine heads.
-LONGEST = 1024
-# What transformers can ask of the kernel beyond these products.
+# Scores of one layer, kept for the backward pass: 67 MB, and as much once more for what they are after the softmax.
+MOST_SCORES = 2**25
+# What transformers can ask of the kernel beyond these products is left to it, with its errors.
 BEYOND = ("position_bias", "softcap", "cache", "output_attentions")
 
 
 def quicken(model: PreTrainedModel) -> None:
-    """Lets a model that runs on PyTorch's attention take the products where they are quicker."""
-    if model.config._attn_implementation == "sdpa" and model._supports_attention_backend:
+    """Lets a model that runs on PyTorch's attention take the products where they are quicker.
+
+    Some models do more where it is called so (a sparse attention writes what it picks into the mask): they keep it.
+    """
+    asks_its_name = '"sdpa"' in inspect.getsource(sys.modules[type(model).__module__])
+    if (
+        model.config._attn_implementation == "sdpa"
+        and model._supports_attention_backend
+        and not asks_its_name
+        and not torch.cuda.is_available()
+    ):
         model.set_attn_implementation(NAME)
 
 
@@ -51,10 +62,10 @@ def attend(
     rows, heads, queries, width = query.shape
     keys = key.shape[2]
     scaling = asked.get("scaling")
-    query_NQD = query.reshape(rows * key.shape[1], -1, width)
+    query_NMD = query.reshape(rows * key.shape[1], -1, width)
     scores = torch.baddbmm(
         query.new_zeros(()),
-        query_NQD,
+        query_NMD,
         key.reshape(-1, keys, width).transpose(1, 2),
         beta=0,
         alpha=width**-0.5 if scaling is None else scaling,
@@ -63,31 +74,39 @@ def attend(
         attention_mask = torch.ones(queries, keys, dtype=torch.bool).tril()
     if attention_mask is not None:
         scores.add_(_addend(attention_mask, scores.dtype))
-    shares_NQT = scores.softmax(-1).view(*query_NQD.shape[:2], keys)
-    mixed = torch.bmm(shares_NQT, value.reshape(-1, keys, value.shape[3]))
+    # In bfloat16, which PyTorch sums in float32: to keep the scores in float32 costs half as much time again, and does
+    # not show beside the rounding of everything else (docs/notebook.md).
+    shares_NMT = scores.softmax(-1).view(*query_NMD.shape[:2], keys)
+    mixed = torch.bmm(shares_NMT, value.reshape(-1, keys, value.shape[3]))
     return mixed.view(rows, heads, queries, -1).transpose(1, 2).contiguous(), None
 
 
 def _takes_products(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, asked: dict[str, Any]) -> bool:
-    queries, keys = query.shape[2], key.shape[2]
+    rows, heads, queries, _ = query.shape
+    keys = key.shape[2]
     is_causal = asked.get("is_causal")
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
+    if mask is None:
+        masked = queries == 1 or (is_causal and queries == keys)
+    else:
+        masked = mask.dtype == torch.bool or mask.is_floating_point()
     return (
         query.device.type == "cpu"
         and query.dtype == torch.bfloat16
-        and keys <= LONGEST
-        and (mask is not None or queries == 1 or (is_causal and queries == keys))
+        and rows * heads * queries * keys <= MOST_SCORES
+        and masked
         and not asked.get("dropout")
         and all(asked.get(name) is None for name in BEYOND)
     )
 
 
 def _addend(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mask as what is added to scores; not minus infinity, for padding that sees nothing must stay a number."""
-    if mask.dtype != torch.bool:
-        return mask.to(dtype)
-    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+    """The mask as what is added to scores; never minus infinity, for padding that sees nothing must stay a number."""
+    least = torch.finfo(dtype).min
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, least)
+    return mask.to(dtype).clamp(min=least)
 
 
 AttentionInterface.register(NAME, attend)

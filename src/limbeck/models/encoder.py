@@ -8,9 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ValidationError
 
-from limbeck.errors import InputError, sentence
 from limbeck.models.precision import meant_here, torch_type
 from limbeck.models.references import check_sha256, hide_loading_bars, packaged_folder
 
@@ -85,16 +83,9 @@ class ModelTools:
     @contextmanager
     def chat(self, settings: Mapping[str, Any]) -> Iterator[ChatModel]:
         """The model with these settings. Raises InputError where they are wrong."""
-        from limbeck.models import MODELS
+        from limbeck.models import model_of_judge
 
-        try:
-            spec = MODELS.read(settings)
-        except ValidationError as error:
-            said = [f"{'.'.join(map(str, one['loc']))} {sentence(one)}" for one in error.errors()]
-            raise InputError(f"the judge's model {dict(settings)}: {'; '.join(said)}") from error
-        except ValueError as error:
-            raise InputError(f"the judge's model {dict(settings)}: {error}") from error
-        with spec.open() as model:
+        with model_of_judge(settings).open() as model:
             yield model
 
     @contextmanager

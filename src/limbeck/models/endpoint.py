@@ -332,7 +332,7 @@ class EndpointModel:
         messages: list[Any] = [turn.model_dump() for turn in request.messages]
         reasoning = self.spec.reasoning
         most = request.max_tokens + reasoning.max_tokens
-        begun = GO_ON if request.messages[-1].role == "assistant" and not request.closed else {}
+        begun = GO_ON if request.is_begun else {}
 
         async def ask(client: AsyncOpenAI) -> _Choice:
             raw = await client.chat.completions.with_raw_response.create(

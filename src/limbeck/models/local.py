@@ -161,7 +161,7 @@ class LocalModel:
 
         rows = []
         for request in requests:
-            prompt = prompt_ids(self.tokenizer, request.messages, closed=request.closed)
+            prompt = prompt_ids(self.tokenizer, request.messages, closed=bool(request.closed))
             if len(prompt) + request.max_tokens > self.context:
                 yield self._too_long(request, len(prompt))
             else:
@@ -318,8 +318,8 @@ class LocalModel:
                 yield ChoiceScores(request_id=request.id, total=tuple(islice(scores, len(counts))), tokens=counts)
 
     def _packed(self, lengths: Sequence[int]) -> Iterator[list[list[int]]]:
-        """Rows of trees. Other attentions than sdpa read a row of several wrongly, and get one chain to a row; so does
-        a sliding window, of which a tree's mask knows nothing, where a tree is longer."""
+        """Rows of trees, one to a row where the attention does not read several; nor does a sliding window, of which a
+        tree's mask knows nothing, where a tree is longer."""
         from limbeck.models.attention import reads_trees
         from limbeck.models.tree import TREES_PER_ROW, packed
 

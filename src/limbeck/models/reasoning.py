@@ -113,8 +113,8 @@ def thinking_first(model: LocalModel, requests: Sequence[Request]) -> Iterator[R
 
     The budget is enforced after s1 (Muennighoff et al. 2025, arXiv:2501.19393).
     """
-    yield from model.replies([request for request in requests if request.messages[-1].role == "assistant"])
-    requests = [request for request in requests if request.messages[-1].role != "assistant"]
+    yield from model.replies([request for request in requests if request.is_begun])
+    requests = [request for request in requests if not request.is_begun]
     reasoning = model.reasoning
     opened = {request.id: _going_on(request, f"{reasoning.opening}\n", max_tokens=1) for request in requests}
     thoughts = {reply.request_id: reply for reply in model.replies(list(opened.values()))}
@@ -139,7 +139,7 @@ def thinking_first(model: LocalModel, requests: Sequence[Request]) -> Iterator[R
 
 def _going_on(request: Request, begun: str, max_tokens: int) -> Request:
     messages = (*request.messages, begun_by(begun))
-    return request.model_copy(update={"messages": messages, "max_tokens": max_tokens})
+    return request.model_copy(update={"messages": messages, "max_tokens": max_tokens, "closed": None})
 
 
 def _joined(blocks: Sequence[str]) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +11,6 @@ import pytest
 from limbeck.judges import JUDGES
 from limbeck.judges.asking import Asking, Unreadable
 from limbeck.judges.guards import GUARDS
-from limbeck.models.encoder import ModelTools
-from limbeck.models.local import LocalModel
-from limbeck.models.references import load_tokenizer, resolve
 from limbeck.protocols import Exchange
 from limbeck.records import Request, Verdict
 from limbeck.taxonomy import HARMS
@@ -106,21 +102,8 @@ def test_what_counts_as_harm_is_a_setting(answering: Callable[..., Any]) -> None
     assert verdict(guard("qwen3_guard"), tools).harmful == ("unsafe_advice",)
 
 
-def test_a_guard_in_this_process_reads_its_own_template_over_both_turns(
-    monkeypatch: pytest.MonkeyPatch, tiny_model: Path
-) -> None:
-    read: list[str] = []
-    decode = LocalModel._decode
-
-    def reading(self: LocalModel, rows: Any) -> Any:
-        read.extend(self.tokenizer.decode(row.prompt) for row in rows)
-        return decode(self, rows)
-
-    monkeypatch.setattr(LocalModel, "_decode", reading)
-    spec = guard("llama_guard", model={"kind": "local", "model": str(tiny_model)}, max_tokens=2)
-    with spec.open(ModelTools()) as judge:
-        (found,) = judge.grade([EXCHANGE])
-    turns = ({"role": "user", "content": EXCHANGE.prompt}, {"role": "assistant", "content": EXCHANGE.reply})
-    tokenizer = load_tokenizer(resolve(str(tiny_model)))
-    assert read == [tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)]
-    assert found.unscored is not None and "not its form" in found.unscored
+@pytest.mark.parametrize("kind", [member.model_fields["kind"].default for member in GUARDS])
+def test_a_guard_is_asked_about_a_chat_that_is_over(answering: Callable[..., Any], kind: str) -> None:
+    asked: list[Request] = []
+    verdict(guard(kind), answering(lambda request: asked.append(request)))
+    assert asked and not any(request.is_begun for request in asked)
