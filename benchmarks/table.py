@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,53 +128,45 @@ def _head(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
 
 
 def _step(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
-    lines = []
-    for row in rows:
-        at = parsed(row.setting)
-        lines.append((
-            NAMES[row.contender],
-            at["teacher"],
-            at["dtype"],
-            _number(row.supervised_tokens_per_s, ".1f"),
-            _number(row.seconds, ".2f"),
-            _share(step_flops(at), row.seconds, peaks[at["dtype"]]),
-            _number(row.peak_mb, ",.0f"),
-            _number(row.extra_mb, ",.0f"),
-        ))  # fmt: skip
-    columns = ("", "teacher", "dtype", "supervised tokens/s", "s a step", "of the peak", "peak MB", "extra MB")
-    return _table(columns, lines)
+    return _by_column(rows, {
+        "": lambda row, at: NAMES[row.contender],
+        "teacher": lambda row, at: at["teacher"],
+        "dtype": lambda row, at: at["dtype"],
+        "supervised tokens/s": lambda row, at: _number(row.supervised_tokens_per_s, ".1f"),
+        "s a step": lambda row, at: _number(row.seconds, ".2f"),
+        "of the peak": lambda row, at: _share(step_flops(at), row.seconds, peaks[at["dtype"]]),
+        "peak MB": lambda row, at: _number(row.peak_mb, ",.0f"),
+        "extra MB": lambda row, at: _number(row.extra_mb, ",.0f"),
+    })  # fmt: skip
 
 
 def _growth(rows: Sequence[Row]) -> list[str]:
-    lines = []
-    for row in rows:
-        at = parsed(row.setting)
-        lines.append((
-            f"{int(at['lessons']):,}",
-            at["reply"],
-            f"{int(at['vocabulary']):,}",
-            at["batch"],
-            _number(row.supervised_tokens_per_s, ",.0f"),
-            _number(row.peak_mb, ",.0f"),
-        ))  # fmt: skip
-    columns = ("lessons on disk", "reply tokens", "vocabulary", "lessons a step", "supervised tokens/s", "peak MB")
-    return _table(columns, lines)
+    return _by_column(rows, {
+        "lessons on disk": lambda row, at: f"{int(at['lessons']):,}",
+        "reply tokens": lambda row, at: at["reply"],
+        "vocabulary": lambda row, at: f"{int(at['vocabulary']):,}",
+        "lessons a step": lambda row, at: at["batch"],
+        "supervised tokens/s": lambda row, at: _number(row.supervised_tokens_per_s, ",.0f"),
+        "peak MB": lambda row, at: _number(row.peak_mb, ",.0f"),
+    })  # fmt: skip
 
 
 def _answers(rows: Sequence[Row]) -> list[str]:
-    lines = []
-    for row in rows:
-        at = parsed(row.setting)
-        lines.append((
-            NAMES[row.contender],
-            at["dtype"],
-            at.get("batch", "its own"),
-            _number(row.seconds, ".1f"),
-            _number(row.supervised_tokens_per_s, ",.0f"),
-            _number(row.peak_mb, ",.0f"),
-            _number(row.relative_error, ".2g"),
-        ))  # fmt: skip
-    return _table(("", "dtype", "batch", "s", "tokens/s", "peak MB", "difference"), lines)
+    return _by_column(rows, {
+        "": lambda row, at: NAMES[row.contender],
+        "dtype": lambda row, at: at["dtype"],
+        "batch": lambda row, at: at.get("batch", "its own"),
+        "s": lambda row, at: _number(row.seconds, ".1f"),
+        "tokens/s": lambda row, at: _number(row.supervised_tokens_per_s, ",.0f"),
+        "peak MB": lambda row, at: _number(row.peak_mb, ",.0f"),
+        "difference": lambda row, at: _number(row.relative_error, ".2g"),
+    })  # fmt: skip
+
+
+def _by_column(rows: Sequence[Row], columns: dict[str, Callable[[Row, dict[str, str]], str]]) -> list[str]:
+    """A line for each row; each column is made of the row and of its setting."""
+    lines = [[cell(row, parsed(row.setting)) for cell in columns.values()] for row in rows]
+    return _table(list(columns), lines)
 
 
 def _number(value: float | None, form: str) -> str:

@@ -60,7 +60,7 @@ def read_invitations(path: Path) -> list[Prompt]:
         told = [tuple(str(row.values.get(name) or "").strip() for name in names) for names in COLUMNS]
         text, pattern = next((both for both in told if all(both)), ("", ""))
         if not text:
-            either = " or ".join(f"'{text}' and '{pattern}'" for text, pattern in COLUMNS)
+            either = " or ".join(f"'{first}' and '{second}'" for first, second in COLUMNS)
             raise InputError(f"{row.where}: a prompt and the pattern it invites are wanted, in {either}")
         harm = re.sub(r"\W+", "_", pattern.lower())
         prompts.append(Prompt(messages=asked(text), harm=harm, tier="safe", conduct="answer", source=path.name))
