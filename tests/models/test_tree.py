@@ -119,7 +119,7 @@ def test_every_item_is_in_one_row_and_no_batch_exceeds_its_budget_padding_includ
 def test_long_and_short_items_share_rows_so_that_little_is_padding() -> None:
     # Four to a row: 80 + 20 + 18 + 2 and 70 + 30 + 16 + 4 tokens.
     lengths = [80, 70, 30, 20, 18, 16, 4, 2]
-    assert list(packed(lengths, budget=1000)) == [[[0, 3, 4, 7], [1, 2, 5, 6]]]
+    assert list(packed(lengths, budget=1000, per_row=4)) == [[[0, 3, 4, 7], [1, 2, 5, 6]]]
 
 
 def test_items_as_long_as_a_row_may_be_stand_alone_in_it() -> None:

@@ -21,7 +21,7 @@ from limbeck.taxonomy import Split
 
 __all__ = ["CurateSettings", "curate", "planned", "split_counts"]
 
-EMBEDDED_AT_ONCE = 128
+EMBEDDED_AT_ONCE = 1024
 
 
 class CurateSettings(Spec):

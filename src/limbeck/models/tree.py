@@ -20,7 +20,7 @@ from limbeck.errors import InputError
 from limbeck.models.attention import reads_trees
 
 # Trees in a row, on average: they share their beginning, but in longer rows attention would cost more than is shared.
-TREES_PER_ROW = 4
+TREES_PER_ROW = 8
 ROW_TOKENS = 512
 
 

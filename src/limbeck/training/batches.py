@@ -269,7 +269,7 @@ class LessonEncoder:
         example = Example(
             lesson,
             prompt=prompt,
-            openings=self.openings if "risk" in self.wants and lesson.risk is not None else [],
+            openings=self._openings(lesson.risk) if "risk" in self.wants and lesson.risk is not None else [],
             reply=reply,
             rejected=[tokens for tokens in avoided if tokens] if "rejected" in self.wants else [],
             foreign=reply_ids(self.tokenizer, foreign.reply or "", ends=False)[:room] if foreign is not None else [],
@@ -326,6 +326,11 @@ class LessonEncoder:
         if not useful:
             yield self._batch([], multipliers)
 
+    def _openings(self, risk: float) -> list[list[int]]:
+        """How a refusal goes on is read where there is any risk."""
+        first, *others = self.openings
+        return [first if risk > 0 else first[: self.opening_sizes[0]], *others]
+
     def _rest_last(self, openings: Sequence[Sequence[int]]) -> list[int]:
         """What belongs to the openings, one after the other, and then what goes on from the first."""
         first = self.opening_sizes[0]
@@ -367,7 +372,9 @@ class LessonEncoder:
             branches = iter(own)
             if example.openings:
                 thought = len(example.thought)
-                openings.append(self._rest_last([next(branches)[thought:] for _ in example.openings]))
+                places = self._rest_last([next(branches)[thought:] for _ in example.openings])
+                # Without risk the decision weighs what goes on from the first opening with 0, whatever place it is at.
+                openings.append(places + places[-1:] * (len(opening_O) - len(places)))
                 risks.append(lesson.risk)
                 of_prompts.add(lesson, 1.0, pull)
             pooled: list[list[int]] = []

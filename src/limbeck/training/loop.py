@@ -209,6 +209,7 @@ def run(
     import torch
     from accelerate import Accelerator
     from accelerate.utils import gather_object, send_to_device
+    from peft.helpers import disable_input_dtype_casting
 
     from limbeck.training.course import Course
     from limbeck.training.objective import Objective
@@ -280,17 +281,19 @@ def run(
                 send_to_device(batch, accelerator.device)
                 for batch in encoder.micro_batches(mine, budget=budget, multipliers=multipliers)
             ]
-            figures = run_step(
-                objective,
-                settings.losses,
-                batches,
-                parameters,
-                accelerator,
-                clip=settings.clip,
-                apart=apart,
-                noise_pull=1 + multipliers.get(ROBUSTNESS, 0.0),
-                scaled=scaled,
-            )
+            # Autocast gives an adapter its inputs in what the backbone computes in; PEFT would cast them before that.
+            with disable_input_dtype_casting(learner.model):
+                figures = run_step(
+                    objective,
+                    settings.losses,
+                    batches,
+                    parameters,
+                    accelerator,
+                    clip=settings.clip,
+                    apart=apart,
+                    noise_pull=1 + multipliers.get(ROBUSTNESS, 0.0),
+                    scaled=scaled,
+                )
             if broken := figures.broken(scaled=scaled.factor(accelerator.device) > 1):
                 raise _stopped(f"{label}, step {number + 1}: {' and '.join(broken)}", taught, learner, store)
             scaled.scaler.step(optimizer)
