@@ -165,7 +165,8 @@ def _answers(rows: Sequence[Row]) -> list[str]:
 
 def _by_column(rows: Sequence[Row], columns: dict[str, Callable[[Row, dict[str, str]], str]]) -> list[str]:
     """A line for each row; each column is made of the row and of its setting."""
-    lines = [[cell(row, parsed(row.setting)) for cell in columns.values()] for row in rows]
+    settings = [(row, parsed(row.setting)) for row in rows]
+    lines = [[cell(row, at) for cell in columns.values()] for row, at in settings]
     return _table(list(columns), lines)
 
 

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from limbeck.judges.spec import JudgeSpec
-from limbeck.protocols import ChatModel, Exchange, Grading, Judge, JudgeSettings, ModelSettings, Tools
+from limbeck.protocols import ChatModel, Exchange, Grading, Judge, JudgeSettings, ModelSettings, Store, Tools
 from limbeck.records import Verdict
 from limbeck.taxonomy import Refused
 from limbeck.workspace import Kept, Silent, StageStore
@@ -83,7 +83,7 @@ class FakeTools:
         return model.open()
 
     @contextmanager
-    def grading(self, judge: JudgeSettings) -> Iterator[Grading]:
+    def grading(self, judge: JudgeSettings, *, store: Store | None = None) -> Iterator[Grading]:
         with judge.open(self) as opened:  # type: ignore[arg-type]
             yield opened.grade
 

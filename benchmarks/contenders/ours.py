@@ -111,7 +111,8 @@ def step(setting: work.Setting, batches: list[list[work.ChatRow]], meter: Meter)
         for number, lessons in enumerate(given):
             examples = [encoder.example(lesson) for lesson in lessons]
             micro = list(encoder.micro_batches(examples, budget=TrainSettings().micro_batch_tokens))
-            run_step(objective, (loss,), micro, parameters, accelerator, clip=1.0)
+            with learner.without_casts():
+                run_step(objective, (loss,), micro, parameters, accelerator, clip=1.0)
             optimizer.step()
             optimizer.zero_grad()
             meter.lap() if number else meter.start()

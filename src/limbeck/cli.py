@@ -587,10 +587,13 @@ class _Bars:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def show_figures(self, scorecards: Sequence[Scorecard], on: str) -> None:
-        """The figures that decide, then attacks where there were any, those that work best on this subject first."""
-        from limbeck.report.headline import as_rich, attacks, headline
+        """The figures that decide, those of each harm, then attacks where there were any, those that work best on this
+        subject first."""
+        from limbeck.report.headline import all_harms, as_rich, attacks, headline
 
         self.console.print(as_rich(headline(scorecards)))
+        if (harms := all_harms(scorecards)).columns:
+            self.console.print(as_rich(harms, "Harm by harm"))
         if (attacked := attacks(scorecards, on)).columns:
             self.console.print(as_rich(attacked, "Attack success"))
 

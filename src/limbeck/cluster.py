@@ -26,6 +26,7 @@ from limbeck.protocols import (
     Keeping,
     ModelSettings,
     RewardModel,
+    Store,
     Target,
 )
 from limbeck.records import Reply, Request, Verdict
@@ -79,14 +80,14 @@ class ClusterTools:
         yield ModelOfWorkers(self, model.open)
 
     @contextmanager
-    def grading(self, judge: JudgeSettings) -> Iterator[Grading]:
+    def grading(self, judge: JudgeSettings, *, store: Store | None = None) -> Iterator[Grading]:
         """What the judge says, on the workers or here. Raises Unreachable where there is no cluster."""
 
         def grade(exchanges: Sequence[Exchange]) -> Iterator[Verdict]:
             if judge.shareable and len(exchanges) > PART_EXCHANGES:
                 yield from self._graded(judge, exchanges)
                 return
-            with judge.open(self.here) as opened:
+            with judge.open(self.here.keeping(store)) as opened:
                 yield from opened.grade(exchanges)
 
         yield grade

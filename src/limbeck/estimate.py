@@ -210,7 +210,7 @@ class Engine(NamedTuple):
         tokens = max(tokens for tokens, _ in batches)
         size = torch_type(settings.precision).itemsize
         held = sizes.parameters * size + sizes.adapter * 4 * ADAPTER_COPIES
-        # An input in the backbone's type, and the adapter's own work in float32.
+        # An input in the backbone's type, and what the adapter makes of it.
         return cost._replace(memory=held + tokens * sizes.kept * (size + 2) + PROJECTED_LOGITS * LOGIT_BYTES)
 
     def embedding(self, texts: Sequence[str]) -> Cost:

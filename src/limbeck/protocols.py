@@ -264,8 +264,8 @@ class Tools(Protocol):
     def opened(self, model: ModelSettings) -> AbstractContextManager[ChatModel]:
         """The model, in this process or a SharedModel, until the block ends."""
 
-    def grading(self, judge: JudgeSettings) -> AbstractContextManager[Grading]:
-        """What the judge says, until the block ends."""
+    def grading(self, judge: JudgeSettings, *, store: Store | None = None) -> AbstractContextManager[Grading]:
+        """What the judge says, until the block ends; what its model replies in this process is kept in the store."""
 
     def encoder(self) -> Encoder: ...
 

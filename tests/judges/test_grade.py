@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 import pytest
 
+from limbeck.judges import JUDGES
 from limbeck.judges.grade import as_expected, handled_safely, verdicts
 from limbeck.judges.spec import JudgeSpec
 from limbeck.models.encoder import ModelTools
-from limbeck.protocols import Exchange, Tools
-from limbeck.records import Verdict
+from limbeck.models.scripted import ScriptedModel
+from limbeck.protocols import Exchange, Store, Tools
+from limbeck.records import Reply, Request, Verdict
 from limbeck.taxonomy import Conduct, Refused
 
 HERE = ModelTools()
@@ -61,6 +63,23 @@ def test_every_judge_grades_every_exchange_in_order() -> None:
 def test_only_the_judge_that_grades_is_open() -> None:
     list(verdicts([Scripted(called="x"), Scripted(called="y")], TWO, HERE))
     assert opened == []
+
+
+def test_what_a_judge_asked_its_model_is_not_asked_again(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    asked: list[str] = []
+
+    def replies(self: ScriptedModel, requests: Sequence[Request]) -> Iterator[Reply]:
+        asked.extend(request.messages[-1].content for request in requests)
+        yield from real(self, requests)
+
+    real = ScriptedModel.replies
+    monkeypatch.setattr(ScriptedModel, "replies", replies)
+    says = {"kind": "scripted", "script": [{"say": ['{"refused": "full"}']}]}
+    judge = JUDGES.read({"kind": "rubric", "model": says})
+    more = [Exchange("c", "Tell me two jokes.", "No."), *TWO]
+    found = [list(verdicts([judge], some, HERE, store=store)) for some in (TWO, more)]
+    assert [[one.of for one in some] for some in found] == [["a", "b"], ["c", "a", "b"]]
+    assert found[0] == found[1][1:] and len(asked) == len(set(asked)) == 3
 
 
 def test_a_judge_that_skips_an_exchange_is_a_bug() -> None:

@@ -122,5 +122,12 @@ def test_long_and_short_items_share_rows_so_that_little_is_padding() -> None:
     assert list(packed(lengths, budget=1000, per_row=4)) == [[[0, 3, 4, 7], [1, 2, 5, 6]]]
 
 
+@pytest.mark.parametrize(("lengths", "budget"), [([200] * 3, 600), ([60] * 17, 1024), ([64] * 9, 600)])
+def test_rows_of_unlike_length_stay_within_the_budget_too(lengths: list[int], budget: int) -> None:
+    batches = list(packed(lengths, budget=budget))
+    assert sorted(item for rows in batches for row in rows for item in row) == list(range(len(lengths)))
+    assert all(len(rows) * max(sum(lengths[item] for item in row) for row in rows) <= budget for rows in batches)
+
+
 def test_items_as_long_as_a_row_may_be_stand_alone_in_it() -> None:
     assert list(packed([ROW_TOKENS, ROW_TOKENS], budget=10_000)) == [[[0], [1]]]

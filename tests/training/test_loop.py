@@ -30,6 +30,7 @@ from limbeck.losses.spec import Loss
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.models.context import PrivilegedContext
 from limbeck.models.local import Local
+from limbeck.models.precision import Precision
 from limbeck.models.references import load_merged, resolve
 from limbeck.models.scripted import Line, Scripted
 from limbeck.records import Checkpoint, Lesson, Prompt, asked
@@ -446,13 +447,24 @@ def test_figures_are_handed_to_a_tracker_too(store: StageStore, tiny_model: Path
     assert seen == [(row["step"], row["losses"]["cross_entropy"]) for row in rows(store)]
 
 
-def test_layers_that_are_computed_anew_change_nothing(store: StageStore, tiny_model: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_layers_that_are_computed_anew_change_nothing(
+    store: StageStore, tiny_model: Path, precision: Precision
+) -> None:
     losses = (*ALL_LOSSES, Drift(), PromptContrast(layers=(1,)), NoiseConsistency(noise=Noise(on="embedding")))
     for folder, anew in (("kept", False), ("anew", True)):
-        one = settings(losses=losses, gradient_checkpointing=anew)
+        one = settings(losses=losses, gradient_checkpointing=anew, precision=precision)
         train(one, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=at(store, folder))
     for one, other in zip(rows(at(store, "kept")), rows(at(store, "anew")), strict=True):
         assert other["losses"] == pytest.approx(one["losses"], abs=1e-5)
+
+
+def test_an_adapter_that_has_learnt_nothing_changes_nothing_in_half_precision(
+    store: StageStore, tiny_model: Path
+) -> None:
+    few = settings(losses=(Drift(),), precision="bfloat16", max_steps=1)
+    train(few, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=store)
+    assert rows(store)[0]["losses"]["drift"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_noise_inside_of_a_layer_that_is_computed_anew_is_refused() -> None:

@@ -537,16 +537,18 @@ def test_openings_that_do_not_count_are_not_read(learner: Student) -> None:
     assert len(encoder.example(FOUR[0]).openings) == 5
 
 
-def test_how_a_refusal_goes_on_is_read_only_where_there_is_a_risk(learner: Student) -> None:
-    loss = Decision(refuse_with="I can't help you")
-    due, harmless = lesson("Why?", reply=None, risk=1.0), lesson("What is up?", reply=None, risk=0.0)
+@pytest.mark.parametrize("openings", [1, len(REFUSAL_OPENINGS)])
+@pytest.mark.parametrize("risk", [0.2, 1.0])
+def test_how_a_refusal_goes_on_is_read_only_where_there_is_a_risk(learner: Student, openings: int, risk: float) -> None:
+    loss = Decision(refuse_with="I can't help you", openings=openings)
+    due, harmless = lesson("Why?", reply=None, risk=risk), lesson("What is up?", reply=None, risk=0.0)
     encoder = LessonEncoder(learner.tokenizer, {}, losses=[loss], context=learner.context)
-    (longer, *others), (shorter, *same) = (encoder.example(one).openings for one in (due, harmless))
-    assert longer[: len(shorter)] == shorter and len(longer) > len(shorter) and others == same
+    (longer, *others), (shorter, *same_others) = (encoder.example(one).openings for one in (due, harmless))
+    assert longer[: len(shorter)] == shorter and len(longer) > len(shorter) and others == same_others
     both, gradient = step(learner, [loss], [due, harmless])
     alone = [step(learner, [loss], [one]) for one in (due, harmless)]
     assert both.losses["decision"] == pytest.approx(sum(one.losses["decision"] for one, _ in alone) / 2, rel=1e-4)
-    torch.testing.assert_close(gradient, sum(one for _, one in alone) / 2, rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(gradient, sum(one for _, one in alone) / 2, rtol=1e-3, atol=1e-6)
 
 
 def test_a_reply_to_compare_with_is_cut_where_the_context_ends(learner: Student) -> None:

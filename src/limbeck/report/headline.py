@@ -197,6 +197,16 @@ def by_harm(scorecards: Sequence[Scorecard]) -> dict[str, Headline]:
     }
 
 
+def all_harms(scorecards: Sequence[Scorecard]) -> Headline:
+    """The tables of all harms as one."""
+    columns = [
+        replace(column, title=f"{column.title}: {harm.replace('_', ' ')}")
+        for harm, table in by_harm(scorecards).items()
+        for column in table.columns
+    ]
+    return figures(scorecards, columns)
+
+
 def consistency(scorecards: Sequence[Scorecard]) -> Headline:
     """The share of unchanged decisions under each perturbation."""
     kinds = dict.fromkeys(

@@ -85,9 +85,8 @@ def _candidate(
 def not_accepted(settings: TeachSettings, drawn: Sequence[Candidate], store: Store) -> list[Prompt]:
     """The prompts of these draws whose reply the judge does not take."""
     said = [one for one in drawn if one.finish in ("stop", "length")]
-    graded = verdicts(
-        [settings.until.judge], [Exchange(one.id, one.prompt.text, one.reply) for one in said], store.tools
-    )
+    exchanges = [Exchange(one.id, one.prompt.text, one.reply) for one in said]
+    graded = verdicts([settings.until.judge], exchanges, store.tools, store=store)
     accepted = {
         one.prompt.id
         for one, verdict in zip(said, graded, strict=True)

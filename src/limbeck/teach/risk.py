@@ -31,7 +31,7 @@ def draw_risk(settings: DrawnRisk, teacher: ModelSpec, prompts: Sequence[Prompt]
         for at, reply in enumerate(replies)
         if reply.answer is not None
     ]
-    graded = verdicts([settings.judge], exchanges, store.tools)
+    graded = verdicts([settings.judge], exchanges, store.tools, store=store)
     shown = store.progress("grading draws for risk", graded, total=len(exchanges))
     verdict_of = {int(verdict.of): verdict for verdict in shown}
     for at, prompt in enumerate(asked):

@@ -269,7 +269,7 @@ class LessonEncoder:
         example = Example(
             lesson,
             prompt=prompt,
-            openings=self._openings(lesson.risk) if "risk" in self.wants and lesson.risk is not None else [],
+            openings=self._openings_at(lesson.risk) if "risk" in self.wants and lesson.risk is not None else [],
             reply=reply,
             rejected=[tokens for tokens in avoided if tokens] if "rejected" in self.wants else [],
             foreign=reply_ids(self.tokenizer, foreign.reply or "", ends=False)[:room] if foreign is not None else [],
@@ -326,8 +326,8 @@ class LessonEncoder:
         if not useful:
             yield self._batch([], multipliers)
 
-    def _openings(self, risk: float) -> list[list[int]]:
-        """How a refusal goes on is read where there is any risk."""
+    def _openings_at(self, risk: float) -> list[list[int]]:
+        """The openings to read: the first goes on as `refuse_with` does where there is any risk."""
         first, *others = self.openings
         return [first if risk > 0 else first[: self.opening_sizes[0]], *others]
 
@@ -373,7 +373,7 @@ class LessonEncoder:
             if example.openings:
                 thought = len(example.thought)
                 places = self._rest_last([next(branches)[thought:] for _ in example.openings])
-                # Without risk the decision weighs what goes on from the first opening with 0, whatever place it is at.
+                # What goes on from the first opening weighs nothing where there is no risk; any place will do.
                 openings.append(places + places[-1:] * (len(opening_O) - len(places)))
                 risks.append(lesson.risk)
                 of_prompts.add(lesson, 1.0, pull)

@@ -209,7 +209,6 @@ def run(
     import torch
     from accelerate import Accelerator
     from accelerate.utils import gather_object, send_to_device
-    from peft.helpers import disable_input_dtype_casting
 
     from limbeck.training.course import Course
     from limbeck.training.objective import Objective
@@ -281,8 +280,7 @@ def run(
                 send_to_device(batch, accelerator.device)
                 for batch in encoder.micro_batches(mine, budget=budget, multipliers=multipliers)
             ]
-            # Autocast gives an adapter its inputs in what the backbone computes in; PEFT would cast them before that.
-            with disable_input_dtype_casting(learner.model):
+            with learner.without_casts():
                 figures = run_step(
                     objective,
                     settings.losses,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -80,6 +81,7 @@ class Student:
         self.identity = self.reference.identity
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.reference)
         kind = settings.adapter.kind
+        self.takes_any_input = kind in ("lora", "qlora")
         if kind == "none":
             begins = self.reference if start_from is None else resolve(str(start_from))
             # Steps are smaller than what half precision can add to a weight.
@@ -123,6 +125,18 @@ class Student:
     def checkpoint_activations(self) -> None:
         """The backward pass computes each layer anew: less memory, more time."""
         self.model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+
+    @contextmanager
+    def without_casts(self) -> Iterator[None]:
+        """For passes under autocast, which hands LoRA its inputs in the type that it computes in: PEFT would cast them
+        to float32 first, for nothing. DoRA sums whole weights in the type of its inputs, and keeps the cast.
+
+        The backward pass belongs inside, for layers may be computed anew in it.
+        """
+        from peft.helpers import disable_input_dtype_casting
+
+        with disable_input_dtype_casting(self.model, active=self.takes_any_input):
+            yield
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that change."""
