@@ -93,13 +93,17 @@ def read() -> Iterator[Cell]:
 
 
 def recipe_of(name: str, seed: int) -> RunConfig:
-    """The recipe of one cell: the quickstart with other losses, and in one cell with a constraint controller."""
+    """The recipe of one cell: the quickstart with other losses, and in one cell with a constraint controller.
+
+    The plain ones learn whole replies that were written to their prompts, as plain recipes do.
+    """
     plain = load_config(RECIPE, [f"seed={seed}", *SAME])
     kinds, added = CELLS[name]
     losses = tuple(loss for loss in plain.train.losses if kinds is None or loss.kind in kinds)
     balance = Constrained() if name == CONTROLLED else plain.train.balance
     train = plain.train.model_copy(update={"losses": (*losses, *added), "balance": balance})
-    return plain.model_copy(update={"train": train})
+    teach = plain.teach if kinds is None else plain.teach.model_copy(update={"beginnings": None, "refusals": None})
+    return plain.model_copy(update={"train": train, "teach": teach})
 
 
 def made(name: str, seed: int) -> Cell:

@@ -18,10 +18,10 @@ from limbeck.evaluation.refusal import Refusal
 from limbeck.evaluation.safety import Safety
 from limbeck.evaluation.usefulness import Usefulness
 from limbeck.records import Scorecard, Trial
-from limbeck.report.headline import HEADLINE, MULTIPLE_CHOICE, as_rich, figures
+from limbeck.report.headline import HEADLINE, MULTIPLE_CHOICE, REPETITIVE, as_rich, figures
 
 DIMENSIONS = (Safety(), Refusal(), Usefulness())
-COLUMNS = HEADLINE[: HEADLINE.index(MULTIPLE_CHOICE) + 1]
+COLUMNS = (*HEADLINE[: HEADLINE.index(MULTIPLE_CHOICE) + 1], REPETITIVE)
 
 
 def main(folders: list[str]) -> None:

@@ -67,6 +67,14 @@ def test_beginnings_are_short_and_the_baseline_does_not_learn_them(config: dict[
     assert found["round 0: train"].cost.read > plain["round 0: train"].cost.read
 
 
+def test_refusals_of_the_house_ask_nobody_and_the_baseline_does_not_learn_them(config: dict[str, Any]) -> None:
+    few = {**config["teach"], "at_most": 4}
+    found, plain = stages(config, teach={**few, "refusals": {}}), stages(config, teach=few)
+    for stage in ("round 0: teach", "round 0: score", "filtered_sft"):
+        assert found[stage].cost == plain[stage].cost
+    assert found["round 0: train"].cost.read > plain["round 0: train"].cost.read
+
+
 def test_what_all_prompts_begin_with_is_read_once(tiny_model: Path) -> None:
     # '<turn>user 1How?<end> <turn>assistant ' has 24 bytes and turns; the first 6 are those of all, 18 are not.
     engine = Engine.of(Local(name="t", model=str(tiny_model)))

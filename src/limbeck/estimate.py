@@ -31,7 +31,7 @@ from limbeck.models.references import Reference, files_of, load_tokenizer, on_di
 from limbeck.models.spec import ModelSpec
 from limbeck.models.tree import Tree, collate, packed, tree_length
 from limbeck.records import Lesson, Message, Prompt
-from limbeck.taxonomy import HARD_RISK
+from limbeck.taxonomy import HARD_RISK, HOUSE
 from limbeck.teach import who_is_asked
 from limbeck.teach.settings import DrawnRisk, TeachSettings
 from limbeck.training.batches import Example, LessonEncoder
@@ -278,12 +278,14 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
         taught_before |= {one.id for one in (*replying, *asked.avoided)}
         with_reply, avoiding = {one.id for one in replying}, {one.id for one in asked.avoided}
         cut = {one.id for _, mine in asked.begun for one in mine}
+        refused = {prompt.id: words for prompt, words in asked.refused}
         lessons = [
             Lesson(
                 prompt=one,
                 # What they say is not known yet, only how long it may be.
-                reply="" if one.id in with_reply else None,
+                reply="" if one.id in with_reply else refused.get(one.id),
                 begun=one.id in cut,
+                teacher=HOUSE if one.id in refused else "",
                 rejected=("",) if one.id in avoiding else (),
                 risk=HARD_RISK[one.conduct],
             )
@@ -306,9 +308,7 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
     encoder = LessonEncoder(base.tokenizer, {}, losses=[CrossEntropy()], context=LONGEST, reasons=reasons)
     for plain in config.baselines:
         recipe = config.model_copy(update={"train": plain.recipe(config.train, steps=steps)})
-        cost = base.training(
-            recipe, encoder, Pool.of([one for one in lessons if one.reply is not None and not one.begun])
-        )
+        cost = base.training(recipe, encoder, Pool.of([one for one in lessons if one.is_plain]))
         yield Stage(name=plain.name, cost=cost)
     if (risk := config.teach.risk) is not None:
         yield _risk(config, risk, exam, name="exam: risk")
@@ -383,8 +383,10 @@ def _asked(model: ModelSpec, prompt: Prompt) -> tuple[Message, ...]:
 
 def _example(encoder: LessonEncoder, lesson: Lesson, teach: TeachSettings) -> Example:
     """The lesson with a reply, short where it is only begun, and one to avoid that are as long as they may be, and have
-    no token in common but for the reasoning before both."""
+    no token in common but for the reasoning before both; what the house says is known."""
     one = encoder.example(lesson)
+    if lesson.by_house:
+        return one
     tokens = teach.beginnings.tokens if lesson.begun and teach.beginnings is not None else teach.max_tokens
     avoided = [[1] * teach.max_tokens] if lesson.rejected and "rejected" in encoder.wants else []
     thought = [2] * encoder.reasons.max_tokens if one.reply and encoder.reasons is not None else one.thought

@@ -17,6 +17,7 @@ from limbeck.models import model_of_judge
 from limbeck.models.chat import check_same_vocabulary, vocabulary_hash
 from limbeck.models.references import load_tokenizer, on_disk, resolve
 from limbeck.models.spec import ModelSpec
+from limbeck.taxonomy import REFUSAL_OPENINGS
 from limbeck.teach import routed, wants_reply
 
 
@@ -39,10 +40,23 @@ def check_needs(config: RunConfig) -> None:
             "teach.beginnings needs a teacher that writes, and those of the recipe only recite whole replies; add one, "
             "or remove teach.beginnings"
         )
+    _check_refusals(config)
     _check_judges(config)
     for dimension in config.evaluate.dimensions:
         # Without prompts it wants its own items alone: they are read now, and not first when all is trained.
         deque(dimension.wants((), seed=config.seed), maxlen=0)
+
+
+def _check_refusals(config: RunConfig) -> None:
+    """Raises InputError where the house refuses in words that open otherwise than the decision teaches."""
+    if config.teach.refusals is None or not config.train.who_needs("risk"):
+        return
+    for harm, words in config.teach.refusals.by_harm.items():
+        if not words.startswith(REFUSAL_OPENINGS[0]):
+            raise InputError(
+                f"teach.refusals.words.{harm} must begin with {REFUSAL_OPENINGS[0]!r}, the opening that the loss "
+                f"'decision' draws refusals to, and not with {words[:20]!r}"
+            )
 
 
 def _check_judges(config: RunConfig) -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from limbeck.taxonomy import Conduct, FailureKind, Finish, Refused, Split, Tier
+from limbeck.taxonomy import HOUSE, Conduct, FailureKind, Finish, Refused, Split, Tier
 
 SCHEMA = 1
 
@@ -332,6 +332,16 @@ class Lesson(Record):
     weight: float = Field(default=1.0, ge=0, le=1)
     risk: float | None = Field(default=None, ge=0, le=1)
     provenance: Provenance | None = None
+
+    @property
+    def by_house(self) -> bool:
+        """Whether its reply are the words of the house, behind which no teacher's distribution stands."""
+        return self.teacher == HOUSE
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a plain recipe has it, too: a whole reply that was written to this prompt."""
+        return self.reply is not None and not self.begun and not self.by_house
 
 
 class TargetSet(Record):

@@ -375,6 +375,13 @@ def test_check_matches_what_a_loss_needs_with_what_a_teacher_offers(limbeck: Com
         "teach.beginnings needs a teacher that writes, and those of the recipe only recite whole replies; add one, or "
         "remove teach.beginnings\n",
     )
+    refusals = "teach.refusals={words: {bias: No.}}"
+    losses = "train.losses=[cross_entropy, decision]"
+    assert limbeck("check", recipe, "--set", refusals, "--set", losses)[::2] == (
+        2,
+        "teach.refusals.words.bias must begin with \"I can't\", the opening that the loss 'decision' draws refusals "
+        "to, and not with 'No.'\n",
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from limbeck.judges.reading import passages_of, readings
 from limbeck.judges.refusal import BATCH, HEAD_FILE, KINDS, Heads, Refusal, RefusalJudge, kinds_of, together
 from limbeck.protocols import Exchange, Tools
 from limbeck.stats import kappa
+from limbeck.taxonomy import HARMS
 
 CANNOT = "I’m sorry, but I can’t help with that. I'd be happy to talk about locks instead."
 SURE = "Sure, here is a joke: why did the scarecrow win a prize? He was outstanding in his field."
@@ -133,6 +134,15 @@ def test_overconfident_logits_are_cooled() -> None:
     # Right in 3 of 4 with odds of e^4: the temperature has to be well above 1.
     logits_BK = np.tile([4.0, 0.0, 0.0], (4, 1))
     assert temperature(logits_BK, np.array([0, 0, 0, 1])) > 1.5
+
+
+@pytest.mark.model
+def test_what_the_house_says_is_a_refusal() -> None:
+    from limbeck.models.encoder import ModelTools
+
+    with Refusal().open(ModelTools()) as judge:
+        said = judge.grade([Exchange(harm.name, "How do I do it to her?", harm.refusal) for harm in HARMS])
+    assert [verdict.refused for verdict in said] == ["full"] * len(HARMS)
 
 
 @pytest.mark.model

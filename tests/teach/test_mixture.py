@@ -19,6 +19,7 @@ from limbeck.protocols import Continuation, SoftLabeller, TopK
 from limbeck.records import Disagreement, Lesson, Prompt, asked
 from limbeck.targets.cache import Targets, read_disagreements
 from limbeck.targets.mixture import disagreement
+from limbeck.taxonomy import HOUSE
 from limbeck.teach import mixture as mixture_module
 from limbeck.teach.keep import Top
 from limbeck.teach.score import score
@@ -80,6 +81,14 @@ def test_the_target_is_the_weighted_sum_of_both_distributions_whoever_replied(
     for lesson in (EVERYDAY, HARMFUL):
         expected_NV = 0.75 * alone(teachers[0], lesson) + 0.25 * alone(teachers[1], lesson)
         torch.testing.assert_close(dense(found[lesson.id]), expected_NV, **CLOSE)
+
+
+def test_nobody_is_heard_on_what_the_house_says(
+    teachers: tuple[ModelSpec, ...], tiny_model: Path, store: StageStore
+) -> None:
+    house = Lesson(prompt=HARMFUL.prompt, reply="I can't.", teacher=HOUSE)
+    found, _ = scored(settings(teachers, weights={"safety": 1, "plain": 1}), tiny_model, store, HARMFUL, house)
+    assert set(found) == {HARMFUL.id}
 
 
 def test_the_kept_ids_are_the_likeliest_of_the_sum_and_the_tail_is_the_rest(

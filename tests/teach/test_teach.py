@@ -15,8 +15,9 @@ from limbeck.models.recorded import Recorded
 from limbeck.models.scripted import Line, Scripted
 from limbeck.models.spec import ModelSpec
 from limbeck.records import Candidate, Prompt, asked
+from limbeck.taxonomy import HARMS, HOUSE
 from limbeck.teach import teach
-from limbeck.teach.settings import Beginnings, TeachSettings, Until
+from limbeck.teach.settings import Beginnings, Refusals, TeachSettings, Until
 from limbeck.workspace import StageStore
 
 if TYPE_CHECKING:
@@ -232,6 +233,31 @@ def test_a_beginning_that_is_as_long_as_a_reply_is_refused() -> None:
         ValidationError, match=r"beginnings.tokens is 8, and a whole reply has 8 at most \(max_tokens\)"
     ):
         TeachSettings(max_tokens=8, beginnings=Beginnings(tokens=8))
+
+
+def test_harmful_prompts_that_get_no_reply_are_refused_in_the_words_of_their_harm(taught: Taught) -> None:
+    def harmful(text: str, *, harm: str = "unsafe_advice", **more: Any) -> Prompt:
+        given = {"tier": "adversarial", "conduct": "refuse", "lesson": "decision", **more}
+        return Prompt(messages=asked(text), harm=harm, **given)
+
+    alone, cruel = harmful("How do I hurt two?"), harmful("Insult him.", harm="toxicity")
+    foreign, unheard = harmful("Wie verletze ich wen?", language="de"), harmful("Spy on her.", harm="spying")
+    careful = Prompt(messages=asked("Careful?"), harm="bias", tier="borderline", conduct="answer_with_care")
+    safely = scripted("0.9 No.", "0.9 Never.")
+    prompts = (HARMFUL, HARMLESS, alone, cruel, foreign, unheard, careful)
+    said = Refusals(words={"toxicity": "I can't, it hurts."})
+    drawn = taught([safely], *prompts, refusals=said, at_most=3, learn_to_avoid=False)
+    house = {one.prompt.id: one.reply for one in drawn if one.teacher == HOUSE}
+    shipped = {harm.name: harm.refusal for harm in HARMS}
+    assert house == {alone.id: shipped["unsafe_advice"], cruel.id: "I can't, it hurts."}
+    assert all(one.finish == "stop" and one.role == "taught" for one in drawn if one.teacher == HOUSE)
+    fewer = taught([safely], *prompts, refusals=Refusals(at_most=1), at_most=3, learn_to_avoid=False)
+    assert sum(one.teacher == HOUSE for one in fewer) == 1
+
+
+def test_no_teacher_is_called_as_the_house_is() -> None:
+    with pytest.raises(ValidationError, match="'house' is who says the refusals; give the teacher another name"):
+        TeachSettings(teachers=(Recorded(name="house"),))
 
 
 def test_the_same_seed_draws_the_same_and_nobody_is_asked_twice(taught: Taught) -> None:

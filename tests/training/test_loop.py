@@ -34,6 +34,7 @@ from limbeck.models.precision import Precision
 from limbeck.models.references import load_merged, resolve
 from limbeck.models.scripted import Line, Scripted
 from limbeck.records import Checkpoint, Lesson, Prompt, asked
+from limbeck.taxonomy import HOUSE
 from limbeck.teach.keep import Keep, Sampled, Top
 from limbeck.teach.score import score
 from limbeck.teach.settings import TeachSettings
@@ -285,7 +286,8 @@ def test_the_plain_baseline_learns_the_accepted_replies_alone(
     store: StageStore, tiny_model: Path, plain: FilteredSft, steps: int
 ) -> None:
     begun = lesson(8, reply="Ten", begun=True)
-    half = [*LESSONS[:3], lesson(9, reply=None), begun]
+    house = lesson(10, reply="I can't.", teacher=HOUSE)
+    half = [*LESSONS[:3], lesson(9, reply=None), begun, house]
     taught = Checkpoint(name="student", folder=tiny_model, base="", base_hash="", lessons=9, steps=7, round=1, key="k")
     # 2 epochs of 3 accepted lessons, 3 a step.
     given = settings(max_steps=None, epochs=2, balance=Constrained(), keep="best")

@@ -31,7 +31,7 @@ from limbeck.models.context import ContextModel
 from limbeck.models.local import Local, LocalModel, top_k
 from limbeck.protocols import Continuation, Spans, TopK
 from limbeck.records import Lesson, Prompt, asked
-from limbeck.taxonomy import REFUSAL_OPENINGS
+from limbeck.taxonomy import HOUSE, REFUSAL_OPENINGS
 from limbeck.teach.keep import Top
 from limbeck.teach.spans import Translator
 from limbeck.training.batches import LessonEncoder
@@ -407,6 +407,15 @@ def test_a_live_teacher_may_know_what_the_student_does_not(learner: Student, tea
     wanted_of = [Continuation(one.id, one.prompt.messages, one.reply or "", one.ends) for one in PROMPTS]
     cached, _ = step(learner, [ForwardKL()], PROMPTS, targets=dict(informed.soft_targets(wanted_of, top=10_000)))
     assert told.losses["forward_kl"] == pytest.approx(cached.losses["forward_kl"], rel=1e-4)
+
+
+def test_a_live_teacher_is_not_heard_on_what_the_house_says(learner: Student, teacher: LocalModel) -> None:
+    first, *others = PROMPTS
+    house = first.model_copy(update={"teacher": HOUSE})
+    found, _ = live_step(learner, teacher, [ForwardKL(), CrossEntropy()], [house, *others])
+    alone, _ = live_step(learner, teacher, [ForwardKL(), CrossEntropy()], others)
+    assert found.losses["forward_kl"] == pytest.approx(alone.losses["forward_kl"], rel=1e-4)
+    assert found.units["cross_entropy"] > alone.units["cross_entropy"]
 
 
 def test_states_are_those_of_the_same_tokens_in_both(learner: Student, teacher: LocalModel, tiny_model: Path) -> None:

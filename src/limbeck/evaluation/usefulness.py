@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -9,10 +10,16 @@ from limbeck.evaluation.spec import Evaluator, known, measurement, plain
 from limbeck.records import Measurement, Prompt, Trial
 from limbeck.stats import mean, proportion
 
+# A word, or a character of a script that is written without blanks.
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[\w']+")
+RUN_WORDS = 4
+REPEATED = 0.3
+
 
 class Usefulness(Evaluator):
     """`multiple_choice_accuracy` by length-normalised log-likelihood, and `likeness`: the cosine between the
-    embeddings of a reply and of the reference reply to a harmless prompt, in [-1, 1].
+    embeddings of a reply and of the reference reply to a harmless prompt, in [-1, 1]; `repetitive` is the share of all
+    replies that say much of what they say more than once.
 
     A choice scores its mean log-probability per token; the highest wins, ties go to the first. Where the items come
     from several sources, the accuracy on each is told too.
@@ -36,7 +43,18 @@ class Usefulness(Evaluator):
         answers = [one for one in plain(trials) if one.prompt.conduct == "answer" and one.prompt.reference]
         alike = [one.likeness for one in answers if one.likeness is not None]
         yield measurement("likeness", mean(alike), len(alike), len(answers) - len(alike))
+        replies = plain(trials)
+        said = [is_repetitive(one.reply) for one in replies if one.reply]
+        yield measurement("repetitive", proportion(said), len(said), len(replies) - len(said))
 
     def _accuracy(self, items: Sequence[Trial], **slice_: str) -> Measurement:
         outcomes, unscored = known(one.chose_right for one in items)
         return measurement("multiple_choice_accuracy", proportion(outcomes), len(outcomes), unscored, **slice_)
+
+
+def is_repetitive(reply: str) -> bool:
+    """Whether more than REPEATED of the reply's runs of RUN_WORDS words stood in it before (seq-rep-4 of Welleck et al.
+    2019, arXiv:1908.04319)."""
+    words = WORD.findall(reply.lower())
+    runs = [tuple(words[at : at + RUN_WORDS]) for at in range(len(words) - RUN_WORDS + 1)]
+    return bool(runs) and 1 - len(set(runs)) / len(runs) > REPEATED

@@ -73,19 +73,18 @@ class Divergence(TokenLoss):
         return super().weights(labels) * labels.known_N
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
-        known_N = labels.known_N
+        known_N, teacher = labels.known_N, passes.teacher
         if bool(known_N.all()):
-            return Units(self.value(passes, passes.teacher), self.weights(labels))
-        if isinstance(passes.teacher, Tensor):
-            raise AssertionError("a teacher that is asked live knows every token")
-        # Something finite where there is no teacher; its value is not read.
-        ids_NK, logprobs_NK, tail_N = passes.teacher
-        even_K = torch.full_like(logprobs_NK[0], -math.log(max(1, logprobs_NK.shape[1])))
-        teacher = TopK(
-            ids_NK.where(known_N[:, None], torch.arange(ids_NK.shape[1], device=ids_NK.device)),
-            logprobs_NK.where(known_N[:, None], even_K),
-            tail_N.where(known_N, -torch.inf),
-        )
+            return Units(self.value(passes, teacher), self.weights(labels))
+        if isinstance(teacher, TopK):
+            # Something finite where there is no teacher; its value is not read.
+            ids_NK, logprobs_NK, tail_N = teacher
+            even_K = torch.full_like(logprobs_NK[0], -math.log(max(1, logprobs_NK.shape[1])))
+            teacher = TopK(
+                ids_NK.where(known_N[:, None], torch.arange(ids_NK.shape[1], device=ids_NK.device)),
+                logprobs_NK.where(known_N[:, None], even_K),
+                tail_N.where(known_N, -torch.inf),
+            )
         return Units(self.value(passes, teacher).where(known_N, 0.0), self.weights(labels))
 
 

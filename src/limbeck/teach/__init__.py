@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -12,14 +12,14 @@ from limbeck.models.local import Local, check_lengths
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, Store
 from limbeck.records import Candidate, Prompt
-from limbeck.taxonomy import EVERYDAY
+from limbeck.taxonomy import EVERYDAY, HOUSE
 from limbeck.teach.rejection import draw_until_accepted, not_accepted
 from limbeck.teach.settings import TeachSettings
 
 
 def teach(settings: TeachSettings, student: Local, prompts: Sequence[Prompt], *, store: Store) -> Iterator[Candidate]:
-    """All draws of all teachers, accepted or not, those of the second on what the first could not say, then the
-    student's own on what it should be careful with.
+    """All draws of all teachers, accepted or not, those of the second on what the first could not say, what the house
+    refuses, then the student's own on what it should be careful with.
 
     Raises InputError for a prompt that exceeds the student's context, before anything is drawn.
     """
@@ -40,6 +40,8 @@ def teach(settings: TeachSettings, student: Local, prompts: Sequence[Prompt], *,
         for teacher, mine in asked.begun:
             if mine:
                 yield from draw_until_accepted(short, teacher, mine, store, begun=True)
+    for prompt, words in asked.refused:
+        yield Candidate(prompt=prompt, teacher=HOUSE, role="taught", reply=words, finish="stop")
     if asked.avoided:
         once = settings.model_copy(update={"draws": 1})
         yield from draw_until_accepted(once, student, asked.avoided, store, role="rejected")
@@ -47,10 +49,11 @@ def teach(settings: TeachSettings, student: Local, prompts: Sequence[Prompt], *,
 
 class Asked(NamedTuple):
     """Who is asked what: the teachers for replies and for beginnings of some, and the student itself for replies that
-    it is to avoid."""
+    it is to avoid; and what is refused in which words, without asking anybody."""
 
     taught: list[tuple[ModelSpec, list[Prompt]]]
     begun: list[tuple[ModelSpec, list[Prompt]]]
+    refused: list[tuple[Prompt, str]]
     avoided: list[Prompt]
 
 
@@ -60,18 +63,27 @@ def who_is_asked(settings: TeachSettings, prompts: Sequence[Prompt]) -> Asked:
     asked = [prompt for prompt in distinct.values() if wants_reply(prompt)]
     careful = [prompt for prompt in asked if prompt.conduct != "answer"] if settings.learn_to_avoid else []
     whole = _spread(asked, settings.at_most)
-    begun = _prompts_to_begin(settings, distinct.keys() - {prompt.id for prompt in whole}, distinct)
-    return Asked(list(routed(settings.teachers, whole)), list(routed(settings.teachers, begun)), careful)
+    left = [distinct[name] for name in sorted(distinct.keys() - {prompt.id for prompt in whole})]
+    begun = _prompts_to_begin(settings, left)
+    refused = _prompts_to_refuse(settings, left)
+    return Asked(list(routed(settings.teachers, whole)), list(routed(settings.teachers, begun)), refused, careful)
 
 
-def _prompts_to_begin(settings: TeachSettings, left: Set[str], prompts: Mapping[str, Prompt]) -> list[Prompt]:
+def _prompts_to_begin(settings: TeachSettings, left: Sequence[Prompt]) -> list[Prompt]:
     """Which of the prompts that are `left` get the beginning of a reply, chosen by hash: harmless ones for which there
     is a teacher that writes; a recording has whole replies only."""
     if settings.beginnings is None:
         return []
-    harmless = [prompts[name] for name in sorted(left) if prompts[name].conduct == "answer"]
-    chosen = [one for one in harmless if not one.choices and _writes(settings.teachers, one)]
-    return chosen[: settings.beginnings.at_most]
+    harmless = [one for one in left if one.conduct == "answer" and not one.choices]
+    return [one for one in harmless if _writes(settings.teachers, one)][: settings.beginnings.at_most]
+
+
+def _prompts_to_refuse(settings: TeachSettings, left: Sequence[Prompt]) -> list[tuple[Prompt, str]]:
+    """Which of the prompts that are `left` the house refuses, chosen by hash, and in which words."""
+    if settings.refusals is None:
+        return []
+    said = ((one, settings.refusals.to(one)) for one in left if not one.choices)
+    return [(one, words) for one, words in said if words is not None][: settings.refusals.at_most]
 
 
 def _writes(teachers: Sequence[ModelSpec], prompt: Prompt) -> bool:

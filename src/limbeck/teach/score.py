@@ -76,7 +76,8 @@ def scored(
     folder = store.folder("targets")
     earlier = before.folders if before is not None else ()
     known = form.read.of(before)
-    wanted = {lesson.id: lesson for lesson in lessons if lesson.reply is not None and lesson.id not in known}
+    taught = [lesson for lesson in lessons if lesson.reply is not None and not lesson.by_house]
+    wanted = {lesson.id: lesson for lesson in taught if lesson.id not in known}
     asked = len(known)
     for task in _tasks(form, settings, student, list(wanted.values()), store.tools):
         asked += len(task.lessons)

@@ -14,7 +14,7 @@ from limbeck.models import AnyModel
 from limbeck.models.spec import ModelSpec
 from limbeck.records import Prompt
 from limbeck.spec import Manner, Spec
-from limbeck.taxonomy import EVERYDAY
+from limbeck.taxonomy import EVERYDAY, HARMS, HOUSE
 from limbeck.teach.keep import AnyKeep, Top
 
 
@@ -95,6 +95,30 @@ class Beginnings(Spec):
     at_most: int | None = Field(default=None, ge=1)
 
 
+class Refusals(Spec):
+    """Harmful prompts that nobody is asked a reply for are refused in words that are the same for all of a harm,
+    `at_most` of them: those of `words`, by harm, else those that ship, in `language`.
+
+    The decision alone says that a prompt is refused, and how that begins: without these a small student says the
+    beginning over and over (docs/notebook.md has the figures).
+    """
+
+    words: dict[str, str] = Field(default_factory=dict)
+    at_most: int | None = Field(default=None, ge=1)
+    language: str = "en"
+
+    def to(self, prompt: Prompt) -> str | None:
+        """The refusal of this prompt; None where it is not to be refused, or there are no words for it."""
+        if prompt.conduct != "refuse" or prompt.harm is None or prompt.language != self.language:
+            return None
+        return self.by_harm.get(prompt.harm)
+
+    @property
+    def by_harm(self) -> dict[str, str]:
+        """All words, those that ship included."""
+        return {harm.name: harm.refusal for harm in HARMS} | self.words
+
+
 class TeachSettings(Spec):
     """Who teaches, how often a teacher is asked, and where soft labels come from.
 
@@ -103,9 +127,9 @@ class TeachSettings(Spec):
     `soft_labels` gives distributions for teachers that offer only text, `mixture` one distribution of several teachers
     for the replies of all; `keep` says what of a distribution stays.
     `at_most` prompts get a reply, as evenly over conducts as there are; the others teach the decision alone, some of
-    the harmless ones with the `beginnings` of a reply. With `learn_to_avoid` the student itself draws once on every
-    harmful and borderline prompt. `risk` softens the decision: without it a prompt's risk is 1 where it should be
-    refused, else 0.
+    the harmless ones with the `beginnings` of a reply and some of the harmful ones with the `refusals` of the house.
+    With `learn_to_avoid` the student itself draws once on every harmful and borderline prompt. `risk` softens the
+    decision: without it a prompt's risk is 1 where it should be refused, else 0.
     """
 
     teachers: tuple[AnyModel, ...] = ()
@@ -113,6 +137,7 @@ class TeachSettings(Spec):
     second: str | None = None
     at_most: int | None = Field(default=None, ge=1)
     beginnings: Beginnings | None = None
+    refusals: Refusals | None = None
     until: Until = Until()
     max_tokens: int = Field(default=256, ge=1)
     temperature: float = Field(default=1.0, gt=0)
@@ -198,6 +223,8 @@ class TeachSettings(Spec):
                 raise ValueError(
                     f"two teachers must not share a name, and each needs one; the names are {', '.join(names)}"
                 )
+            if name == HOUSE:
+                raise ValueError(f"'{HOUSE}' is who says the refusals; give the teacher another name")
         if self.second is not None and self.second not in names:
             raise ValueError(f"second is '{self.second}', which is no teacher; use one of: {', '.join(names)}")
         return self

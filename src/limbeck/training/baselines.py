@@ -36,8 +36,8 @@ class Baseline(Kind):
 
 
 class FilteredSft(Baseline):
-    """Filtered fine-tuning: cross-entropy alone on the accepted replies of all rounds, without the mere beginnings,
-    which no plain recipe has.
+    """Filtered fine-tuning: cross-entropy alone on the accepted replies of all rounds, without mere beginnings
+    and the refusals of the house, which no plain recipe has.
 
     It reads each as often as the student does (`budget: passes`), or takes as many optimizer steps (`steps`), which is
     far more passes: most of the student's lessons are prompts without a reply.
@@ -69,7 +69,7 @@ def baseline(
     store: Store,
 ) -> Checkpoint:
     """The adapter of a baseline, trained on the accepted whole replies of all rounds."""
-    accepted = {one.id: one for lessons in rounds for one in lessons if one.reply is not None and not one.begun}
+    accepted = {one.id: one for lessons in rounds for one in lessons if one.is_plain}
     recipe = plain.recipe(settings, steps=taught.steps)
     return train(
         recipe, student, list(accepted.values()), None, None, (), GradeSettings(), store=store, name=plain.name

@@ -385,7 +385,7 @@ class LessonEncoder:
                 of_taught.add(lesson, self.reasoning_weight * lesson.weight, pull, before)
                 of_taught.add(lesson, lesson.weight, pull, len(mine) - before)
                 target = self.targets.get(lesson.id) if "distribution" in self.wants else None
-                is_known = target is not None or self.live is not None
+                is_known = target is not None or (self.live is not None and not lesson.by_house)
                 known += [is_known and at not in example.tags for at in range(len(mine))]
                 teachers.append((len(mine), target))
                 spans.append((len(mine), self.spans.get(lesson.id) if "spans" in self.wants else None))
