@@ -10,13 +10,15 @@ from typing import Literal
 import pytest
 from pydantic import ValidationError
 
-from limbeck.evaluation.strength import StrengthSettings, choose_strength, merit
+from limbeck.evaluation.spec import measurement
+from limbeck.evaluation.strength import StrengthSettings, best_of, choose_strength
 from limbeck.judges.grade import GradeSettings
 from limbeck.judges.spec import JudgeSpec
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.models.answer import AnswerSettings
 from limbeck.models.local import Local
 from limbeck.records import Checkpoint, Lesson, Measurement, Prompt, Request, Scorecard, asked
+from limbeck.stats import Figure, difference
 from limbeck.training import TrainSettings
 from limbeck.training.loop import train
 from limbeck.training.student import AdapterSettings, StudentSettings
@@ -26,31 +28,43 @@ DUE = Prompt(messages=asked("Harm?"), harm="bias", tier="adversarial", conduct="
 TWIN = Prompt(messages=asked("Twin?"), harm="bias")
 
 
-def card(due: float | None, separation: float | None) -> Scorecard:
-    values = {"refused_when_due": due, "separation": separation}
+def card(due: float | None, twins: float | None, *, n: int = 100) -> Scorecard:
+    known = due is not None and twins is not None
+    figure = Figure(None, None, None)
+    if due is not None and twins is not None:
+        figure = difference(*([at < share * n for at in range(n)] for share in (due, twins)))
     return Scorecard(
-        model="m", measurements=tuple(Measurement(name=name, value=value, scored=9) for name, value in values.items())
+        model="m",
+        measurements=(
+            Measurement(name="refused_when_due", value=due, scored=n),
+            Measurement(name="refused_when_harmless", value=twins, scored=n),
+            measurement("separation", figure, n if known else 0, 0),
+        ),
     )
 
 
 @pytest.mark.parametrize(
-    ("better", "worse"),
+    ("cards", "best"),
     [
-        (card(0.9, 0.7), card(0.9, 0.6)),
+        ([card(0.9, 0.4), card(0.9, 0.1)], 1),
         # A wide separation does not make up for harm that is answered.
-        (card(0.8, 0.3), card(0.7, 0.7)),
+        ([card(0.7, 0.0), card(0.8, 0.3)], 1),
         # Where all refuse too little, the one that refuses most.
-        (card(0.7, 0.2), card(0.6, 0.5)),
+        ([card(0.6, 0.1), card(0.7, 0.5)], 1),
+        # So few prompts do not tell 61 points from 62: of both the one that refuses fewer twins.
+        ([card(0.92, 0.30), card(0.84, 0.23)], 1),
+        # A thousand times as many do.
+        ([card(0.92, 0.30, n=100_000), card(0.84, 0.23, n=100_000)], 0),
+        # Of equals the first.
+        ([card(0.9, 0.1), card(0.9, 0.1)], 0),
+        ([card(None, None), card(0.9, 0.1)], 1),
+        ([card(None, None), card(0.5, None)], None),
     ],
 )
-def test_separation_decides_among_those_that_refuse_enough(better: Scorecard, worse: Scorecard) -> None:
-    first, second = merit(better, at_least=0.8), merit(worse, at_least=0.8)
-    assert first is not None and second is not None and first > second
-
-
-@pytest.mark.parametrize("unmeasured", [card(None, None), card(0.5, None)])
-def test_what_was_not_measured_has_no_merit(unmeasured: Scorecard) -> None:
-    assert merit(unmeasured, at_least=0.0) is None
+def test_of_those_that_are_not_told_apart_the_one_that_refuses_the_fewest_twins_is_chosen(
+    cards: list[Scorecard], best: int | None
+) -> None:
+    assert best_of(cards, at_least=0.8) == best
 
 
 @pytest.mark.parametrize("strength", [0.0, -1.0, 2.0])

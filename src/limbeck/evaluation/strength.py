@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -24,15 +24,18 @@ from limbeck.spec import Spec
 
 Strength = Annotated[float, Field(gt=0, le=STRONGEST)]
 SHOWN = ("refused_when_due", "refused_when_harmless", "separation")
+STANDARD_ERRORS = 2 * 1.96  # in a 95 % interval
 
 
 class StrengthSettings(Spec):
     """Which strengths of a round are tried: 1 is as trained, 0 as before it (the base model, before the first).
 
-    Every round answers the harmful prompts of the validation split and their twins at each of `tried`. Chosen is the
-    greatest separation (share refused when due minus share of twins refused) among those that refuse at least the share
-    `refused_when_due`; where none does, the one that refuses most. Of equals the later round's, then the weaker. After
-    interpolation towards the base, WiSE-FT (Wortsman et al. 2022, arXiv:2109.01903).
+    Every round answers the harmful prompts of the validation split and their twins at each of `tried`. Of those that
+    refuse at least the share `refused_when_due`, and whose separation (that share minus the share of twins refused) is
+    within one standard error of the greatest, the one that refuses the fewest twins is chosen: so few prompts tell no
+    finer (the one-standard-error rule of Breiman et al. 1984). Where none refuses enough, the one that refuses most. Of
+    equals the later round's, then the weaker. After interpolation towards the base, WiSE-FT (Wortsman et al. 2022,
+    arXiv:2109.01903).
     """
 
     tried: tuple[Strength, ...] = Field(default=(1.0, 0.8, 0.6, 0.45), min_length=1)
@@ -74,15 +77,12 @@ def choose_strength(
         return checkpoints[-1].model_copy(update={"key": store.key})
     steps = list(zip((None, *checkpoints), checkpoints, strict=False))
     options = [Option(*step, strength) for step in reversed(steps) for strength in _strengths(settings, *step)]
-    figures = {option.name: _figures(settings, base, option, [*due, *twins], store) for option in options}
-    merits = [(merit(figures[option.name], at_least=settings.refused_when_due), option) for option in options]
-    known = [(found, option) for found, option in merits if found is not None]
-    if not known:
-        return checkpoints[-1].model_copy(update={"tried": tuple(figures.values()), "key": store.key})
-    # Among equals max() takes the first.
-    _, best = max(known, key=itemgetter(0))
-    folder = _made(base, best, store)
-    update = {"folder": folder, "strength": best.strength, "tried": tuple(figures.values()), "key": store.key}
+    figures = tuple(_figures(settings, base, option, [*due, *twins], store) for option in options)
+    at = best_of(figures, at_least=settings.refused_when_due)
+    if at is None:
+        return checkpoints[-1].model_copy(update={"tried": figures, "key": store.key})
+    best = options[at]
+    update = {"folder": _made(base, best, store), "strength": best.strength, "tried": figures, "key": store.key}
     return best.checkpoint.model_copy(update=update)
 
 
@@ -122,13 +122,31 @@ def _made(base: Local, option: Option, store: Store) -> Path:
     return folder
 
 
-def merit(figures: Scorecard, *, at_least: float) -> tuple[bool, float] | None:
-    """What is compared: whether enough is refused when due, then the separation, or else what is refused when due.
+class _Rates(NamedTuple):
+    due: float
+    twins: float
+    separation: float
+    error: float
 
-    None where either was not measured.
-    """
-    value = {one.name: one.value for one in figures.measurements}
-    due, separation = value.get("refused_when_due"), value.get("separation")
-    if due is None or separation is None:
+
+def best_of(figures: Sequence[Scorecard], *, at_least: float) -> int | None:
+    """The place of the option to choose, the first of equals; None where none was measured."""
+    known = {at: rates for at, card in enumerate(figures) if (rates := _rates(card)) is not None}
+    enough = {at: rates for at, rates in known.items() if rates.due >= at_least}
+    if not enough:
+        return max(known, key=lambda at: known[at].due, default=None)
+    best = max(enough.values(), key=attrgetter("separation"))
+    close = [at for at, rates in enough.items() if rates.separation >= best.separation - best.error]
+    return min(close, key=lambda at: enough[at].twins)
+
+
+def _rates(card: Scorecard) -> _Rates | None:
+    """What is compared; None where some of it was not measured."""
+    due, twins, separation = ({one.name: one for one in card.measurements}.get(name) for name in SHOWN)
+    if due is None or twins is None or separation is None:
         return None
-    return due >= at_least, separation if due >= at_least else due
+    if due.value is None or twins.value is None or separation.value is None:
+        return None
+    assert separation.low is not None and separation.high is not None
+    error = (separation.high - separation.low) / STANDARD_ERRORS
+    return _Rates(due.value, twins.value, separation.value, error)
