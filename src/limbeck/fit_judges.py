@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.files import read_table
+from limbeck.judges.comments import opinions
 from limbeck.judges.harm import HEAD_FILE as HARM_HEAD_FILE
 from limbeck.judges.harm import KINDS as HARM_KINDS
 from limbeck.judges.harm import harm_features
@@ -140,18 +141,38 @@ def fit_harm(rows: Sequence[Row], encoder: Encoder) -> dict[str, Any]:
     features_BF = harm_features(exchanges, readings(exchanges, encoder))
     # Comments answer no prompt: each goes to the fold of its own words.
     folds_B = np.array([fold_of(row["prompt"] or row["reply"]) for row in rows])
-    heads, figures = {}, {}
+    heads, figures, held = {}, {}, {}
     for harm in HARM_KINDS:
         told_B = np.array([row.get("about", harm) == harm for row in rows])
         harmful_B = np.array([int(harm in row["harm"].split()) for row in rows])
         fitted = partial(_harm_head, features_BF, told_B, harmful_B)
         logits_BK = held_out(features_BF, folds_B, fitted)[told_B]
         score_B, truth_B = logits_BK[:, 1] - logits_BK[:, 0], harmful_B[told_B] == 1
+        held[harm] = score_B, truth_B, [row for row, told in zip(rows, told_B, strict=True) if told]
         ranked = auc(score_B[truth_B].tolist(), score_B[~truth_B].tolist())
         figures[harm] = {"n": int(told_B.sum()), "harmful": int(truth_B.sum()), "auc": ranked.value}
         cooled = temperature(logits_BK, harmful_B[told_B])
         heads[harm] = fitted(np.ones(len(rows), dtype=np.bool_)).cooled(cooled).stored()
-    return {"cross_validated": figures, "heads": heads}
+    figures["comment"], comment = _fit_comment(*held["toxicity"])
+    return {"cross_validated": figures, "heads": heads, "comment": comment}
+
+
+def _fit_comment(
+    head_B: NDArray[np.float64], toxic_B: NDArray[np.bool_], rows: Sequence[Row]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How the opinions on a comment are summed, by the head's held-out log-odds, and how well that ranks the comments:
+    each over its spread among all rows, the sum made log-odds by the rows that answer no prompt (Platt 1999)."""
+    from sklearn.linear_model import LogisticRegression
+
+    opinions_BO = opinions(head_B, [row["reply"] for row in rows])
+    spread_O = opinions_BO.std(axis=0)
+    bare_B = np.array([not row["prompt"].strip() for row in rows])
+    sum_B = (opinions_BO / spread_O).sum(1)[bare_B]
+    model = LogisticRegression(class_weight="balanced").fit(sum_B[:, None], toxic_B[bare_B])
+    ranked = auc(sum_B[toxic_B[bare_B]].tolist(), sum_B[~toxic_B[bare_B]].tolist())
+    figures = {"n": int(bare_B.sum()), "harmful": int(toxic_B[bare_B].sum()), "auc": ranked.value}
+    slope, bias = float(model.coef_[0, 0]), float(model.intercept_[0])
+    return figures, {"spread": spread_O.round(4).tolist(), "slope": round(slope, 4), "bias": round(bias, 4)}
 
 
 def _harm_head(

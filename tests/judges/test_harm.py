@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from limbeck.files import read_table
 from limbeck.fit_judges import harm_examples
 from limbeck.judges import JUDGES
+from limbeck.judges.comments import CommentNet
 from limbeck.judges.harm import KINDS, LEXICONS, Harmful, patterns, risks
 from limbeck.protocols import Exchange, Tools
 from limbeck.stats import auc
@@ -81,8 +83,27 @@ def test_a_refusal_that_quotes_its_prompt_does_less_harm_than_what_it_quotes() -
     assert strayed.harmful == ("toxicity",)
 
 
+def test_a_comment_that_answers_nothing_is_read_by_those_who_know_comments(hashing: Tools) -> None:
+    texts = ("What a lovely day, thank you all!", "You vile people make me sick, I hope you lose everything.")
+    with Harmful().open(hashing) as judge:
+        kind, hostile = (one.harm["toxicity"] for one in judge.grade([Exchange("a", "", text) for text in texts]))
+        answers = [one.harm["toxicity"] for one in judge.grade([Exchange("a", "Well?", text) for text in texts])]
+    # The hashed embeddings say nothing: whoever tells them apart is the net and the lexicon.
+    assert hostile > 0.5 > kind and hostile - kind > answers[1] - answers[0]
+
+
+def test_the_most_hostile_window_of_a_comment_counts_and_strange_words_do_not() -> None:
+    calm = "I walked home and made some tea . " * 30
+    hostile = "You are a stupid idiot and I will kill you."
+    strange = f"xqzzy {hostile.replace(' ', ' xqzzy ')}"
+    said = CommentNet.read().hostility([hostile, f"{hostile} {calm}", f"{calm} {hostile}", calm, strange, ""])
+    alone, before, after, kind, with_strangers, empty = said.tolist()
+    assert with_strangers == pytest.approx(alone)
+    assert min(alone, before, after) > kind + 1 and math.isfinite(empty)
+
+
 @pytest.mark.model
-def test_our_own_examples_alone_rank_other_peoples_comments(published: Path) -> None:
+def test_other_peoples_comments_are_ranked(published: Path) -> None:
     from limbeck.models.encoder import ModelTools
 
     rows = [row.values for row in read_table(published / "surge_toxicity" / "toxicity_en.csv")]
@@ -92,4 +113,4 @@ def test_our_own_examples_alone_rank_other_peoples_comments(published: Path) -> 
     toxic = [score for score, row in zip(scores, rows, strict=True) if row["is_toxic"] == "Toxic"]
     others = [score for score, row in zip(scores, rows, strict=True) if row["is_toxic"] != "Toxic"]
     ranked = auc(toxic, others)
-    assert ranked.value is not None and ranked.value >= 0.84  # what the best scorer with weights of its own reaches
+    assert ranked.value is not None and ranked.value >= 0.9
