@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from types import FrameType
 from typing import Any, TypeVar
 
 from limbeck.errors import InputError, LimbeckError
@@ -60,6 +63,28 @@ def together(work: Callable[..., Result], *given: Any) -> Result:
     if started() > 1:
         _order((work, given))
     return work(*given)
+
+
+@contextmanager
+def stopped_in_between() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets instead of stopping the process, so that what is under way can be ended and
+    kept; the second stops it at once. A process that trains with others stops at once, for they would wait for it."""
+    asked = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    if started() > 1 or threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield asked
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            before(number, frame)
+        asked.set()
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def check_together(count: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from limbeck.models.local import Local
 from limbeck.models.precision import Precision
 from limbeck.models.references import load_merged, resolve
 from limbeck.models.scripted import Line, Scripted
+from limbeck.processes import stopped_in_between
 from limbeck.records import Checkpoint, Lesson, Prompt, asked
 from limbeck.taxonomy import HOUSE
 from limbeck.teach.keep import Keep, Sampled, Top
@@ -44,6 +46,7 @@ from limbeck.training.balance import Constrained
 from limbeck.training.baselines import FilteredSft, baseline
 from limbeck.training.loop import choose, learning_rate_share, step_count, train, unfed_line
 from limbeck.training.pool import Pool
+from limbeck.training.state import load_state
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 from limbeck.workspace import Silent, StageStore
 
@@ -149,6 +152,34 @@ def test_a_training_killed_before_its_first_state_starts_again(
         )
     train(seldom, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=store)
     assert [row["step"] for row in rows(store)] == [1, 2, 3, 4]
+
+
+def test_ctrl_c_in_training_loses_no_step(store: StageStore, tiny_model: Path) -> None:
+    class Stopping(Silent):
+        """Ctrl-C in the middle of the second step."""
+
+        def track(self, label: str, items: Iterable[Any], *, total: int) -> Iterator[Any]:
+            for number, item in enumerate(items):
+                if number == 1:
+                    signal.raise_signal(signal.SIGINT)
+                yield item
+
+    seldom, before = settings(save_every_s=1e9), signal.getsignal(signal.SIGINT)
+    stopping = replace(store, shown=Stopping())
+    with pytest.raises(KeyboardInterrupt):
+        train(seldom, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=stopping)
+    assert load_state(store.folder("state") / "state.pt")["step"] == 2  # type: ignore[index]
+    assert signal.getsignal(signal.SIGINT) is before
+    train(seldom, student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=store)
+    assert [row["step"] for row in rows(store)] == [1, 2, 3, 4]
+
+
+def test_a_second_ctrl_c_stops_at_once() -> None:
+    with stopped_in_between() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_killed_training_with_dropout_goes_on_with_the_same_losses(

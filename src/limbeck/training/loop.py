@@ -17,7 +17,7 @@ from limbeck.files import write_atomically
 from limbeck.judges.grade import GradeSettings
 from limbeck.models.chat import check_same_vocabulary
 from limbeck.models.spec import ModelSpec
-from limbeck.processes import check_together, is_first, together
+from limbeck.processes import check_together, is_first, stopped_in_between, together
 from limbeck.protocols import LiveTeacher, Store
 from limbeck.records import Checkpoint, Lesson, Prompt, TargetSet
 from limbeck.training import TrainSettings
@@ -261,7 +261,7 @@ def run(
         return found
 
     saved_at = time.monotonic()
-    with metrics.open("a", encoding="utf-8") as log:
+    with metrics.open("a", encoding="utf-8") as log, stopped_in_between() as stop:
         for number in store.progress(label, range(done, steps), total=steps - done):
             row: dict[str, Any] = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0]}
             if probe is not None and number % settings.probe.every_steps == 0:
@@ -305,7 +305,8 @@ def run(
             log.flush()
             accelerator.log(dict(_flat(row)), step=number + 1)
             done = number + 1
-            if is_first() and time.monotonic() - saved_at > settings.save_every_s:
+            due = time.monotonic() - saved_at > settings.save_every_s
+            if is_first() and (due or stop.is_set()):
                 os.fsync(log.fileno())
                 save_state(
                     state_file,
@@ -321,6 +322,8 @@ def run(
                     },
                 )
                 saved_at = time.monotonic()
+            if stop.is_set():
+                raise KeyboardInterrupt
         if probe is not None and settings.keep == "best" and not course.is_met:
             last = course.measured(measured(), parameters, share=1.0)
             log.write(json.dumps({"step": done + 1, "losses": {}, "multipliers": {}} | last) + "\n")
