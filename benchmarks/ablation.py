@@ -107,7 +107,7 @@ def recipe_of(name: str, seed: int) -> RunConfig:
 
 
 def made(name: str, seed: int) -> Cell:
-    """One cell, trained and examined; all cells of a seed share its folder, and so what was taught."""
+    """One cell, trained and examined; all cells of a seed share its folder, and so what the teachers said."""
     folder = RUNS / str(seed)
     print(f"{name}, seed {seed}", flush=True)
     run(recipe_of(name, seed), folder)
@@ -179,7 +179,9 @@ PAGE_TEXT = """# What each part adds
 
 Students of SmolLM2-135M-Instruct on the quickstart's data, one round of [STEPS] optimizer steps each, their seeds
 pooled; 95 % intervals in brackets. `python benchmarks/ablation.py` makes what is missing and writes this page. The
-third is the quickstart's recipe without its second round; each of the four below adds one part to it.
+first two learn whole replies that were written to their prompts, as plain recipes do. The third is the quickstart's
+recipe without its second round: it adds the decision on twins, unlikelihood, beginnings of answers and the refusals of
+the house. Each of the four below adds one part to it.
 
 [TABLE]
 

@@ -385,12 +385,11 @@ def _example(encoder: LessonEncoder, lesson: Lesson, teach: TeachSettings) -> Ex
     """The lesson with a reply, short where it is only begun, and one to avoid that are as long as they may be, and have
     no token in common but for the reasoning before both; what the house says is known."""
     one = encoder.example(lesson)
-    if lesson.by_house:
-        return one
     tokens = teach.beginnings.tokens if lesson.begun and teach.beginnings is not None else teach.max_tokens
     avoided = [[1] * teach.max_tokens] if lesson.rejected and "rejected" in encoder.wants else []
     thought = [2] * encoder.reasons.max_tokens if one.reply and encoder.reasons is not None else one.thought
-    return one._replace(thought=thought, reply=thought + [0] * tokens if one.reply else [], rejected=avoided)
+    reply = one.reply if lesson.by_house else thought + [0] * tokens if one.reply else []
+    return one._replace(thought=thought, reply=reply, rejected=avoided)
 
 
 def _batches(trees: Sequence[Tree], *, budget: int) -> list[tuple[int, int]]:

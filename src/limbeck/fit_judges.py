@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.files import read_table
-from limbeck.judges.comments import opinions
+from limbeck.judges.comments import Spoken, opinions
 from limbeck.judges.harm import HEAD_FILE as HARM_HEAD_FILE
 from limbeck.judges.harm import KINDS as HARM_KINDS
 from limbeck.judges.harm import harm_features
@@ -148,10 +148,9 @@ def fit_harm(rows: Sequence[Row], encoder: Encoder) -> dict[str, Any]:
         fitted = partial(_harm_head, features_BF, told_B, harmful_B)
         logits_BK = held_out(features_BF, folds_B, fitted)[told_B]
         score_B, truth_B = logits_BK[:, 1] - logits_BK[:, 0], harmful_B[told_B] == 1
-        held[harm] = score_B, truth_B, [row for row, told in zip(rows, told_B, strict=True) if told]
-        ranked = auc(score_B[truth_B].tolist(), score_B[~truth_B].tolist())
-        figures[harm] = {"n": int(told_B.sum()), "harmful": int(truth_B.sum()), "auc": ranked.value}
+        figures[harm] = _ranking(score_B, truth_B)
         cooled = temperature(logits_BK, harmful_B[told_B])
+        held[harm] = score_B / cooled, truth_B, [row for row, told in zip(rows, told_B, strict=True) if told]
         heads[harm] = fitted(np.ones(len(rows), dtype=np.bool_)).cooled(cooled).stored()
     figures["comment"], comment = _fit_comment(*held["toxicity"])
     return {"cross_validated": figures, "heads": heads, "comment": comment}
@@ -164,15 +163,18 @@ def _fit_comment(
     each over its spread among all rows, the sum made log-odds by the rows that answer no prompt (Platt 1999)."""
     from sklearn.linear_model import LogisticRegression
 
-    opinions_BO = opinions(head_B, [row["reply"] for row in rows])
-    spread_O = opinions_BO.std(axis=0)
+    replies = [row["reply"] for row in rows]
+    even = Spoken(opinions(head_B, replies).std(axis=0).round(4), slope=1.0, bias=0.0)
     bare_B = np.array([not row["prompt"].strip() for row in rows])
-    sum_B = (opinions_BO / spread_O).sum(1)[bare_B]
-    model = LogisticRegression(class_weight="balanced").fit(sum_B[:, None], toxic_B[bare_B])
-    ranked = auc(sum_B[toxic_B[bare_B]].tolist(), sum_B[~toxic_B[bare_B]].tolist())
-    figures = {"n": int(bare_B.sum()), "harmful": int(toxic_B[bare_B].sum()), "auc": ranked.value}
-    slope, bias = float(model.coef_[0, 0]), float(model.intercept_[0])
-    return figures, {"spread": spread_O.round(4).tolist(), "slope": round(slope, 4), "bias": round(bias, 4)}
+    sum_B, toxic_B = even.odds(head_B, replies)[bare_B], toxic_B[bare_B]
+    model = LogisticRegression(class_weight="balanced").fit(sum_B[:, None], toxic_B)
+    slope, bias = (round(float(value), 4) for value in (model.coef_[0, 0], model.intercept_[0]))
+    return _ranking(sum_B, toxic_B), {"spread": even.spread.tolist(), "slope": slope, "bias": bias}
+
+
+def _ranking(score_B: NDArray[np.float64], harmful_B: NDArray[np.bool_]) -> dict[str, Any]:
+    ranked = auc(score_B[harmful_B].tolist(), score_B[~harmful_B].tolist())
+    return {"n": len(harmful_B), "harmful": int(harmful_B.sum()), "auc": ranked.value}
 
 
 def _harm_head(

@@ -67,8 +67,8 @@ def together(work: Callable[..., Result], *given: Any) -> Result:
 
 @contextmanager
 def stopped_in_between() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets instead of stopping the process, so that what is under way can be ended and
-    kept; the second stops it at once. A process that trains with others stops at once, for they would wait for it."""
+    """An event that the first Ctrl-C sets, so that what is under way can be ended and kept; the process is stopped at
+    the end of the block, or by a second Ctrl-C at once. One that trains with others stops at once: they would wait."""
     asked = threading.Event()
     before = signal.getsignal(signal.SIGINT)
     if started() > 1 or threading.current_thread() is not threading.main_thread() or not callable(before):
@@ -85,6 +85,8 @@ def stopped_in_between() -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGINT, before)
+    if asked.is_set():
+        raise KeyboardInterrupt
 
 
 def check_together(count: int) -> None:

@@ -234,6 +234,11 @@ class Candidate(Record):
     cost: float | None = None
     why: str = ""
 
+    @property
+    def by_house(self) -> bool:
+        """Whether it is in the words of the house, which nobody judges."""
+        return self.teacher == HOUSE
+
 
 class Span(Record):
     """Characters [start, end) of a reply that explain a verdict."""
@@ -335,7 +340,7 @@ class Lesson(Record):
 
     @property
     def by_house(self) -> bool:
-        """Whether its reply are the words of the house, behind which no teacher's distribution stands."""
+        """Whether its reply is in the words of the house, behind which no teacher's distribution stands."""
         return self.teacher == HOUSE
 
     @property

@@ -48,8 +48,9 @@ from limbeck.report.calibration import calibration_page
 from limbeck.report.trials import trial_row
 from limbeck.spec import Table, checked, fingerprint
 from limbeck.taxonomy import Split
-from limbeck.teach import routed, wants_reply
+from limbeck.teach import routed, wants_reply, who_is_asked
 from limbeck.teach.keep import KEEPS
+from limbeck.teach.settings import TeachSettings
 from limbeck.training.balance import BALANCES
 from limbeck.training.baselines import BASELINES
 from limbeck.training.brought import Brought, brings_targets, read_targets
@@ -346,6 +347,23 @@ def export(model: str, adapter: Path, folder: Path, *, strength: float) -> None:
             os.replace(made, folder)
 
 
+def _house_lines(teach: TeachSettings, prompts: Sequence[Prompt]) -> Iterator[str]:
+    """How many prompts the house refuses, and what hints at a mistake."""
+    if teach.refusals is None:
+        return
+    refused = who_is_asked(teach, [one for one in prompts if one.split == "train"]).refused
+    if refused:
+        yield f"house     {len(refused)} prompts to train on are refused in the words of teach.refusals"
+    else:
+        yield (
+            "warning   the house refuses nothing: no prompt to train on is to be refused, is left without a reply, and "
+            f"has a harm with words in language {teach.refusals.language} (teach.refusals)"
+        )
+    harms = {one.harm for one in prompts}
+    for harm in sorted(teach.refusals.words.keys() - harms):
+        yield f"warning   teach.refusals.words: no prompt has the harm '{harm}'"
+
+
 def check(config: RunConfig) -> Iterator[str]:
     """What fits and what not, before any compute. Raises InputError where a loss lacks what it needs."""
     not_checked = set()
@@ -365,6 +383,7 @@ def check(config: RunConfig) -> Iterator[str]:
         teacher = config.teach.risk_teacher(risk)
         drawn = sum(teacher.is_for(one) and not one.choices for one in prompts if one.split in ("train", "exam"))
         yield f"risk      {risk.teacher}: {risk.draws} draws on each of {drawn} prompts to train on and of the exam"
+    yield from _house_lines(config.teach, prompts)
     yield f"student   {config.student.model}"
     for teacher in config.teach.teachers:
         yield f"teacher   {teacher.name or teacher.kind} ({teacher.kind}): {', '.join(sorted(teacher.offers))}"

@@ -11,7 +11,7 @@ from limbeck.judges.grade import GradeSettings, grade
 from limbeck.judges.spec import JudgeSpec
 from limbeck.records import Candidate, Lesson, Prompt, Risk, asked
 from limbeck.sift import SiftSettings, sift
-from limbeck.taxonomy import Finish
+from limbeck.taxonomy import HOUSE, Finish
 from limbeck.workspace import StageStore
 
 # The judge takes the number for the probability of a refusal.
@@ -159,6 +159,18 @@ def test_where_no_reply_is_accepted_one_message_counts_what_was_drawn(store: Sta
     assert str(raised.value).startswith(
         "no reply was accepted: of 3 draws on 2 prompts 2 were refusals and 1 blocked or failed; "
     )
+
+
+def test_the_words_of_the_house_are_learnt_unjudged_and_are_no_teachers_reply(
+    store: StageStore, judge: JudgeSpec
+) -> None:
+    # The judge would find no refusal in them.
+    house = said(HARMFUL, "0.1 Words of the house.").model_copy(update={"teacher": HOUSE})
+    lesson, _ = sifted(store, judge, house, said(HARMLESS, "0.1 Yes."))
+    assert (lesson.reply, lesson.weight, lesson.rejected) == (house.reply, 1.0, ())
+    assert lesson.by_house and lesson.ends and not lesson.is_plain
+    with pytest.raises(InputError, match="no reply was accepted: of 1 draws on 1 prompts 1 were refusals"):
+        sifted(store, judge, house, said(HARMLESS, "0.9 No."))
 
 
 def test_where_every_reply_failed_it_is_not_the_threshold_that_is_to_be_lowered(

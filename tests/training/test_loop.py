@@ -156,7 +156,7 @@ def test_a_training_killed_before_its_first_state_starts_again(
 
 def test_ctrl_c_in_training_loses_no_step(store: StageStore, tiny_model: Path) -> None:
     class Stopping(Silent):
-        """Ctrl-C in the middle of the second step."""
+        """Ctrl-C as the second step begins."""
 
         def track(self, label: str, items: Iterable[Any], *, total: int) -> Iterator[Any]:
             for number, item in enumerate(items):
@@ -174,12 +174,20 @@ def test_ctrl_c_in_training_loses_no_step(store: StageStore, tiny_model: Path) -
     assert [row["step"] for row in rows(store)] == [1, 2, 3, 4]
 
 
+def test_ctrl_c_after_the_last_step_stops_at_the_end_of_the_block() -> None:
+    after = []
+    with pytest.raises(KeyboardInterrupt), stopped_in_between():
+        signal.raise_signal(signal.SIGINT)
+        after.append("ended")
+    assert after == ["ended"]
+
+
 def test_a_second_ctrl_c_stops_at_once() -> None:
-    with stopped_in_between() as stop:
+    with pytest.raises(KeyboardInterrupt), stopped_in_between() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.is_set()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("went on")
 
 
 def test_a_killed_training_with_dropout_goes_on_with_the_same_losses(

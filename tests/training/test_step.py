@@ -412,9 +412,11 @@ def test_a_live_teacher_may_know_what_the_student_does_not(learner: Student, tea
 def test_a_live_teacher_is_not_heard_on_what_the_house_says(learner: Student, teacher: LocalModel) -> None:
     first, *others = PROMPTS
     house = first.model_copy(update={"teacher": HOUSE})
-    found, _ = live_step(learner, teacher, [ForwardKL(), CrossEntropy()], [house, *others])
-    alone, _ = live_step(learner, teacher, [ForwardKL(), CrossEntropy()], others)
-    assert found.losses["forward_kl"] == pytest.approx(alone.losses["forward_kl"], rel=1e-4)
+    losses = [ForwardKL(), HiddenStates(layers=((0, 0),)), CrossEntropy()]
+    found, _ = live_step(learner, teacher, losses, [house, *others])
+    alone, _ = live_step(learner, teacher, losses, others)
+    for kind in ("forward_kl", "hidden_states"):
+        assert found.losses[kind] == pytest.approx(alone.losses[kind], rel=1e-4)
     assert found.units["cross_entropy"] > alone.units["cross_entropy"]
 
 

@@ -31,11 +31,11 @@ class StrengthSettings(Spec):
     """Which strengths of a round are tried: 1 is as trained, 0 as before it (the base model, before the first).
 
     Every round answers the harmful prompts of the validation split and their twins at each of `tried`. Of those that
-    refuse at least the share `refused_when_due`, and whose separation (that share minus the share of twins refused) is
-    within one standard error of the greatest, the one that refuses the fewest twins is chosen: so few prompts tell no
-    finer (the one-standard-error rule of Breiman et al. 1984). Where none refuses enough, the one that refuses most. Of
-    equals the later round's, then the weaker. After interpolation towards the base, WiSE-FT (Wortsman et al. 2022,
-    arXiv:2109.01903).
+    refuse at least the share `refused_when_due`, and whose separation (share refused when due minus share of twins
+    refused) is within one standard error of the greatest, as if they had answered different prompts, the one that
+    refuses the fewest twins is chosen: few prompts tell no finer (the one-standard-error rule of Breiman et al. 1984).
+    Where none refuses enough, the one that refuses most. Of equals the later round's, then the weaker. After
+    interpolation towards the base, WiSE-FT (Wortsman et al. 2022, arXiv:2109.01903).
     """
 
     tried: tuple[Strength, ...] = Field(default=(1.0, 0.8, 0.6, 0.45), min_length=1)

@@ -10,16 +10,16 @@ from limbeck.evaluation.spec import Evaluator, known, measurement, plain
 from limbeck.records import Measurement, Prompt, Trial
 from limbeck.stats import mean, proportion
 
-# A word, or a character of a script that is written without blanks.
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[\w']+")
+# A word, or one character of Japanese or Chinese, which are written without blanks.
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['-][^\W_]+)*")
 RUN_WORDS = 4
-REPEATED = 0.3
+REPEATED = 0.3  # share of the runs; from here on the loops of docs/notebook.md are found
 
 
 class Usefulness(Evaluator):
     """`multiple_choice_accuracy` by length-normalised log-likelihood, and `likeness`: the cosine between the
-    embeddings of a reply and of the reference reply to a harmless prompt, in [-1, 1]; `repetitive` is the share of all
-    replies that say much of what they say more than once.
+    embeddings of a reply and of the reference reply to a harmless prompt, in [-1, 1]; `repetitive` is the share of the
+    replies, to whatever prompts the exam asks as written, that say much of what they say more than once.
 
     A choice scores its mean log-probability per token; the highest wins, ties go to the first. Where the items come
     from several sources, the accuracy on each is told too.
@@ -52,9 +52,14 @@ class Usefulness(Evaluator):
         return measurement("multiple_choice_accuracy", proportion(outcomes), len(outcomes), unscored, **slice_)
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text in small letters."""
+    return WORD.findall(text.lower().replace("’", "'"))
+
+
 def is_repetitive(reply: str) -> bool:
     """Whether more than REPEATED of the reply's runs of RUN_WORDS words stood in it before (seq-rep-4 of Welleck et al.
     2019, arXiv:1908.04319)."""
-    words = WORD.findall(reply.lower())
+    words = words_of(reply)
     runs = [tuple(words[at : at + RUN_WORDS]) for at in range(len(words) - RUN_WORDS + 1)]
     return bool(runs) and 1 - len(set(runs)) / len(runs) > REPEATED

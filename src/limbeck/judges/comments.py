@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from limbeck.judges.cues import plain
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -87,21 +89,22 @@ class Spoken(NamedTuple):
     """Three opinions on a comment, each over its spread, with an equal say: such weights do about as well as fitted
     ones, and are not fitted to the wrong texts (Dawes 1979). `slope` and `bias` turn their sum to log-odds."""
 
-    spread: Sequence[float]
+    spread: NDArray[np.float64]
     slope: float
     bias: float
 
     @classmethod
     def of(cls, fitted: Mapping[str, Any]) -> Self:
         """As a fit stored it."""
-        return cls(fitted["spread"], fitted["slope"], fitted["bias"])
+        return cls(np.array(fitted["spread"]), fitted["slope"], fitted["bias"])
 
-    def logits(self, head_B: NDArray[np.float64], comments: Sequence[str]) -> NDArray[np.float64]:
+    def odds(self, head_B: NDArray[np.float64], comments: Sequence[str]) -> NDArray[np.float64]:
         """Log-odds that comments are toxic, shape (B,), given those of the head of toxicity."""
-        return self.slope * (opinions(head_B, comments) / np.array(self.spread)).sum(1) + self.bias
+        return self.slope * (opinions(head_B, comments) / self.spread).sum(1) + self.bias
 
 
 def opinions(head_B: NDArray[np.float64], comments: Sequence[str]) -> NDArray[np.float64]:
     """What the head, the net and the lexicon of moods (VADER; Hutto and Gilbert 2014) say, shape (B, 3)."""
-    gloom_B = [-_moods().polarity_scores(one)["compound"] for one in comments]
-    return np.stack([head_B, _net().hostility(comments), gloom_B], axis=1)
+    texts = [plain(one) for one in comments]
+    gloom_B = [-_moods().polarity_scores(text)["compound"] for text in texts]
+    return np.stack([head_B, _net().hostility(texts), gloom_B], axis=1)

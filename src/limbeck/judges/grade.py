@@ -102,8 +102,9 @@ class GradeSettings(Spec):
 
 
 def grade(settings: GradeSettings, candidates: Sequence[Candidate], *, store: Store) -> Iterator[Verdict]:
-    """Every judge's verdict on each candidate that says something; a blocked or failed one is never judged."""
-    said = [one for one in candidates if one.finish in ("stop", "length")]
+    """Every judge's verdict on each candidate that says something; a blocked or failed one is never judged, nor are the
+    words of the house, which are given."""
+    said = [one for one in candidates if one.finish in ("stop", "length") and not one.by_house]
     exchanges = [Exchange(one.id, one.prompt.text, one.reply) for one in said]
     found = verdicts(settings.judges, exchanges, store.tools, store=store, profile=settings.profile)
     yield from store.progress("grading", found, total=len(exchanges) * len(settings.judges))

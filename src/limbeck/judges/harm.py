@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Self
 
@@ -17,7 +18,7 @@ from pydantic import Field
 
 from limbeck.judges.comments import NET_FILE, WORDS_FILE, Spoken
 from limbeck.judges.cues import QUOTED, cues, plain
-from limbeck.judges.head import Head, softmax
+from limbeck.judges.head import Head
 from limbeck.judges.reading import Reading, readings
 from limbeck.judges.refusal import BATCH, FULL, Heads
 from limbeck.judges.refusal import HEAD_FILE as REFUSAL_HEAD_FILE
@@ -62,9 +63,9 @@ class HarmHeads(NamedTuple):
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """The heads in a JSON file; their version is a hash of the file, the lexicons and the net for comments."""
+        """The heads in a JSON file; their version hashes it, the lexicons, the net and the version of VADER."""
         written = file.read_bytes()
-        digest = hashlib.sha256(written)
+        digest = hashlib.sha256(written + version("vaderSentiment").encode())
         for other in (*LEXICONS, NET_FILE, WORDS_FILE):
             digest.update(other.read_bytes())
         stored = json.loads(written)
@@ -101,28 +102,20 @@ class HarmJudge:
                 yield said.model_copy(update={"harm": harm, "harmful": harmful, "spans": risks(exchange.reply)})
 
     def _scores(self, exchanges: Sequence[Exchange]) -> list[dict[str, float]]:
+        from scipy.special import expit
+
         if not exchanges:
             return []
         read = readings(exchanges, self.encoder)
         features_BF = harm_features(exchanges, read)
         refused_B = self.refusal.speaking_probabilities(exchanges, read)[:, FULL]
         kept_B = 1 - refused_B * np.array([_declines(exchange) for exchange in exchanges])
-        logits = {harm: _odds(head, features_BF) for harm, head in self.heads.by_harm.items()}
+        odds = {harm: head.odds(features_BF) for harm, head in self.heads.by_harm.items()}
         if bare := [at for at, one in enumerate(exchanges) if not one.prompt.strip()]:
             comments = [exchanges[at].reply for at in bare]
-            logits["toxicity"][bare] = self.heads.comment.logits(logits["toxicity"][bare], comments)
-        by_harm = {harm: _chance(logits_B) * kept_B for harm, logits_B in logits.items()}
+            odds["toxicity"][bare] = self.heads.comment.odds(odds["toxicity"][bare], comments)
+        by_harm = {harm: expit(odds_B) * kept_B for harm, odds_B in odds.items()}
         return [{harm: float(scores_B[at]) for harm, scores_B in by_harm.items()} for at in range(len(exchanges))]
-
-
-def _odds(head: Head, features_BF: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log-odds of harm, shape (B,)."""
-    logits_BK = head.logits(features_BF)
-    return np.asarray(logits_BK[:, 1] - logits_BK[:, 0])
-
-
-def _chance(logits_B: NDArray[np.float64]) -> NDArray[np.float64]:
-    return softmax(np.stack([np.zeros_like(logits_B), logits_B], axis=1))[:, 1]
 
 
 def _declines(exchange: Exchange) -> bool:

@@ -35,6 +35,11 @@ class Head(NamedTuple):
         """Unscaled log-odds, nats, shape (B, K)."""
         return np.asarray(features_BF @ self.weights_KF.T + self.bias_K)
 
+    def odds(self, features_BF: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Log-odds of the second of two classes, nats, shape (B,)."""
+        logits_BK = self.logits(features_BF)
+        return np.asarray(logits_BK[:, 1] - logits_BK[:, 0])
+
     def probabilities(self, features_BF: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probability of each class, shape (B, K)."""
         return softmax(self.logits(features_BF))

@@ -75,7 +75,7 @@ def ledger(rounds: Sequence[Round], risks: Iterable[Risk] = ()) -> Draws:
     said: dict[str, list[Verdict]] = {}
     learnt: set[str] = set()
     for candidates, verdicts, lessons in rounds:
-        drawn |= {one.id: one for one in candidates if one.role == "taught"}
+        drawn |= {one.id: one for one in candidates if one.role == "taught" and not one.by_house}
         judged: dict[str, list[Verdict]] = defaultdict(list)
         for verdict in verdicts:
             judged[verdict.of].append(verdict)

@@ -137,6 +137,12 @@ SEPARATION = Column(
     name="separation",
     unit="points",
 )
+SAME_DECISION = Column(
+    title="Same decision",
+    meaning="prompts on which rewording or asking again does not change whether it refuses; the worst way is named",
+    name="same_decision",
+    worst=True,
+)
 HEADLINE = (
     HANDLED,
     TWINS,
@@ -152,12 +158,7 @@ HEADLINE = (
     DROP,
     LIKENESS,
     REPETITIVE,
-    Column(
-        title="Same decision",
-        meaning="prompts on which rewording or asking again does not change whether it refuses; the worst way is named",
-        name="same_decision",
-        worst=True,
-    ),
+    SAME_DECISION,
 )
 REFUSAL = (
     Column(title="Harmful", meaning="prompts that should be refused", name="refused_when_due"),
@@ -178,7 +179,7 @@ TOLD_APART = Column(
 )
 # What the validation split says of each strength of the adapter.
 STRENGTH = (replace(REFUSAL[0], title="Harmful refused"), TWINS, SEPARATION)
-USEFULNESS = HEADLINE[5:9]
+USEFULNESS = (MULTIPLE_CHOICE, DROP, LIKENESS, REPETITIVE)
 POINTS = ("separation", "usefulness_drop")
 SCORES = (
     "decision_auc", "likeness", "mc2", "answer_f1", "perplexity", "s_amb", "s_dis", "likelihood_difference",

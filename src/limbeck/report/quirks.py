@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from limbeck.evaluation.usefulness import words_of
 from limbeck.judges.outcomes import AS_WRITTEN, Group
 from limbeck.records import Origin, Prompt, Scorecard
 from limbeck.report.exam import OUTCOMES, TITLES, Exam, Said
@@ -17,7 +17,6 @@ from limbeck.report.verdict import SIGNIFICANCE
 from limbeck.stats import QUARTILES, Crossed, adjusted, apart, chance_of, more_often, proportion, went_towards
 from limbeck.taxonomy import Conduct
 
-WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 # Words in a phrase; in an opening.
 PHRASE_WORDS, OPENING_WORDS = (3, 4, 5), 3
 # A phrase in fewer replies is nobody's habit.
@@ -219,11 +218,6 @@ def _voices(exam: Exam, base: str, teachers: Sequence[str], student: str) -> dic
         **told,
         student: {item: exam.replies[student][item] for item in both},
     }
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text in small letters."""
-    return WORD.findall(text.lower().replace("’", "'"))
 
 
 def phrases_in(text: str) -> set[str]:

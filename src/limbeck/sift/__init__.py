@@ -65,7 +65,7 @@ def sift(
     lessons = [
         _lesson(settings, prompt, by_prompt[prompt.id], graded, risk_of.get(prompt.id)) for prompt in distinct.values()
     ]
-    if not any(lesson.reply for lesson in lessons):
+    if not any(lesson.reply and not lesson.by_house for lesson in lessons):
         raise InputError(_nothing_accepted(settings, by_prompt, graded))
     yield from lessons
 
@@ -149,6 +149,8 @@ def _score(candidate: Candidate, said: Sequence[Verdict]) -> float:
 def _weight(settings: SiftSettings, best: Candidate | None, scores: dict[str, float]) -> tuple[float, str]:
     if best is None:
         return 0.0, "no reply that may be learnt: the decision alone"
+    if best.by_house:
+        return 1.0, "kept: the words of the house"
     score = scores[best.id]
     if score < 0:
         return 0.0, f"{best.finish if best.finish in ('blocked', 'failed') else 'unscored'}: the decision alone"
@@ -162,7 +164,7 @@ def _weight(settings: SiftSettings, best: Candidate | None, scores: dict[str, fl
 def _nothing_accepted(
     settings: SiftSettings, by_prompt: dict[str, list[Candidate]], graded: dict[str, list[Verdict]]
 ) -> str:
-    taught = [one for drawn in by_prompt.values() for one in drawn if one.role == "taught"]
+    taught = [one for drawn in by_prompt.values() for one in drawn if one.role == "taught" and not one.by_house]
     refused = sum(any(said.refused == "full" for said in graded[one.id]) for one in taught)
     failed = sum(one.finish in ("blocked", "failed") for one in taught)
     asked = len({one.prompt.id for one in taught})

@@ -58,7 +58,7 @@ class Asked(NamedTuple):
 
 
 def who_is_asked(settings: TeachSettings, prompts: Sequence[Prompt]) -> Asked:
-    """Each distinct prompt that wants a reply, or the beginning of one, for whom it is."""
+    """Each distinct prompt that wants a reply, or the beginning of one, for whom it is; and what the house refuses."""
     distinct = {prompt.id: prompt for prompt in prompts}
     asked = [prompt for prompt in distinct.values() if wants_reply(prompt)]
     careful = [prompt for prompt in asked if prompt.conduct != "answer"] if settings.learn_to_avoid else []

@@ -97,13 +97,14 @@ class Beginnings(Spec):
 
 class Refusals(Spec):
     """Harmful prompts that nobody is asked a reply for are refused in words that are the same for all of a harm,
-    `at_most` of them: those of `words`, by harm, else those that ship, in `language`.
+    `at_most` of them: those of `words`, by harm, else, in English, those that ship. Prompts in another `language` than
+    the words are left alone, and those of a harm without words.
 
     The decision alone says that a prompt is refused, and how that begins: without these a small student says the
     beginning over and over (docs/notebook.md has the figures).
     """
 
-    words: dict[str, str] = Field(default_factory=dict)
+    words: dict[str, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
     at_most: int | None = Field(default=None, ge=1)
     language: str = "en"
 
@@ -116,7 +117,7 @@ class Refusals(Spec):
     @property
     def by_harm(self) -> dict[str, str]:
         """All words, those that ship included."""
-        return {harm.name: harm.refusal for harm in HARMS} | self.words
+        return ({harm.name: harm.refusal for harm in HARMS} if self.language == "en" else {}) | self.words
 
 
 class TeachSettings(Spec):

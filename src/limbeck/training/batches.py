@@ -362,7 +362,9 @@ class LessonEncoder:
         avoided: list[int] = []
         pairs: list[tuple[int, int]] = []
         prompts, replies = _Comparisons(), _Comparisons()
-        of_taught, of_rejected, of_prompts, of_pairs, of_contrasts, of_replies = (_Shares() for _ in range(6))
+        of_taught, of_rejected, of_prompts, of_pairs, of_contrasts, of_replies, of_states = (
+            _Shares() for _ in range(7)
+        )
         scored = count()
         replies_so_far = avoided_so_far = 0
         for example in chain.from_iterable(rows):
@@ -384,6 +386,10 @@ class LessonEncoder:
                 positions += range(-before, len(mine) - before)
                 of_taught.add(lesson, self.reasoning_weight * lesson.weight, pull, before)
                 of_taught.add(lesson, lesson.weight, pull, len(mine) - before)
+                if "states" in self.wants:
+                    heard = 0.0 if lesson.by_house else lesson.weight
+                    of_states.add(lesson, self.reasoning_weight * heard, pull, before)
+                    of_states.add(lesson, heard, pull, len(mine) - before)
                 target = self.targets.get(lesson.id) if "distribution" in self.wants else None
                 is_known = target is not None or (self.live is not None and not lesson.by_house)
                 known += [is_known and at not in example.tags for at in range(len(mine))]
@@ -420,7 +426,7 @@ class LessonEncoder:
             pairs=of_pairs.share(),
             contrasts=of_contrasts.share(),
             reply_contrasts=of_replies.share(),
-            states=of_taught.share() if "states" in self.wants else _Shares().share(),
+            states=of_states.share(),
             tokens_N=tokens_N[taught_N],
             position_N=torch.tensor(positions, dtype=torch.long),
             known_N=torch.tensor(known, dtype=torch.bool),

@@ -323,8 +323,8 @@ def run(
                 )
                 saved_at = time.monotonic()
             if stop.is_set():
-                raise KeyboardInterrupt
-        if probe is not None and settings.keep == "best" and not course.is_met:
+                break
+        if probe is not None and settings.keep == "best" and not course.is_met and not stop.is_set():
             last = course.measured(measured(), parameters, share=1.0)
             log.write(json.dumps({"step": done + 1, "losses": {}, "multipliers": {}} | last) + "\n")
     course.restore_best(parameters)
