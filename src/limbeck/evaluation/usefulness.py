@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from limbeck.evaluation.spec import Evaluator, known, measurement, plain
+from limbeck.judges.cues import words_of
 from limbeck.records import Measurement, Prompt, Trial
 from limbeck.stats import mean, proportion
 
-# A word, or one character of Japanese or Chinese, which are written without blanks.
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['-][^\W_]+)*")
 RUN_WORDS = 4
 REPEATED = 0.3  # share of the runs; from here on the loops of docs/notebook.md are found
 
@@ -50,11 +48,6 @@ class Usefulness(Evaluator):
     def _accuracy(self, items: Sequence[Trial], **slice_: str) -> Measurement:
         outcomes, unscored = known(one.chose_right for one in items)
         return measurement("multiple_choice_accuracy", proportion(outcomes), len(outcomes), unscored, **slice_)
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text in small letters."""
-    return WORD.findall(text.lower().replace("’", "'"))
 
 
 def is_repetitive(reply: str) -> bool:

@@ -8,6 +8,8 @@ from limbeck.records import Span
 
 # Where a reply speaks in its own voice; what stands between double quotes is somebody else's.
 QUOTED = re.compile(r'"[^"]*"|“[^”]*”|```.*?```', re.DOTALL)
+# A word, or one character of Japanese or Chinese, which are written without blanks.
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['-][^\W_]+)*")
 
 # "I can't wait", "I couldn't agree more": turns of phrase that hold nothing back.
 _IDIOM = (
@@ -111,6 +113,11 @@ CUES: dict[str, re.Pattern[str]] = {
     label: re.compile(pattern.replace(" ", r"\s+"), re.IGNORECASE)
     for label, pattern in (REFUSING | ELSEWHERE | MACHINE | COMPLYING | TURNING).items()
 }
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in small letters."""
+    return WORD.findall(plain(text).lower())
 
 
 def plain(text: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from limbeck.evaluation.usefulness import words_of
+from limbeck.judges.cues import words_of
 from limbeck.judges.outcomes import AS_WRITTEN, Group
 from limbeck.records import Origin, Prompt, Scorecard
 from limbeck.report.exam import OUTCOMES, TITLES, Exam, Said
