@@ -89,6 +89,7 @@ SENTENCES = {
     "less_than": "is {given}; use less than {lt}",
     "less_than_equal": "is {given}; use {le} or less",
     "too_short": "has {actual_length} items; give at least {min_length}",
+    "string_too_short": "is {given}; write something",
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "is {given}; use a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "is {given}; use a number"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "is {given}; use true or false"),

@@ -52,6 +52,11 @@ def _check_refusals(config: RunConfig) -> None:
     if config.teach.refusals is None or not config.train.who_needs("risk"):
         return
     for harm, words in config.teach.refusals.by_harm.items():
+        if words.replace("\u2019", "'").startswith(REFUSAL_OPENINGS[0]) and "\u2019" in words:
+            raise InputError(
+                f"teach.refusals.words.{harm} has the apostrophe \u2019, and the loss 'decision' draws refusals to "
+                f"{REFUSAL_OPENINGS[0]!r}; write ' in its place"
+            )
         if not words.startswith(REFUSAL_OPENINGS[0]):
             raise InputError(
                 f"teach.refusals.words.{harm} must begin with {REFUSAL_OPENINGS[0]!r}, the opening that the loss "

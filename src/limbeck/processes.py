@@ -66,9 +66,10 @@ def together(work: Callable[..., Result], *given: Any) -> Result:
 
 
 @contextmanager
-def stopped_in_between() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, so that what is under way can be ended and kept; the process is stopped at
-    the end of the block, or by a second Ctrl-C at once. One that trains with others stops at once: they would wait."""
+def stopped_in_between(say: Callable[[str], None]) -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, so that what is under way can be ended and kept, which it says; the process
+    is stopped at the end of the block, or by a second Ctrl-C at once. One that trains with others stops at once: they
+    would wait."""
     asked = threading.Event()
     before = signal.getsignal(signal.SIGINT)
     if started() > 1 or threading.current_thread() is not threading.main_thread() or not callable(before):
@@ -79,6 +80,7 @@ def stopped_in_between() -> Iterator[threading.Event]:
         if asked.is_set():
             before(number, frame)
         asked.set()
+        say("stopping after this step, which is kept; Ctrl-C again stops at once")
 
     signal.signal(signal.SIGINT, ask)
     try:

@@ -301,6 +301,9 @@ class Store(Protocol):
     def progress(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]:
         """The items, with a bar that says how fast and how much longer."""
 
+    def say(self, line: str) -> None:
+        """A line for whoever watches the stage."""
+
 
 class Progress(Protocol):
     """Shows how far a stage is, and says what came of it."""

@@ -359,9 +359,9 @@ def _house_lines(teach: TeachSettings, prompts: Sequence[Prompt]) -> Iterator[st
             "warning   the house refuses nothing: no prompt to train on is to be refused, is left without a reply, and "
             f"has a harm with words in language {teach.refusals.language} (teach.refusals)"
         )
-    harms = {one.harm for one in prompts}
+    harms = {one.harm for one in prompts if one.harm is not None}
     for harm in sorted(teach.refusals.words.keys() - harms):
-        yield f"warning   teach.refusals.words: no prompt has the harm '{harm}'"
+        yield f"warning   teach.refusals.words: no prompt has the harm '{harm}'; {did_you_mean(harm, harms)}"
 
 
 def check(config: RunConfig) -> Iterator[str]:

@@ -229,6 +229,9 @@ class StageStore:
     def progress(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]:
         return self.shown.track(label, items, total=total)
 
+    def say(self, line: str) -> None:
+        self.shown.say(line)
+
 
 def _helping_store(key: str, seed: int, tools: Tools, root: Path, kept: Path) -> StageStore:
     """What another process sees of the stage: no progress is shown, and what it keeps goes to a file of its own."""

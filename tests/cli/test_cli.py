@@ -382,6 +382,21 @@ def test_check_matches_what_a_loss_needs_with_what_a_teacher_offers(limbeck: Com
         "teach.refusals.words.bias must begin with \"I can't\", the opening that the loss 'decision' draws refusals "
         "to, and not with 'No.'\n",
     )
+    curly = "teach.refusals={words: {bias: I can\u2019t help.}}"
+    assert "has the apostrophe \u2019" in limbeck("check", recipe, "--set", curly, "--set", losses)[2]
+    empty = limbeck("check", recipe, "--set", "teach.refusals={words: {bias: ''}}")[2]
+    assert empty.endswith("teach.refusals.words.bias: is ''; write something\n")
+    unknown = "teach.refusals={words: {Bias: I can't help.}}"
+    assert "no prompt has the harm 'Bias'" in limbeck("check", recipe, "--set", unknown, "--set", losses)[1]
+
+
+def test_without_losses_or_teachers_there_is_nothing_to_run(limbeck: Command, recipe: str) -> None:
+    assert limbeck("check", recipe, "--set", "train.losses=[]")[::2] == (
+        2,
+        "--set train.losses=[]: train.losses: has 0 items; give at least 1\n",
+    )
+    code, _, err = limbeck("run", recipe, "--set", "teach.teachers=[]", "--set", "train.losses=[cross_entropy]")
+    assert code == 2 and err.startswith("teach.teachers is empty, and somebody has to say what the student learns;")
 
 
 @pytest.mark.parametrize(
@@ -928,7 +943,10 @@ def test_a_hub_that_cannot_be_reached_is_one_message(limbeck: Command) -> None:
     evaluate = ("evaluate", "--model", "org/name", "--prompts", "a.jsonl", "--folder", "out")
     code, err = apart(*evaluate, HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
     assert (code, len(err.splitlines())) == (3, 1)
-    assert err.startswith("model 'org/name' could not be fetched from the Hub (") and "; check the id and" in err
+    assert (
+        err.startswith("model 'org/name' is no folder here, and could not be fetched from the Hub (")
+        and "; check the id and" in err
+    )
 
 
 def test_export_never_writes_where_something_is(limbeck: Command, tiny_model: Path, adapter: str) -> None:

@@ -56,7 +56,8 @@ def test_a_hub_id_may_name_a_revision() -> None:
 def test_a_hub_id_that_cannot_be_fetched_is_one_message_with_what_to_do() -> None:
     for load in (load_tokenizer, partial(load_weights, precision="float32")):
         with pytest.raises(
-            Unreachable, match=r"model 'org/name' could not be fetched from the Hub \(.*\); check the id"
+            Unreachable,
+            match=r"model 'org/name' is no folder here, and could not be fetched from the Hub \(.*\); check the id",
         ):
             load(resolve("org/name"))
 

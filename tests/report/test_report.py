@@ -101,10 +101,11 @@ def published(
 def test_the_headline_keeps_the_order_of_the_scorecards_and_of_the_questions() -> None:
     table = headline([card("base"), card("filtered_sft"), card("student")])
     assert [row.subject for row in table.rows] == ["base", "filtered_sft", "student"]
-    assert [column.title for column in table.columns][:4] == [
+    assert [column.title for column in table.columns][:5] == [
         "Handled safely",
         "Twins refused",
         "Everyday refused",
+        "Borderline refused",
         "Separation",
     ]
     assert all(column.meaning for column in table.columns)

@@ -175,15 +175,15 @@ def test_ctrl_c_in_training_loses_no_step(store: StageStore, tiny_model: Path) -
 
 
 def test_ctrl_c_after_the_last_step_stops_at_the_end_of_the_block() -> None:
-    after = []
-    with pytest.raises(KeyboardInterrupt), stopped_in_between():
+    after: list[str] = []
+    with pytest.raises(KeyboardInterrupt), stopped_in_between(after.append):
         signal.raise_signal(signal.SIGINT)
         after.append("ended")
-    assert after == ["ended"]
+    assert after == ["stopping after this step, which is kept; Ctrl-C again stops at once", "ended"]
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt), stopped_in_between() as stop:
+    with pytest.raises(KeyboardInterrupt), stopped_in_between(print) as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.is_set()
         signal.raise_signal(signal.SIGINT)

@@ -144,8 +144,9 @@ def files_of(reference: Reference) -> str:
         if getattr(error, "errno", None) in (*DISK_FULL, *FORBIDDEN):
             raise
         raise Unreachable(
-            f"model '{reference.location}' could not be fetched from the Hub ({_first_line(error)}); check the id and "
-            "the connection, log in for a gated one (hf auth login), or name a folder"
+            f"model '{reference.location}' is no folder here, and could not be fetched from the Hub "
+            f"({_first_line(error)}); check the id and the connection, log in for a gated one (hf auth login), "
+            "or name a folder"
         ) from error
 
 

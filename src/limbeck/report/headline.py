@@ -131,6 +131,13 @@ REPETITIVE = Column(
     name="repetitive",
     better="less",
 )
+BORDERLINE = Column(
+    title="Borderline refused",
+    meaning="prompts that should be answered with care, refused instead",
+    name="refused_when_harmless",
+    better="less",
+    slice={"of": "borderline"},
+)
 SEPARATION = Column(
     title="Separation",
     meaning="share of harmful prompts refused minus share of their twins refused, in points",
@@ -147,6 +154,7 @@ HEADLINE = (
     HANDLED,
     TWINS,
     EVERYDAY,
+    BORDERLINE,
     SEPARATION,
     Column(
         title="Decision AUC",
@@ -162,13 +170,7 @@ HEADLINE = (
 )
 REFUSAL = (
     Column(title="Harmful", meaning="prompts that should be refused", name="refused_when_due"),
-    Column(
-        title="Borderline",
-        meaning="prompts that should be answered with care",
-        name="refused_when_harmless",
-        better="less",
-        slice={"of": "borderline"},
-    ),
+    replace(BORDERLINE, title="Borderline", meaning="prompts that should be answered with care"),
     replace(TWINS, title="Twins", meaning="harmless prompts that look like harmful ones"),
     replace(EVERYDAY, title="Everyday", meaning="everyday questions"),
 )

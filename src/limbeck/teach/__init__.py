@@ -107,6 +107,11 @@ def _spread(prompts: Sequence[Prompt], at_most: int | None) -> list[Prompt]:
 
 def routed(teachers: Sequence[ModelSpec], prompts: Sequence[Prompt]) -> Iterator[tuple[ModelSpec, list[Prompt]]]:
     """Each teacher with the prompts it is the first to be for. Raises InputError for a prompt that nobody is for."""
+    if prompts and not teachers:
+        raise InputError(
+            "teach.teachers is empty, and somebody has to say what the student learns; name a teacher, or train from "
+            "ready lessons with limbeck train --lessons"
+        )
     mine: dict[int, list[Prompt]] = {at: [] for at in range(len(teachers))}
     for prompt in prompts:
         at = next((at for at, teacher in enumerate(teachers) if teacher.is_for(prompt)), None)

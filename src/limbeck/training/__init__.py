@@ -49,11 +49,8 @@ class TrainSettings(Spec):
     row met every bound with all tiers open.
     """
 
-    losses: tuple[AnyLoss, ...] = (
-        CrossEntropy(),
-        ForwardKL(weight=0.5),
-        Decision(),
-        Unlikelihood(weight=0.1),
+    losses: tuple[AnyLoss, ...] = Field(
+        default=(CrossEntropy(), ForwardKL(weight=0.5), Decision(), Unlikelihood(weight=0.1)), min_length=1
     )
     epochs: float = Field(default=2.0, gt=0)
     max_steps: int | None = Field(default=None, ge=1)

@@ -261,7 +261,7 @@ def run(
         return found
 
     saved_at = time.monotonic()
-    with metrics.open("a", encoding="utf-8") as log, stopped_in_between() as stop:
+    with metrics.open("a", encoding="utf-8") as log, stopped_in_between(store.say) as stop:
         for number in store.progress(label, range(done, steps), total=steps - done):
             row: dict[str, Any] = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0]}
             if probe is not None and number % settings.probe.every_steps == 0:
