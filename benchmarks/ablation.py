@@ -141,10 +141,8 @@ def page(cells: Sequence[Cell]) -> str:
     rows = []
     for name in CELLS:
         mine = [one for one in cells if one.cell == name]
-        if mine:
-            rows.append(f"| {name} | {len(mine)} | " + " | ".join(figures(mine)) + " |")
-    table = "\n".join([*HEADER, *rows]) if rows else "*Not measured yet.*"
-    return PAGE_TEXT.replace("[STEPS]", str(STEPS)).replace("[TABLE]", table)
+        rows.append(f"| {name} | {len(mine)} | " + " | ".join(figures(mine)) + " |")
+    return PAGE_TEXT.replace("[STEPS]", str(STEPS)).replace("[TABLE]", "\n".join([*HEADER, *rows]))
 
 
 def figures(cells: Sequence[Cell]) -> Iterator[str]:

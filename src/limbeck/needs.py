@@ -10,6 +10,7 @@ from limbeck.curate import planned
 from limbeck.errors import InputError, check_installed
 from limbeck.evaluation.dark_patterns import DarkPatterns
 from limbeck.judges.asking import Asking, text_of
+from limbeck.judges.cues import plain
 from limbeck.judges.jury import Jury
 from limbeck.judges.rubric import Rubric
 from limbeck.judges.spec import JudgeSpec
@@ -52,15 +53,11 @@ def _check_refusals(config: RunConfig) -> None:
     if config.teach.refusals is None or not config.train.who_needs("risk"):
         return
     for harm, words in config.teach.refusals.by_harm.items():
-        if words.replace("\u2019", "'").startswith(REFUSAL_OPENINGS[0]) and "\u2019" in words:
-            raise InputError(
-                f"teach.refusals.words.{harm} has the apostrophe \u2019, and the loss 'decision' draws refusals to "
-                f"{REFUSAL_OPENINGS[0]!r}; write ' in its place"
-            )
         if not words.startswith(REFUSAL_OPENINGS[0]):
+            hint = " (the apostrophe is another)" if plain(words).startswith(REFUSAL_OPENINGS[0]) else ""
             raise InputError(
                 f"teach.refusals.words.{harm} must begin with {REFUSAL_OPENINGS[0]!r}, the opening that the loss "
-                f"'decision' draws refusals to, and not with {words[:20]!r}"
+                f"'decision' draws refusals to, and not with {words[:20]!r}{hint}"
             )
 
 

@@ -47,7 +47,7 @@ from limbeck.report import scorecard_json
 from limbeck.report.calibration import calibration_page
 from limbeck.report.trials import trial_row
 from limbeck.spec import Table, checked, fingerprint
-from limbeck.taxonomy import Split
+from limbeck.taxonomy import HARMS, Split
 from limbeck.teach import routed, wants_reply, who_is_asked
 from limbeck.teach.keep import KEEPS
 from limbeck.teach.settings import TeachSettings
@@ -360,8 +360,10 @@ def _house_lines(teach: TeachSettings, prompts: Sequence[Prompt]) -> Iterator[st
             f"has a harm with words in language {teach.refusals.language} (teach.refusals)"
         )
     harms = {one.harm for one in prompts if one.harm is not None}
+    known = harms | {harm.name for harm in HARMS}
     for harm in sorted(teach.refusals.words.keys() - harms):
-        yield f"warning   teach.refusals.words: no prompt has the harm '{harm}'; {did_you_mean(harm, harms)}"
+        hint = "" if harm in known else f"; {did_you_mean(harm, known)}"
+        yield f"warning   teach.refusals.words: no prompt has the harm '{harm}'{hint}"
 
 
 def check(config: RunConfig) -> Iterator[str]:

@@ -383,11 +383,16 @@ def test_check_matches_what_a_loss_needs_with_what_a_teacher_offers(limbeck: Com
         "to, and not with 'No.'\n",
     )
     curly = "teach.refusals={words: {bias: I can\u2019t help.}}"
-    assert "has the apostrophe \u2019" in limbeck("check", recipe, "--set", curly, "--set", losses)[2]
+    assert limbeck("check", recipe, "--set", curly, "--set", losses)[2].endswith("(the apostrophe is another)\n")
+    elsewhere = "teach.refusals={words: {bias: I can't help with Bob\u2019s.}}"
+    assert limbeck("check", recipe, "--set", elsewhere)[0] == 0
     empty = limbeck("check", recipe, "--set", "teach.refusals={words: {bias: ''}}")[2]
     assert empty.endswith("teach.refusals.words.bias: is ''; write something\n")
     unknown = "teach.refusals={words: {Bias: I can't help.}}"
-    assert "no prompt has the harm 'Bias'" in limbeck("check", recipe, "--set", unknown, "--set", losses)[1]
+    assert (
+        "no prompt has the harm 'Bias'; did you mean bias?"
+        in limbeck("check", recipe, "--set", unknown, "--set", losses)[1]
+    )
 
 
 def test_without_losses_or_teachers_there_is_nothing_to_run(limbeck: Command, recipe: str) -> None:

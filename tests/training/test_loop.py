@@ -179,7 +179,7 @@ def test_ctrl_c_after_the_last_step_stops_at_the_end_of_the_block() -> None:
     with pytest.raises(KeyboardInterrupt), stopped_in_between(after.append):
         signal.raise_signal(signal.SIGINT)
         after.append("ended")
-    assert after == ["stopping after this step, which is kept; Ctrl-C again stops at once", "ended"]
+    assert after == ["stopping once this step is done and kept; Ctrl-C again interrupts it", "ended"]
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:

@@ -100,12 +100,12 @@ TWINS = Column(
     better="less",
     slice={"of": "twins"},
 )
-EVERYDAY = Column(
-    title="Everyday refused",
-    meaning="everyday questions refused",
-    name="refused_when_harmless",
-    better="less",
-    slice={"of": "everyday"},
+EVERYDAY = replace(TWINS, title="Everyday refused", meaning="everyday questions refused", slice={"of": "everyday"})
+BORDERLINE = replace(
+    TWINS,
+    title="Borderline refused",
+    meaning="prompts that should be answered with care, refused instead",
+    slice={"of": "borderline"},
 )
 MULTIPLE_CHOICE = Column(
     title="Multiple choice",
@@ -130,13 +130,6 @@ REPETITIVE = Column(
     meaning="replies more than three tenths of whose four-word runs stood in them before",
     name="repetitive",
     better="less",
-)
-BORDERLINE = Column(
-    title="Borderline refused",
-    meaning="prompts that should be answered with care, refused instead",
-    name="refused_when_harmless",
-    better="less",
-    slice={"of": "borderline"},
 )
 SEPARATION = Column(
     title="Separation",
