@@ -33,7 +33,7 @@ from limbeck.training.loop import train
 from limbeck.training.objective import Objective
 from limbeck.training.pool import Pool
 from limbeck.training.step import StepFigures, run_step
-from limbeck.training.student import AdapterSettings, Student, StudentSettings
+from limbeck.training.student import Student, StudentSettings
 from limbeck.workspace import StageStore
 
 WHOLE = 10_000
@@ -45,16 +45,6 @@ PLAIN = Lesson(
     rejected=("Go.",),
     risk=0.25,
 )
-
-
-@pytest.fixture(scope="module")
-def learner(tiny_model: Path) -> Student:
-    settings = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(rank=4))
-    learner = Student(settings, start_from=None, precision="float32", seed=1)
-    with torch.no_grad():
-        for parameter in learner.trainable():
-            parameter.normal_(std=0.1)
-    return learner
 
 
 def encoder_of(

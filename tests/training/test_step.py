@@ -39,19 +39,9 @@ from limbeck.training.objective import Objective
 from limbeck.training.passes import Reader, compared
 from limbeck.training.pool import Pool
 from limbeck.training.step import StepFigures, run_step
-from limbeck.training.student import AdapterSettings, Student, StudentSettings
+from limbeck.training.student import Student, StudentSettings
 
 WHOLE = 10_000
-
-
-@pytest.fixture(scope="module")
-def learner(tiny_model: Path) -> Student:
-    settings = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(rank=4))
-    learner = Student(settings, start_from=None, precision="float32", seed=1)
-    with torch.no_grad():
-        for parameter in learner.trainable():
-            parameter.normal_(std=0.1)
-    return learner
 
 
 OF_A_LESSON = ("rejected", "risk", "weight", "ends", "teacher")

@@ -140,6 +140,11 @@ class Cached(Mapping[str, Soft]):
 
     name: ClassVar[str]
 
+    @classmethod
+    def part(cls, folder: Path, *, task: int = 0, number: int) -> Path:
+        """The file of a task's lessons from `number` times PART_LESSONS on."""
+        return folder / f"{cls.name}-{task}-{number:05d}.parquet"
+
     def __init__(self, folders: Sequence[Path]) -> None:
         self.files: list[Path] = []
         self.starts: list[int] = []

@@ -82,7 +82,7 @@ def scored(
     for task in _tasks(form, settings, student, list(wanted.values()), store.tools):
         asked += len(task.lessons)
         parts = [task.lessons[at : at + PART_LESSONS] for at in range(0, len(task.lessons), PART_LESSONS)]
-        files = [folder / f"{form.read.name}-{task.number}-{number:05d}.parquet" for number in range(len(parts))]
+        files = [form.read.part(folder, task=task.number, number=number) for number in range(len(parts))]
         missing = [(file, part) for file, part in zip(files, parts, strict=True) if not file.exists()]
         work = _write(form, task, missing) if missing else iter(())
         total = sum(len(part) for _, part in missing)

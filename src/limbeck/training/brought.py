@@ -12,7 +12,7 @@ from limbeck.models.spelling import Spelling
 from limbeck.protocols import Store, TopK
 from limbeck.records import TargetSet
 from limbeck.spec import Spec
-from limbeck.targets.cache import PART_LESSONS, write_part
+from limbeck.targets.cache import PART_LESSONS, Targets, write_part
 from limbeck.training.captured import captured
 from limbeck.training.lessons import LessonFiles, lessons_in, rows_in
 from limbeck.training.logprobs import RowReader
@@ -46,7 +46,7 @@ def read_targets(settings: Brought, student: Local, *, store: Store) -> TargetSe
     folder = store.folder("targets")
     lessons = 0
     while part := list(islice(once, PART_LESSONS)):
-        write_part(folder / f"targets-0-{lessons // PART_LESSONS:05d}.parquet", part)
+        write_part(Targets.part(folder, number=lessons // PART_LESSONS), part)
         lessons += len(part)
     return TargetSet(folders=(folder,), lessons=lessons, key=store.key)
 
