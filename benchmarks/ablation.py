@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from limbeck.losses.preference import Preference
 from limbeck.losses.spec import Loss
 from limbeck.pipeline import run
 from limbeck.records import Trial
-from limbeck.stats import Figure, auc, difference, paired_difference, proportion
+from limbeck.stats import Figure, auc, difference, paired_difference, proportion, total
 from limbeck.training.balance import Constrained
 from seeds import trials_of
 
@@ -141,7 +142,8 @@ def page(cells: Sequence[Cell]) -> str:
     rows = []
     for name in CELLS:
         mine = [one for one in cells if one.cell == name]
-        rows.append(f"| {name} | {len(mine)} | " + " | ".join(figures(mine)) + " |")
+        harmful, twins = (sum(len(getattr(one, asked)) for one in mine) for asked in ("handled", "twins_refused"))
+        rows.append(f"| {name} | {len(mine)} ({harmful}, {twins}) | " + " | ".join(figures(mine)) + " |")
     return PAGE_TEXT.replace("[STEPS]", str(STEPS)).replace("[TABLE]", "\n".join([*HEADER, *rows]))
 
 
@@ -154,23 +156,28 @@ def figures(cells: Sequence[Cell]) -> Iterator[str]:
     yield percent(proportion(pooled["handled"]))
     yield percent(proportion(pooled["twins_refused"]))
     yield percent(difference(pooled["handled"], pooled["twins_refused"]))
-    found = [auc(one.p_due, one.p_twins).value for one in cells]
-    known = [value for value in found if value is not None]
-    yield f"{sum(known) / len(known):.3f}" if known else "not measured"
+    aucs = reduce(total, (auc(one.p_due, one.p_twins) for one in cells), Figure(0.0, 0.0, 0.0))
+    yield shown(aucs, times=1 / len(cells), digits=2) if cells else "not measured"
     yield percent(paired_difference(pooled["base_right"], pooled["right"]))
     yield percent(proportion(pooled["same_with_typos"]))
 
 
 def percent(figure: Figure) -> str:
     """A share in per cent, with its interval."""
+    return shown(figure, times=100, digits=0)
+
+
+def shown(figure: Figure, *, times: float, digits: int) -> str:
+    """So many times a figure, with its interval; what rounds to 0 has no sign."""
     if figure.value is None or figure.low is None or figure.high is None:
         return "not measured"
-    return f"{100 * figure.value:.0f} ({100 * figure.low:.0f} to {100 * figure.high:.0f})"
+    value, low, high = (f"{round(times * one, digits) + 0:.{digits}f}" for one in figure)
+    return f"{value} ({low} to {high})"
 
 
 HEADER = (
-    "| trained on | seeds | handled safely, % | twins refused, % | separation, points | decision AUC "
-    "| multiple choice against the base, points | same decision with typos, % |",
+    "| trained on | seeds (harmful prompts, twins) | handled safely, % | twins refused, % | separation, points "
+    "| decision AUC | multiple choice against the base, points | same decision with typos, % |",
     "|---|---|---|---|---|---|---|---|",
 )
 PAGE_TEXT = """# What each part adds

@@ -46,4 +46,4 @@ def test_a_cell_holds_an_outcome_for_each_prompt_and_its_page_pools_them(ablatio
     assert cell.p_due == [pytest.approx(0.60653, abs=1e-4)] and cell.p_twins == []
     row = next(line for line in ablation.page([cell, cell]).splitlines() if line.startswith("| forward KL"))
     # Two of two, and an AUC without any twin is not one of 0.
-    assert row.startswith("| forward KL | 2 | 100 (") and "not measured" in row and "0.000" not in row
+    assert row.startswith("| forward KL | 2 (2, 2) | 100 (") and "not measured" in row and "0.000" not in row

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -53,7 +52,11 @@ def test_a_run_killed_five_times_in_teach_and_in_train_ends_like_one_left_alone(
 
 
 @pytest.mark.model
-def test_the_quickstart_killed_in_teach_and_in_train_ends_like_one_left_alone(tmp_path: Path) -> None:
+def test_the_quickstart_killed_in_teach_and_in_train_ends_like_one_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In bfloat16 the soft targets hang on how many threads there are; once they differed, for an unknown reason.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     settings = [word for setting in SMALL for word in ("--set", setting)]
     _check_ends_as_if_left_alone(tmp_path, "quickstart", "--limit", "2", *settings, kills=1)
 
@@ -89,16 +92,14 @@ def _check_ends_as_if_left_alone(folder: Path, *told: str, kills: int) -> None:
         _kill_once(told, killed, "**/metrics.jsonl", after=after)
     assert _start(told, killed).wait() == 0
     assert _lessons(killed) == _lessons(left_alone)
-    assert _sums_of_targets(killed) == _sums_of_targets(left_alone)
+    assert _sums_of_targets(killed) == _sums_of_targets(left_alone) != []
     for again, once in zip(_losses(killed), _losses(left_alone), strict=True):
         assert again == pytest.approx(once, rel=1e-6, abs=1e-6)
 
 
 def _start(told: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "limbeck.cli", "run", *told, "--folder", str(folder)]
-    # In bfloat16 what several threads sum hangs on how many they are.
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _kill_once(told: Sequence[str], folder: Path, pattern: str, *, after: int) -> None:

@@ -42,8 +42,6 @@ from limbeck.training.step import StepFigures, run_step
 from limbeck.training.student import Student, StudentSettings
 
 WHOLE = 10_000
-
-
 OF_A_LESSON = ("rejected", "risk", "weight", "ends", "teacher")
 
 
