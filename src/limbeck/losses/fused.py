@@ -114,7 +114,8 @@ class Block(Places):
     def every(self) -> Tensor:
         if self.all_NV is None:
             self.all_NV = _leaf(self.logits_NV)
-        return self.all_NV - self.whole_N[:, None]
+        # A sum: the gradient of a difference would be negated as a whole.
+        return self.all_NV + self.whole_N.neg()[:, None]
 
     def _whole_N(self, temperature: float) -> Tensor:
         if temperature == 1.0:

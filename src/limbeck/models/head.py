@@ -3,6 +3,7 @@ H hidden."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -64,8 +65,8 @@ class Head(NamedTuple):
 def projected(rows_NA: Tensor, weight_BA: Tensor, bias_B: Tensor | None = None) -> Tensor:
     """rows @ weight.T + bias, (N, B).
 
-    In float32 on a processor by oneDNN, where nobody wants a gradient of it: PyTorch takes that for other types alone,
-    and MKL needs up to half as much time again for few rows.
+    In float32 on a processor that is not Intel's by oneDNN, where nobody wants a gradient of it: PyTorch takes that for
+    other types alone, and there MKL needs up to half as much time again for few rows.
     """
     if _has_onednn(rows_NA, weight_BA):
         return torch.ops.mkldnn._linear_pointwise(rows_NA, weight_BA, bias_B, "none", [], "")
@@ -79,9 +80,16 @@ def _has_onednn(rows_NA: Tensor, weight_BA: Tensor) -> bool:
         and rows_NA.device.type == weight_BA.device.type == "cpu"
         and rows_NA.dtype == weight_BA.dtype == torch.float32
         and rows_NA.numel() > 0
+        and not _is_intel()
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
+
+
+@cache
+def _is_intel() -> bool:
+    # Older versions of PyTorch do not tell.
+    return "Intel" in getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "")
 
 
 def logits_of(model: PreTrainedModel, hidden_NH: Tensor) -> Tensor:
