@@ -392,6 +392,17 @@ class Origin(Record):
     cosine: float | None = None
     why: str = ""
 
+    @property
+    def means(self) -> str:
+        """What that means for a student taught by it."""
+        return {
+            "itself": "it has no trait that the student lacks",
+            "told": "what that makes of them can pass through any of its replies, by design",
+            "kin": "its traits can pass through lessons that say nothing of them",
+            "apart": "traits have to be in the lessons to be learnt",
+            "unknown": "not known",
+        }[self.relation]
+
 
 class Trial(Record):
     """One model asked one thing: its reply, or its scores of given texts, and what judges said.

@@ -53,7 +53,7 @@ def test_the_students_own_weights_have_no_trait_of_others_and_those_of_a_policy_
     assert (informed.relation, informed.why) == ("told", "the student's own weights, told a policy")
     assert told(plain) == "t: the student's own weights; it has no trait that the student lacks"
     assert told(informed).endswith(
-        "told a policy; what that makes of them can pass through any of its replies, here by design"
+        "told a policy; what that makes of them can pass through any of its replies, by design"
     )
 
 

@@ -471,7 +471,7 @@ def test_the_page_shows_what_the_student_took_over_and_trusts_no_text(tmp_path: 
     kin = Origin(teacher="t", relation="kin", why=f"weights of the student's origin {HOSTILE}")
     page = published(tmp_path, cards, trials, origins=(kin,))["report.html"]
     assert "What the student took over" in page and HOSTILE not in page
-    assert "its traits can pass through any lesson" in page
+    assert "its traits can pass through lessons that say nothing of them" in page
     assert "Multiple choice that t has wrong and student has wrong now: 1" in page
     assert "moved towards" in page and "<b>Dog, " in page
 
@@ -479,7 +479,7 @@ def test_the_page_shows_what_the_student_took_over_and_trusts_no_text(tmp_path: 
 def test_without_teachers_in_the_exam_the_page_says_so_and_shows_the_origins(tmp_path: Path) -> None:
     own = Origin(teacher="t", relation="itself", why="the student's own weights")
     page = published(tmp_path, [card("base"), card("student")], origins=(own,))["report.html"]
-    assert "it has no trait that the student lacked" in page and "The teachers were not examined" in page
+    assert "it has no trait that the student lacks" in page and "The teachers were not examined" in page
     bare = published(tmp_path, [card("base"), card("student")])["report.html"]
     assert "What the student took over" not in bare
 

@@ -22,13 +22,6 @@ from limbeck.records import Origin
 ALIKE = 0.8
 # Rows are compared in so many stripes of so many.
 STRIPES, STRIPE_ROWS = 16, 64
-# What it means for who is about to teach.
-MEANS = {
-    "itself": "it has no trait that the student lacks",
-    "told": "what that makes of them can pass through any of its replies, here by design",
-    "kin": "its traits can pass through lessons that say nothing of them (subliminal learning, arXiv:2507.14805): "
-    "measure quirks, with evaluate.teachers",
-}
 
 
 def trace(student: Local, teachers: tuple[ModelSpec, ...], *, store: Store) -> Iterator[Origin]:
@@ -48,7 +41,10 @@ def _folder_here(reference: Reference) -> Path | None:
 
 def told(origin: Origin) -> str:
     """A shared origin and what it means; empty where there is none."""
-    return f"{origin.teacher}: {origin.why}; {MEANS[origin.relation]}" if origin.relation in MEANS else ""
+    if origin.relation not in ("itself", "told", "kin"):
+        return ""
+    advice = ": measure quirks, with evaluate.teachers" if origin.relation == "kin" else ""
+    return f"{origin.teacher}: {origin.why}; {origin.means}{advice}"
 
 
 def _origin(student: Local, teacher: ModelSpec, find: Callable[[Reference], Path | None]) -> Origin:
