@@ -3,6 +3,7 @@ H hidden."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -89,7 +90,8 @@ def _has_onednn(rows_NA: Tensor, weight_BA: Tensor) -> bool:
 @cache
 def _is_intel() -> bool:
     # Older versions of PyTorch do not tell.
-    return "Intel" in getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "")
+    capabilities: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    return "Intel" in capabilities().get("cpu_name", "")
 
 
 def logits_of(model: PreTrainedModel, hidden_NH: Tensor) -> Tensor:
