@@ -480,7 +480,7 @@ def test_check_ranks_contexts_and_names_one_that_is_not_there_before_anything_el
 def test_check_says_whose_weights_a_teachers_are(limbeck: Command, recipe: str, tiny_model: Path) -> None:
     code, out, _ = limbeck("check", recipe)
     own = "the student's own weights, told a policy; what that makes of them can pass through any of its replies"
-    assert code == 0 and f"origin    soft labels (context): {own}, here by design\n" in out
+    assert code == 0 and f"origin    soft labels (context): {own}, by design\n" in out
     Path("adapter").mkdir()
     kin = f"teach.teachers=[{{name: tuned, kind: local, model: {tiny_model}, adapter: adapter}}]"
     code, out, _ = limbeck("check", recipe, "--set", kin)
