@@ -184,7 +184,17 @@ class Killing(Silent):
             yield item
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as Ray gives a worker; two round a judge's probabilities otherwise, in the last digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.model
+@pytest.mark.usefixtures("one_thread")
 def test_workers_make_the_candidates_verdicts_and_soft_targets_of_one_process(tmp_path: Path, tiny_model: Path) -> None:
     pytest.importorskip("ray", reason="needs the extra: pip install 'limbeck[ray]'")
     recipe = tmp_path / "recipe.yaml"
