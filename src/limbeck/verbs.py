@@ -46,6 +46,7 @@ from limbeck.records import Prompt, Scorecard, Trial, Verdict
 from limbeck.report import scorecard_json
 from limbeck.report.calibration import calibration_page
 from limbeck.report.trials import trial_row
+from limbeck.report.verdict import choice
 from limbeck.spec import Table, checked, fingerprint
 from limbeck.taxonomy import HARMS, Split
 from limbeck.teach import routed, wants_reply, who_is_asked
@@ -298,6 +299,7 @@ def train(
             work.progress.say(line)
         if validation is not None:
             checkpoint = work.keep("strength", choose_strength, config.strength, base, (checkpoint,), prompts)
+            work.progress.say(f"student: {choice(checkpoint)}")
         made = work.keep("export", export_stage, base, checkpoint)
         work.publish({"student": made / "student"})
     return folder / "student"

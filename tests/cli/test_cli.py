@@ -692,7 +692,8 @@ def test_validation_prompts_choose_the_strength_of_what_was_trained_from_lessons
     code, _, err = limbeck(*train, "alone.jsonl")
     assert code == 2 and err.startswith("alone.jsonl: there is no harmless twin")
     assert not Path("out").exists()
-    assert limbeck(*train, "both.jsonl")[0] == 0
+    code, out, _ = limbeck(*train, "both.jsonl")
+    assert code == 0 and "student: round 0" in out
     trained, exported = (
         json.loads(file.read_text())["lora_alpha"]
         for file in (

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from limbeck.losses import LOSSES
@@ -278,6 +279,12 @@ def test_a_divergence_is_zero_when_both_agree(kind: type[Divergence], top: int, 
         # Along the simplex: log-probabilities can only move so that the probabilities still sum to one.
         along = gradient - student_NV.exp() * gradient.sum(-1, keepdim=True)
         torch.testing.assert_close(along, torch.zeros_like(along), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_weight_below_0_would_teach_the_contrary_and_is_refused(kind: str) -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        LOSSES[kind](weight=-1.0)
 
 
 @EVERY_DIVERGENCE

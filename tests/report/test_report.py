@@ -322,11 +322,13 @@ def test_no_curves_are_no_pictures() -> None:
 
 
 def test_the_page_and_the_card_say_how_strong_the_exported_adapter_is_and_what_else_was_tried(tmp_path: Path) -> None:
-    tried = (card("round 0 at 1", share("separation", 0.5)), card("round 0 at 0.6", share("separation", 0.6)))
+    figures = share("separation", 0.6), share("refused_when_due", 0.9), share("refused_when_harmless", 0.3, of="twins")
+    tried = (card("round 0 at 1", share("separation", 0.5)), card("round 0 at 0.6", *figures))
     files = published(tmp_path, [card("base"), card("student")], tried=tried)
     for words in ("round 0 at 0.6", "round 0 at 1", "60\u00a0points"):
         assert words in files["report.html"]
-    assert "round 0 at 0.6 of what that round changed, chosen among 2 on the validation split" in files["README.md"]
+    told = "round 0 at 0.6 of what that round changed, chosen among 2 on the validation split"
+    assert f"{told} (harmful refused 90 % of" in files["README.md"] and "twins refused 30 % of" in files["README.md"]
     silent = published(tmp_path, [card("base"), card("student")], tried=(card("round 0 at 1"),))
     for file in (silent["README.md"], silent["report.html"]):
         assert "as trained, for the validation split could not tell: no judge could grade the replies" in file

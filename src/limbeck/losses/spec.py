@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from limbeck.losses.noise import Noise
@@ -175,7 +176,7 @@ class Units(NamedTuple):
 class Loss(Kind):
     """Settings of a loss; `weight` is its share in the objective, `over` what its units are."""
 
-    weight: float = 1.0
+    weight: float = Field(default=1.0, ge=0)
     needs: ClassVar[frozenset[Needs]] = frozenset()
     over: ClassVar[Over]
 

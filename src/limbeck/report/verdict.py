@@ -14,6 +14,7 @@ from limbeck.report.headline import (
     HANDLED,
     MULTIPLE_CHOICE,
     SEPARATION,
+    STRENGTH,
     TWINS,
     Cell,
     Column,
@@ -119,8 +120,15 @@ def choice(exported: Checkpoint) -> str:
         return f"{untold}: it has no harmful prompt or no twin"
     if all(cell(card, SEPARATION).value is None for card in exported.tried):
         return f"{untold}: no judge could grade the replies"
-    at = f"round {exported.round} at {exported.strength:g} of what that round changed"
-    return f"{at}, chosen among {len(exported.tried)} on the validation split"
+    name = f"round {exported.round} at {exported.strength:g}"
+    figures = [(one.title, cell(card, one)) for card in exported.tried if card.model == name for one in STRENGTH]
+    said = "; ".join(
+        f"{title.lower()} {100 * figure.value:.0f} % of {figure.n}"
+        for title, figure in figures
+        if figure.value is not None and figure.unit == "share"
+    )
+    chosen = f"{name} of what that round changed, chosen among {len(exported.tried)} on the validation split"
+    return f"{chosen} ({said})" if said else chosen
 
 
 def _change(

@@ -126,6 +126,12 @@ def _train(
                     "bound is never met then; add some, or leave stop_when_met out"
                 )
         taken = run(settings, learner, encoder, usable, probe, store=store, label=f"training {name}, round {number}")
+    if taken.steps and start_from is None and len(taken.unfed) == len(settings.losses):
+        kinds = ", ".join(taken.unfed)
+        raise InputError(
+            f"training {name}: nothing was learnt, for no lesson read had what the losses ({kinds}) learn from "
+            "with a weight above 0; add lessons that have (docs/losses.md says what each needs), or name other losses"
+        )
     if learner.frozen_hash() != before:
         raise AssertionError("the frozen backbone has changed")
     folder = store.folder("adapter")

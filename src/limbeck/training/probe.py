@@ -90,7 +90,8 @@ class Probe:
         if not due or not twins:
             raise InputError(
                 "constraints, the competence curriculum and keep: best measure the student on validation prompts, and "
-                f"there are {len(due)} that must be refused and {len(twins)} harmless twins; add some, or leave all out"
+                f"there are {len(due)} that must be refused and {len(twins)} harmless twins; add some (limbeck train: "
+                "--validation FILE), or leave out what measures: train.balance, train.curriculum, train.keep"
             )
         choices = [one for one in validation if one.choices] if USEFULNESS in wants else []
         self.choices = some(choices, settings.prompts, seed)
