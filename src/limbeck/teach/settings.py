@@ -182,9 +182,15 @@ class TeachSettings(Spec):
         (one, *others) = found or {None}
         if one is None or others:
             named = ", ".join(sorted(each.name or each.kind if each is not None else "nobody" for each in found))
+            mute = "".join(
+                f" (teacher '{each.name}' is {each.kind} and gives replies alone)"
+                for each in self.teachers
+                if not self.labellers(each)
+            )
             raise InputError(
-                f"train.teacher: live needs one model that gives all distributions; here it is {named or 'nobody'}: "
-                "name one teacher, or use train.teacher: cached"
+                "train.teacher: live needs one model that gives all distributions; here it is "
+                f"{named or 'nobody'}{mute}: name one teacher (--set 'teach.teachers=[{{kind: local, name: teacher, "
+                "model: …}]'), or use train.teacher: cached"
             )
         return one
 
