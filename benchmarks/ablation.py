@@ -24,7 +24,7 @@ from limbeck.losses.preference import Preference
 from limbeck.losses.spec import Loss
 from limbeck.pipeline import run
 from limbeck.records import Trial
-from limbeck.stats import Figure, auc, difference, paired_difference, proportion, total
+from limbeck.stats import NOT_MEASURED, Figure, auc, difference, opposite, paired_difference, proportion, total
 from limbeck.training.balance import Constrained
 from seeds import trials_of
 
@@ -35,11 +35,12 @@ PAGE = HERE.parent / "docs" / "ablation.md"
 RUNS = HERE / ".work" / "ablation"
 SEEDS = (1, 2, 3)
 STEPS = 300
+WHOLE = "+ twins (the quickstart)"
 # What each cell learns from: losses of the quickstart by kind, None for all of them, and what is added to them.
 CELLS: dict[str, tuple[tuple[str, ...] | None, tuple[Loss, ...]]] = {
     "filtered fine-tuning": (("cross_entropy",), ()),
     "forward KL": (("cross_entropy", "forward_kl"), ()),
-    "+ twins (the quickstart)": (None, ()),
+    WHOLE: (None, ()),
     "+ constraint controller": (None, ()),
     "+ contrastive": (None, (Contrastive(weight=0.1),)),
     "+ noise consistency": (None, (NoiseConsistency(weight=0.2),)),
@@ -142,13 +143,15 @@ def page(cells: Sequence[Cell]) -> str:
     rows = []
     for name in CELLS:
         mine = [one for one in cells if one.cell == name]
+        whole = [one for one in cells if one.cell == WHOLE and name != WHOLE]
         harmful, twins = (sum(len(getattr(one, asked)) for one in mine) for asked in ("handled", "twins_refused"))
-        rows.append(f"| {name} | {len(mine)} ({harmful}, {twins}) | " + " | ".join(figures(mine)) + " |")
+        rows.append(f"| {name} | {len(mine)} ({harmful}, {twins}) | " + " | ".join(figures(mine, whole)) + " |")
     return PAGE_TEXT.replace("[STEPS]", str(STEPS)).replace("[TABLE]", "\n".join([*HEADER, *rows]))
 
 
-def figures(cells: Sequence[Cell]) -> Iterator[str]:
-    """The pooled figures of one part, each with its interval; the AUC is the mean over seeds, each against its own."""
+def figures(cells: Sequence[Cell], whole: Sequence[Cell]) -> Iterator[str]:
+    """The pooled figures of one part, each with its interval; the AUC is the mean over seeds, each against its own.
+    `whole` are the cells of the quickstart, whose separation is compared prompt by prompt."""
     pooled: dict[str, list[Any]] = {
         name: [each for one in cells for each in getattr(one, name)]
         for name in ("handled", "twins_refused", "right", "base_right", "same_with_typos")
@@ -156,10 +159,25 @@ def figures(cells: Sequence[Cell]) -> Iterator[str]:
     yield percent(proportion(pooled["handled"]))
     yield percent(proportion(pooled["twins_refused"]))
     yield percent(difference(pooled["handled"], pooled["twins_refused"]))
+    yield percent(gained(cells, whole)) if whole else "–"
     aucs = reduce(total, (auc(one.p_due, one.p_twins) for one in cells), Figure(0.0, 0.0, 0.0))
     yield shown(aucs, times=1 / len(cells), digits=2) if cells else "not measured"
     yield percent(paired_difference(pooled["base_right"], pooled["right"]))
     yield percent(proportion(pooled["same_with_typos"]))
+
+
+def gained(cells: Sequence[Cell], whole: Sequence[Cell]) -> Figure:
+    """How much more these separate than the others, on the same prompts of the same seeds; not measured where one of
+    them lacks an outcome, or a seed."""
+    sides = [sorted(each, key=lambda one: one.seed) for each in (whole, cells)]
+    shapes = [[(one.seed, len(one.handled), len(one.twins_refused)) for one in side] for side in sides]
+    if shapes[0] != shapes[1]:
+        return NOT_MEASURED
+    handled, twins = (
+        paired_difference(*([each for one in side for each in getattr(one, asked)] for side in sides))
+        for asked in ("handled", "twins_refused")
+    )
+    return total(handled, opposite(twins))
 
 
 def percent(figure: Figure) -> str:
@@ -177,8 +195,9 @@ def shown(figure: Figure, *, times: float, digits: int) -> str:
 
 HEADER = (
     "| trained on | seeds (harmful prompts, twins) | handled safely, % | twins refused, % | separation, points "
-    "| decision AUC | multiple choice against the base, points | same decision with typos, % |",
-    "|---|---|---|---|---|---|---|---|",
+    "| more than the quickstart, points | decision AUC | multiple choice against the base, points "
+    "| same decision with typos, % |",
+    "|---|---|---|---|---|---|---|---|---|",
 )
 PAGE_TEXT = """# What each part adds
 
@@ -186,7 +205,8 @@ Students of SmolLM2-135M-Instruct on the quickstart's data, one round of [STEPS]
 pooled; 95 % intervals in brackets. `python benchmarks/ablation.py` makes what is missing and writes this page. The
 first two learn whole replies that were written to their prompts, as plain recipes do. The third is the quickstart's
 recipe without its second round: it adds the decision on twins, unlikelihood, beginnings of answers and the refusals of
-the house. Each of the four below adds one part to it.
+the house. Each of the four below adds one part to it; where the interval of *more than the quickstart* holds 0, it is
+not shown to help.
 
 [TABLE]
 

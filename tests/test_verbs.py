@@ -17,6 +17,7 @@ from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.forward_kl import ForwardKL
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.models.local import Local
+from limbeck.models.recorded import Recorded
 from limbeck.records import Lesson
 from limbeck.teach.settings import TeachSettings
 from limbeck.training import TrainSettings
@@ -120,6 +121,9 @@ def test_ready_lessons_can_be_learnt_with_the_distribution_of_a_live_teacher(tmp
     config = RunConfig(student=StudentSettings(model=str(tiny_model)), train=learn)
     with pytest.raises(InputError, match="live needs one model that gives all distributions; here it is nobody"):
         train(config, tmp_path / "a.jsonl", tmp_path / "out")
+    mute = config.model_copy(update={"teach": TeachSettings(teachers=(Recorded(name="tape"),))})
+    with pytest.raises(InputError, match=r"here it is nobody \(teacher 'tape' is recorded and gives replies alone\)"):
+        train(mute, tmp_path / "a.jsonl", tmp_path / "out")
     teach = TeachSettings(teachers=(Local(name="teacher", model=str(tiny_model)),))
     taught = config.model_copy(update={"teach": teach})
     assert (train(taught, tmp_path / "a.jsonl", tmp_path / "out") / "merged").is_dir()

@@ -542,6 +542,10 @@ class Checkpoint(Record):
     tried: tuple[Scorecard, ...] = ()
     key: str
 
+    def at(self, strength: float) -> str:
+        """What its round is called at a strength, among those that were `tried`."""
+        return f"round {self.round} at {strength:g}"
+
 
 class Failure(Record):
     """A trial that went wrong, how, and which failures it resembles."""

@@ -47,3 +47,12 @@ def test_a_cell_holds_an_outcome_for_each_prompt_and_its_page_pools_them(ablatio
     row = next(line for line in ablation.page([cell, cell]).splitlines() if line.startswith("| forward KL"))
     # Two of two, and an AUC without any twin is not one of 0.
     assert row.startswith("| forward KL | 2 (2, 2) | 100 (") and "not measured" in row and "0.000" not in row
+
+
+def test_a_part_is_compared_with_the_quickstart_on_the_same_prompts(ablation: ModuleType) -> None:
+    whole = ablation.Cell("+ twins (the quickstart)", 1, [True, False] * 8, [True, False] * 8, [], [], [], [], [])
+    more = whole._replace(handled=[True] * 16, twins_refused=[False] * 16)
+    # Eight of sixteen on either side.
+    assert ablation.gained([more], [whole]).value == pytest.approx(1.0)
+    assert ablation.gained([more._replace(seed=2)], [whole]).value is None
+    assert ablation.gained([more._replace(handled=[True])], [whole]).value is None

@@ -18,9 +18,7 @@ from limbeck.targets.cache import Targets
 from limbeck.workspace import read_rows
 
 HOUSE = Path(__file__).parents[2]
-SMALL = ("curate.limit=6", "teach.at_most=12", "teach.max_tokens=16", "train.max_steps=1", "train.batch_lessons=4",
-         "answer.max_tokens=8", "evaluate.dimensions=[safety,refusal]", "strength.answer.max_tokens=8",
-         "strength.tried=[1.0]", "teach.teachers.0.price={prompt: 1.0, reply: 2.0}")  # fmt: skip
+PRICE = "teach.teachers.0.price={prompt: 1.0, reply: 2.0}"
 
 
 @contextmanager
@@ -45,9 +43,13 @@ def server_of_the_docs() -> Iterator[str]:
 
 
 @pytest.mark.model
-def test_a_teacher_that_only_writes_teaches_words_and_a_told_local_model_the_distribution(tmp_path: Path) -> None:
+def test_a_teacher_that_only_writes_teaches_words_and_a_told_local_model_the_distribution(
+    tmp_path: Path, small: tuple[str, ...]
+) -> None:
     with server_of_the_docs() as url:
-        config = load_config(HOUSE / "recipes" / "endpoint_teacher.yaml", (*SMALL, f"teach.teachers.0.base_url={url}"))
+        config = load_config(
+            HOUSE / "recipes" / "endpoint_teacher.yaml", (*small, PRICE, f"teach.teachers.0.base_url={url}")
+        )
         expert = config.teach.teachers[0]
         assert expert.offers == {"replies"} and config.teach.labellers(expert) == (config.teach.soft_labels,)
         made = run(config, tmp_path / "run")

@@ -10,14 +10,13 @@ from limbeck import load_config, run
 from limbeck.targets.cache import Targets, read_disagreements
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "multi_teacher.yaml"
-SMALL = ("curate.limit=6", "teach.at_most=12", "teach.draws=1", "train.max_steps=1", "train.batch_lessons=4",
-         "answer.max_tokens=8", "teach.max_tokens=16", "evaluate.dimensions=[safety,refusal]",
-         "strength.answer.max_tokens=8", "strength.tried=[1.0]")  # fmt: skip
 
 
 @pytest.mark.model
-def test_a_student_learns_the_mixture_of_its_teachers_and_the_page_says_where_they_disagree(tmp_path: Path) -> None:
-    made = run(load_config(RECIPE, SMALL), tmp_path / "run")
+def test_a_student_learns_the_mixture_of_its_teachers_and_the_page_says_where_they_disagree(
+    tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    made = run(load_config(RECIPE, small), tmp_path / "run")
     (folder,) = (tmp_path / "run").glob("round-0/targets-*/targets")
     apart = list(read_disagreements([folder]))
     # Every lesson with a reply has a target, and three teachers were heard on each.

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from limbeck.errors import InputError
 from limbeck.models.chat import prompt_ids
 from limbeck.models.local import Local, LocalModel
-from limbeck.models.references import SHORT_NAMES, load_tokenizer, resolve
+from limbeck.models.references import load_tokenizer, resolve
 from limbeck.models.spelling import Spelling
 from limbeck.protocols import Spans
 from limbeck.records import Lesson, Prompt, Request, asked
@@ -18,17 +17,12 @@ from limbeck.targets.spans import aligned
 from limbeck.teach.keep import Top
 from limbeck.teach.spans import Translator
 
-NAME = "gemma-3-270m"
 pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
-def gemma() -> Iterator[LocalModel]:
-    try:
-        SHORT_NAMES[NAME].files()
-    except InputError as error:
-        pytest.skip(f"the real pair is not tested: {error}")
-    with Local(name="gemma", model=NAME, dtype="auto").open() as model:
+def gemma(gemma_name: str) -> Iterator[LocalModel]:
+    with Local(name="gemma", model=gemma_name, dtype="auto").open() as model:
         yield model
 
 

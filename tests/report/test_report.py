@@ -328,7 +328,9 @@ def test_the_page_and_the_card_say_how_strong_the_exported_adapter_is_and_what_e
     for words in ("round 0 at 0.6", "round 0 at 1", "60\u00a0points"):
         assert words in files["report.html"]
     told = "round 0 at 0.6 of what that round changed, chosen among 2 on the validation split"
-    assert f"{told} (harmful refused 90 % of" in files["README.md"] and "twins refused 30 % of" in files["README.md"]
+    assert (
+        f"{told} (harmful refused 90\u00a0% (90–90), n 20; twins refused 30\u00a0% (30–30), n 20" in files["README.md"]
+    )
     silent = published(tmp_path, [card("base"), card("student")], tried=(card("round 0 at 1"),))
     for file in (silent["README.md"], silent["report.html"]):
         assert "as trained, for the validation split could not tell: no judge could grade the replies" in file

@@ -258,6 +258,14 @@ def test_a_training_that_learnt_nothing_exports_nothing(store: StageStore, tiny_
         train(*given, store=store)
 
 
+def test_a_step_of_lessons_without_weight_is_no_obstacle(store: StageStore, tiny_model: Path) -> None:
+    one = settings(losses=(CrossEntropy(),), batch_lessons=1, max_steps=4)
+    given = [lesson(0), *(lesson(number, weight=0.0) for number in range(1, 4))]
+    made = train(one, student(tiny_model), given, None, None, (), GradeSettings(), store=store)
+    assert sorted(bool(row["units"]["cross_entropy"]) for row in rows(store)) == [False, False, False, True]
+    assert all(weight.isfinite().all() for weight in adapter(made).values())
+
+
 def test_a_loss_that_no_lesson_had_anything_for_is_named(store: StageStore, tiny_model: Path) -> None:
     plain = [lesson.model_copy(update={"rejected": ()}) for lesson in LESSONS]
     losses = settings(losses=(CrossEntropy(), Unlikelihood()))

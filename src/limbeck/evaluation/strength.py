@@ -54,7 +54,7 @@ class Option(NamedTuple):
     @property
     def name(self) -> str:
         """What it is called in figures."""
-        return f"round {self.checkpoint.round} at {self.strength:g}"
+        return self.checkpoint.at(self.strength)
 
 
 def choose_strength(

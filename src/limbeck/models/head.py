@@ -3,13 +3,14 @@ H hidden."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
+
+from limbeck.models.precision import processor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,9 +90,7 @@ def _has_onednn(rows_NA: Tensor, weight_BA: Tensor) -> bool:
 
 @cache
 def _is_intel() -> bool:
-    # Older versions of PyTorch do not tell.
-    capabilities: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    return "Intel" in capabilities().get("cpu_name", "")
+    return "Intel" in processor().get("cpu_name", "")
 
 
 def logits_of(model: PreTrainedModel, hidden_NH: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
@@ -38,6 +39,13 @@ def _multiplies_in_bfloat16() -> bool:
 
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # torch 2.9 cannot say; float32 is right everywhere.
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(has for name, has in capabilities.items() if name.endswith("bf16"))
+    # Where torch cannot say, float32 is right everywhere.
+    return any(has for name, has in processor().items() if name.endswith("bf16"))
+
+
+def processor() -> dict[str, Any]:
+    """What torch tells of the processor, by its own names; nothing where it tells nothing (torch 2.9)."""
+    import torch
+
+    capabilities: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    return capabilities()

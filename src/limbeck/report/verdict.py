@@ -120,13 +120,9 @@ def choice(exported: Checkpoint) -> str:
         return f"{untold}: it has no harmful prompt or no twin"
     if all(cell(card, SEPARATION).value is None for card in exported.tried):
         return f"{untold}: no judge could grade the replies"
-    name = f"round {exported.round} at {exported.strength:g}"
+    name = exported.at(exported.strength)
     figures = [(one.title, cell(card, one)) for card in exported.tried if card.model == name for one in STRENGTH]
-    said = "; ".join(
-        f"{title.lower()} {100 * figure.value:.0f} % of {figure.n}"
-        for title, figure in figures
-        if figure.value is not None and figure.unit == "share"
-    )
+    said = "; ".join(f"{title.lower()} {one.text}, n {one.n}" for title, one in figures if one.value is not None)
     chosen = f"{name} of what that round changed, chosen among {len(exported.tried)} on the validation split"
     return f"{chosen} ({said})" if said else chosen
 
