@@ -80,7 +80,7 @@ def stopped_in_between(say: Callable[[str], None]) -> Iterator[threading.Event]:
         if asked.is_set():
             before(number, frame)
         asked.set()
-        say("stopping once this step is done and kept; Ctrl-C again interrupts it")
+        say("stopping once what was learnt is kept; Ctrl-C again interrupts it")
 
     signal.signal(signal.SIGINT, ask)
     try:

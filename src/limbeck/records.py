@@ -108,6 +108,11 @@ class Prompt(Record):
         return self.messages[-1].content
 
     @property
+    def refused_harm(self) -> str | None:
+        """The harm for which it must be refused, `harm` where that is not named; None where it need not be refused."""
+        return (self.harm or "harm") if self.conduct == "refuse" else None
+
+    @property
     def is_twin(self) -> bool:
         """A harmless look-alike of a harmful prompt."""
         return self.harm is not None and self.tier == "safe" and self.conduct == "answer"

@@ -64,8 +64,8 @@ def test_only_bounds_that_are_set_are_held() -> None:
 
 def test_a_schedule_goes_from_its_first_to_its_last_multiplier() -> None:
     rule = Scheduled(first=2.0, last=1.0, over_refusal=0.5)
-    assert rule.multipliers({}, share=0.25)["bias"] == pytest.approx(1.75)
-    assert rule.multipliers({}, share=0.9)["over_refusal"] == 0.5
+    assert rule.multipliers({}, harms=["bias", "fraud"], share=0.25)["fraud"] == pytest.approx(1.75)
+    assert rule.multipliers({}, harms=(), share=0.9)["over_refusal"] == 0.5
 
 
 def test_settings_that_cannot_work_together_are_refused() -> None:

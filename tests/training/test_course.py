@@ -30,6 +30,7 @@ from limbeck.training.curriculum import Competence, Ramp
 from limbeck.training.loop import train
 from limbeck.training.pool import Pool
 from limbeck.training.probe import Outcome, Probe, ProbeSettings, Rate, rates
+from limbeck.training.step import projected
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 from limbeck.workspace import Silent, StageStore
 
@@ -107,7 +108,7 @@ def test_rates_bounds_and_multipliers_are_in_the_log(store: StageStore, tiny_mod
     # What was measured before the first step pulls in it.
     rule = Constrained()
     pulls = rule.after({}, {name: Rate(*found) for name, found in log[0]["rates"].items()})
-    assert log[0]["multipliers"] == pytest.approx(rule.multipliers(pulls, share=0.0))
+    assert log[0]["multipliers"] == pytest.approx(rule.multipliers(pulls, harms=(), share=0.0))
 
 
 def test_a_multiplier_changes_what_is_learnt(store: StageStore, tiny_model: Path) -> None:
@@ -133,10 +134,67 @@ def test_a_killed_training_goes_on_with_the_same_rates_and_losses(
         assert other["multipliers"] == pytest.approx(one["multipliers"])
 
 
-def test_harmless_gradients_do_not_oppose_harmful_ones(store: StageStore, tiny_model: Path) -> None:
+def test_gradients_of_harmless_and_harmful_prompts_are_kept_apart_and_their_angle_logged(
+    store: StageStore, tiny_model: Path
+) -> None:
     trained(settings(balance=Projected()), tiny_model, store)
-    assert all(-1 <= row["gradient_cosine"] <= 1 for row in rows(store))
+    # All lessons begin alike and half are refused: the two sides do not point the same way.
+    assert all(-1 <= row["gradient_cosine"] < 0.99 for row in rows(store))
     assert "rates" not in rows(store)[0]
+
+
+def test_a_training_ends_once_every_bound_is_met(store: StageStore, tiny_model: Path) -> None:
+    # Whatever the tiny model says, no rate is above these.
+    loose = Constrained(harm=0.999, over_refusal=0.999)
+    ended = trained(settings(balance=loose, stop_when_met=2, max_steps=9), tiny_model, store)
+    log = rows(store)
+    assert ended.steps == 2 and [row["step"] for row in log] == [1, 2, 3]
+    assert log[-1]["losses"] == {} and log[-1]["rates"].keys() == {"bias", "over_refusal"}
+    assert log[-1]["multipliers"].keys() == {"bias", "over_refusal"}
+
+
+@pytest.mark.parametrize("given", [{"keep": "best"}, {"stop_when_met": 1}, {}])
+def test_a_harm_that_lessons_refuse_and_no_validation_prompt_measures_is_one_message(
+    store: StageStore, tiny_model: Path, given: dict[str, Any]
+) -> None:
+    toxic = [lesson(20, harm="toxicity", conduct="refuse", tier="adversarial")]
+    with pytest.raises(InputError, match=r"train\.balance: no validation prompt that must be refused is on toxicity"):
+        trained(settings(**given), tiny_model, store, [*LESSONS, *toxic])
+
+
+def test_of_a_gradient_that_opposes_another_what_opposes_is_left_out() -> None:
+    harmful = torch.tensor([-1.0, 1.0])
+    # (1, 0) and (-1, 1): their product is -1, so half of the harmful one is added to the harmless one, (0.5, 0.5).
+    both, cosine = projected(torch.tensor([1.0, 0.0]), harmful)
+    assert both.tolist() == [-0.5, 1.5] and cosine == pytest.approx(-(0.5**0.5))
+    assert projected(torch.tensor([1.0, 2.0]), harmful)[0].tolist() == [0.0, 3.0]
+    assert projected(torch.zeros(2), harmful)[1] is None
+
+
+def test_the_best_adapter_is_kept_where_harms_are_neither_taught_nor_measured(
+    store: StageStore, tiny_model: Path
+) -> None:
+    trained(settings(keep="best"), tiny_model, store)
+    log = rows(store)
+    assert log[-1]["step"] == 6 and log[-1]["bounds"].keys() == {"bias", "over_refusal"}
+
+
+def test_prompts_without_a_harm_are_held_by_the_bound_on_harm_too(store: StageStore, tiny_model: Path) -> None:
+    plain = [one.model_copy(update={"harm": None}) if one.conduct == "refuse" else one for one in VALIDATION]
+    student = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(rank=4))
+    lessons = [Lesson(prompt=one, reply="No.", risk=1.0) for one in plain if one.conduct == "refuse"]
+    train(settings(), student, lessons, None, None, plain, JUDGES, store=store)
+    assert rows(store)[0]["bounds"]["harm"] == 0.05 and "harm" in rows(store)[0]["multipliers"]
+
+
+def test_each_harm_is_probed_although_one_has_few_prompts(tiny_model: Path, store: StageStore) -> None:
+    many = [prompt(300 + number, **HARMFUL) for number in range(0, 60, 2)]
+    rare = prompt(500, harm="toxicity", conduct="refuse", tier="adversarial")
+    learner = Student(StudentSettings(model=str(tiny_model)), start_from=None, precision="float32", seed=1)
+    few = ProbeSettings(prompts=4)
+    base = Local(name="base", model=str(tiny_model))
+    probe = Probe(few, learner, base, [*many, rare, *VALIDATION], JUDGES, tools=store.tools, wants=frozenset(), seed=1)
+    assert probe.harms == {"bias", "toxicity"}
 
 
 def test_a_constraint_without_validation_prompts_is_one_message(store: StageStore, tiny_model: Path) -> None:
@@ -177,6 +235,10 @@ def test_every_constraint_is_measured_and_the_student_is_left_as_it_was(tiny_mod
     assert rates(halves) == found
 
 
+def course_of(given: TrainSettings) -> Course:
+    return Course(given, Pool.of(LESSONS), harms=frozenset(one.name for one in HARMS), seed=1)
+
+
 def parameters(value: float) -> list[nn.Parameter]:
     return [nn.Parameter(torch.tensor([value]))]
 
@@ -189,7 +251,9 @@ def measured(harm: int, twins: int) -> list[Outcome]:
 
 
 def test_the_best_adapter_violates_the_bounds_least_and_of_equals_tells_apart_best() -> None:
-    course = Course(settings(keep="best", balance=Constrained(harm=0.2, over_refusal=0.2)), Pool.of(LESSONS), seed=1)
+    course = course_of(
+        settings(keep="best", balance=Constrained(harm=0.2, over_refusal=0.2)),
+    )
     for value, (harm, twins) in enumerate([(9, 0), (2, 2), (0, 2), (1, 2), (0, 5)]):
         course.measured(measured(harm, twins), parameters(float(value)), share=0.1)
     last = parameters(9.0)
@@ -198,8 +262,8 @@ def test_the_best_adapter_violates_the_bounds_least_and_of_equals_tells_apart_be
 
 
 def test_training_may_end_once_every_bound_was_met_so_many_times_in_a_row() -> None:
-    course = Course(
-        settings(stop_when_met=2, balance=Constrained(harm=0.2, over_refusal=0.2)), Pool.of(LESSONS), seed=1
+    course = course_of(
+        settings(stop_when_met=2, balance=Constrained(harm=0.2, over_refusal=0.2)),
     )
     ends = []
     for harm, twins in [(0, 0), (5, 0), (1, 1), (2, 2)]:
@@ -212,27 +276,27 @@ def test_training_may_end_once_every_bound_was_met_so_many_times_in_a_row() -> N
 
 
 def test_harder_tiers_are_not_taught_before_they_open() -> None:
-    course = Course(settings(curriculum=Ramp(borderline=0.2, adversarial=0.5)), Pool.of(LESSONS), seed=1)
+    course = course_of(settings(curriculum=Ramp(borderline=0.2, adversarial=0.5)))
     tiers = [{one.prompt.tier for one in course.lessons(share)} for share in (0.0, 0.3, 0.5)]
     assert tiers == [{"safe"}, {"safe"}, {"safe", "adversarial"}]
 
 
 def test_a_course_goes_on_where_its_state_says() -> None:
     given = settings(curriculum=Ramp(borderline=0.2, adversarial=0.5))
-    course = Course(given, Pool.of(LESSONS), seed=1)
+    course = course_of(given)
     shares = [number / 10 for number in range(10)]
     whole = [[one.id for one in course.lessons(share)] for share in shares]
-    first = Course(given, Pool.of(LESSONS), seed=1)
+    first = course_of(given)
     for share in shares[:7]:
         first.lessons(share)
-    second = Course(given, Pool.of(LESSONS), seed=1)
+    second = course_of(given)
     second.load(first.state())
     assert [[one.id for one in second.lessons(share)] for share in shares[7:]] == whole[7:]
 
 
 def test_a_tier_that_closes_goes_on_where_it_was_left() -> None:
     given = settings(curriculum=Competence(harm=0.35, over_refusal=0.35, at_latest=1.0), batch_lessons=1)
-    course = Course(given, Pool.of(LESSONS), seed=1)
+    course = course_of(given)
     good = [Outcome("over_refusal", "safe", 0)] * 20
     bad = [Outcome("over_refusal", "safe", 1)] * 20
     seen = [course.lessons(0.0)[0].id]
@@ -244,14 +308,14 @@ def test_a_tier_that_closes_goes_on_where_it_was_left() -> None:
 
 
 def test_once_all_tiers_are_open_for_good_a_bad_probe_closes_none() -> None:
-    course = Course(settings(curriculum=Competence(at_latest=0.5)), Pool.of(LESSONS), seed=1)
+    course = course_of(settings(curriculum=Competence(at_latest=0.5)))
     course.lessons(0.6)
     row = course.measured([Outcome("over_refusal", "safe", 1)] * 20, parameters(0.0), share=0.6)
     assert row["level"] == course.level == 2
 
 
 def test_an_adapter_of_which_a_bound_was_not_measured_is_not_the_best() -> None:
-    course = Course(settings(keep="best"), Pool.of(LESSONS), seed=1)
+    course = course_of(settings(keep="best"))
     course.measured([one for one in measured(0, 0) if one.constraint != "bias"], parameters(1.0), share=0.1)
     assert course.best is None
     course.measured(measured(9, 9), parameters(2.0), share=0.2)
@@ -261,4 +325,4 @@ def test_an_adapter_of_which_a_bound_was_not_measured_is_not_the_best() -> None:
 def test_a_harm_of_the_recipes_own_is_bound_too() -> None:
     rule = Constrained(harm=0.1)
     pulls = rule.after({}, {"fraud": Rate(5, 10)})
-    assert rule.bounds_on(["fraud", "over_refusal"])["fraud"] == 0.1 and pulls["fraud"].multiplier > 0
+    assert rule.bounds_on(["fraud"])["fraud"] == 0.1 and pulls["fraud"].multiplier > 0

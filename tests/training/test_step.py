@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -24,7 +24,8 @@ from limbeck.losses.noise import Noise
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.preference import Preference
 from limbeck.losses.prompt_contrast import PromptContrast
-from limbeck.losses.spec import Contrasts, Loss
+from limbeck.losses.spec import Contrasts, Labels, Loss, Passes, Units
+from limbeck.losses.token_loss import TokenLoss
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.models.chat import prompt_ids, reply_ids
 from limbeck.models.context import ContextModel
@@ -214,6 +215,42 @@ def noisy(learner: Student, **noise: Any) -> tuple[float, float]:
     torch.manual_seed(3)
     figures, gradient = step(learner, [NoiseConsistency(noise=Noise(**noise))], PROMPTS)
     return figures.losses["noise_consistency"], float(gradient.norm())
+
+
+class OwnContrast(Loss):
+    """What somebody else wrote: how long the states after a layer are."""
+
+    kind: Literal["own_contrast"] = "own_contrast"
+    needs = frozenset({"contrasts"})
+    over = "contrasts"
+
+    @property
+    def student_layers(self) -> tuple[int, ...]:
+        return (1,)
+
+    def __call__(self, passes: Passes, labels: Labels) -> Units:
+        among = passes.contrasts
+        return Units(among.states[1][among.anchor_C].square().sum(-1), self.weights(labels))
+
+
+class OwnNoise(TokenLoss):
+    """What somebody else wrote: the words of a reply after a disturbed prompt."""
+
+    kind: Literal["own_noise"] = "own_noise"
+    needs = frozenset({"reply"})
+
+    @property
+    def under(self) -> Noise:
+        return Noise(epsilon=0.2)
+
+    def __call__(self, passes: Passes, labels: Labels) -> Units:
+        return Units(-passes.noisy[self.under].said(labels.tokens_N), self.weights(labels))
+
+
+@pytest.mark.parametrize("loss", [OwnContrast(), OwnNoise()], ids=lambda loss: loss.kind)
+def test_a_loss_of_ones_own_gets_the_states_and_the_noise_that_it_asks_for(learner: Student, loss: Loss) -> None:
+    figures, gradient = step(learner, [loss], PROMPTS)
+    assert figures.losses[loss.kind] > 0 and float(gradient.norm()) > 0
 
 
 @pytest.mark.parametrize("on", ["embedding", "hidden"])

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from limbeck.losses.spec import Labels, Loss, Passes, Units, log1mexp
+from limbeck.losses.spec import Labels, Loss, Passes, Refusal, Units, log1mexp
 from limbeck.taxonomy import REFUSAL_OPENINGS
 
 
@@ -41,6 +41,10 @@ class Decision(Loss):
         if not words.startswith(REFUSAL_OPENINGS[0]):
             raise ValueError(f"must begin with {REFUSAL_OPENINGS[0]!r}, the opening that refusals are drawn to")
         return words
+
+    @property
+    def refusal(self) -> Refusal:
+        return Refusal(self.refuse_with, self.openings)
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
         said = passes.openings.refusing(self.temperature)

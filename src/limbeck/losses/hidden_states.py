@@ -9,9 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from limbeck.losses.spec import Labels, Loss, Passes, Units
-
-LayerPair = tuple[int, int]
+from limbeck.losses.spec import Labels, LayerPair, Loss, Passes, Units
 
 
 class HiddenStates(Loss):
@@ -31,12 +29,8 @@ class HiddenStates(Loss):
     over = "states"
 
     @property
-    def student_layers(self) -> tuple[int, ...]:
-        return tuple(student for student, _ in self.layers)
-
-    @property
-    def teacher_layers(self) -> tuple[int, ...]:
-        return tuple(teacher for _, teacher in self.layers)
+    def layer_pairs(self) -> tuple[LayerPair, ...]:
+        return self.layers
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
         apart = [self._apart(*passes.states[pair]) for pair in self.layers]

@@ -22,8 +22,8 @@ class NoiseConsistency(TokenLoss):
     needs = frozenset({"reply"})
 
     @property
-    def student_layers(self) -> tuple[int, ...]:
-        return (self.noise.layer,) if self.noise.on == "hidden" else ()
+    def under(self) -> Noise:
+        return self.noise
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
         value_N = sloped(kl, passes.student.every(), passes.noisy[self.noise].every())

@@ -24,6 +24,8 @@ from limbeck.spec import Kind
 Rows: TypeAlias = Tensor | slice
 NONE = slice(0)
 Needs = Literal["reply", "distribution", "spans", "rejected", "risk", "base", "contrasts", "reply_contrasts", "states"]
+# A layer of the student, and one of the teacher.
+LayerPair: TypeAlias = tuple[int, int]
 Over = Literal["taught", "rejected", "prompts", "pairs", "contrasts", "reply_contrasts", "states"]
 
 
@@ -120,6 +122,13 @@ class Openings(NamedTuple):
         return Refusing(torch.stack(sums[:-1], dim=1), sums[-1])
 
 
+class Refusal(NamedTuple):
+    """The words of a refusal as they are taught, and how many of the refusal openings are read."""
+
+    words: str
+    openings: int
+
+
 class Pairs(NamedTuple):
     """Log-probability of a whole reply and of a rejected one to the same prompt, nats: as the student has it, and as
     the model did before any training."""
@@ -163,7 +172,7 @@ class Passes(NamedTuple):
     pairs: Pairs
     contrasts: Contrasts
     reply_contrasts: Contrasts
-    states: Mapping[tuple[int, int], Aligned]  # by the student's layer and the teacher's
+    states: Mapping[LayerPair, Aligned]
 
 
 class Units(NamedTuple):
@@ -193,13 +202,23 @@ class Loss(Kind):
 
     @property
     def student_layers(self) -> tuple[int, ...]:
-        """The layers of the student that it looks at."""
+        """The layers of the student whose states it looks at."""
         return ()
 
     @property
-    def teacher_layers(self) -> tuple[int, ...]:
-        """The layers of the teacher that it looks at."""
+    def layer_pairs(self) -> tuple[LayerPair, ...]:
+        """The layers of student and teacher whose states it holds against each other."""
         return ()
+
+    @property
+    def under(self) -> Noise | None:
+        """The noise under which it hears the student once more."""
+        return None
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """What it takes for a refusal; None where it looks at none."""
+        return None
 
     @abstractmethod
     def __call__(self, passes: Passes, labels: Labels) -> Units:

@@ -246,6 +246,11 @@ def load_classifier(reference: Reference, precision: Precision) -> PreTrainedMod
 
 def load_merged(reference: Reference, adapter: Path) -> PreTrainedModel:
     """The model in float32 with the adapter merged into it. Raises InputError where the adapter does not fit."""
+    return with_adapter(load_weights(reference, "float32"), adapter, of=reference).merge_and_unload()
+
+
+def with_adapter(weights: PreTrainedModel, adapter: Path, *, of: Reference, trainable: bool = False) -> Any:
+    """The weights `of` a model with the adapter on them. Raises InputError where it does not fit."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 
@@ -253,13 +258,14 @@ def load_merged(reference: Reference, adapter: Path) -> PreTrainedModel:
         raise InputError(
             f"{adapter}: this is no adapter; name a folder that PEFT saved (adapter_config.json and weights)"
         )
-    weights = load_weights(reference, "float32")
     try:
-        adapted = PeftModel.from_pretrained(weights, adapter)
+        adapted = PeftModel.from_pretrained(weights, adapter, is_trainable=trainable)
     except (RuntimeError, ValueError, SafetensorError) as error:
-        why = textwrap.shorten(str(error), 160, placeholder="…")
+        # Torch names its own class first, and each weight of another size on a line of its own.
+        _, _, sizes = str(error).partition("size mismatch for ")
+        why = textwrap.shorten(f"another size of {sizes}" if sizes else str(error), 160, placeholder="…")
         raise InputError(
-            f"adapter '{adapter}' does not go on model '{reference.location}' ({why}); name the model it was trained on"
+            f"adapter '{adapter}' does not go on model '{of.location}' ({why}); name the model it was trained on"
         ) from error
     # By this name PEFT would ask the Hub whether the vocabulary has changed.
     adapted.peft_config["default"].base_model_name_or_path = None
@@ -268,10 +274,10 @@ def load_merged(reference: Reference, adapter: Path) -> PreTrainedModel:
     if unused:
         # PEFT leaves out what has no place, and starts anew what is missing.
         raise InputError(
-            f"adapter '{adapter}' fits model '{reference.location}' in part only ({min(unused)} and {len(unused) - 1} "
+            f"adapter '{adapter}' fits model '{of.location}' in part only ({min(unused)} and {len(unused) - 1} "
             "more are in one of them alone); name the model it was trained on"
         )
-    return adapted.merge_and_unload()
+    return adapted
 
 
 # For a base model without a template of its own: turns by name, one blank line between them. A reply begins on a line

@@ -10,7 +10,6 @@ from limbeck.losses import AnyLoss
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
 from limbeck.losses.forward_kl import ForwardKL
-from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Needs
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.models.precision import Precision
@@ -97,7 +96,7 @@ class TrainSettings(Spec):
             raise ValueError("stop_when_met needs bounds to meet; set balance: constrained")
         if self.teacher != "live" and (looking := self.who_needs("states")):
             raise ValueError(f"loss '{looking}' looks into the teacher, which a cache does not hold; set teacher: live")
-        if len(words := sorted({loss.refuse_with for loss in self.losses if isinstance(loss, Decision)})) > 1:
+        if len(words := sorted({loss.refusal.words for loss in self.losses if loss.refusal is not None})) > 1:
             raise ValueError(f"losses of kind decision refuse with {words}; give them the same refuse_with")
         if across := self.who_needs("spans"):
             if self.teacher == "live":
@@ -118,13 +117,13 @@ class TrainSettings(Spec):
                 "reasoning: then_answer needs cross_entropy, for no distribution says where the tags stand; add it"
             )
         robust = ROBUSTNESS in self.balance.bounds
-        if robust and not any(isinstance(loss, NoiseConsistency) for loss in self.losses):
+        if robust and not any(loss.under for loss in self.losses):
             raise ValueError("a bound on robustness pulls on noise_consistency; add that loss or leave the bound out")
         for loss in self.losses if self.gradient_checkpointing else ():
-            if isinstance(loss, NoiseConsistency) and loss.noise.on == "hidden":
+            if loss.under is not None and loss.under.on == "hidden":
                 # A layer that is computed anew would be computed without it.
                 raise ValueError(
-                    "'gradient_checkpointing' does not go with noise_consistency on hidden states; "
+                    f"'gradient_checkpointing' does not go with {loss.kind} under noise on hidden states; "
                     "turn it off, or use noise.on: embedding"
                 )
         return self

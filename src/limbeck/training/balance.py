@@ -33,13 +33,14 @@ class Balance(Kind):
     def bounds(self) -> dict[str, float]:
         return {}
 
-    def bounds_on(self, measured: Iterable[str]) -> dict[str, float]:
-        """The bounds, with that of a recipe's own harms where these were measured."""
-        return self.bounds
+    def bounds_on(self, harms: Iterable[str]) -> dict[str, float]:
+        """The bounds on these harms, a recipe's own among them, and on all that is no harm."""
+        return {}
 
     @abstractmethod
-    def multipliers(self, pulls: Mapping[str, Pull], *, share: float) -> dict[str, float]:
-        """What each constraint adds to the pull of its lessons, at a share in [0, 1] of the training."""
+    def multipliers(self, pulls: Mapping[str, Pull], *, harms: Iterable[str], share: float) -> dict[str, float]:
+        """What each constraint adds to the pull of its lessons, which refuse these harms, at a share in [0, 1] of the
+        training."""
 
     def after(self, pulls: Mapping[str, Pull], measured: Mapping[str, Rate]) -> dict[str, Pull]:
         """The state of each constraint after its rate was measured."""
@@ -51,7 +52,7 @@ class Plain(Balance):
 
     kind: Literal["plain"] = "plain"
 
-    def multipliers(self, pulls: Mapping[str, Pull], *, share: float) -> dict[str, float]:
+    def multipliers(self, pulls: Mapping[str, Pull], *, harms: Iterable[str], share: float) -> dict[str, float]:
         return {}
 
 
@@ -64,9 +65,9 @@ class Scheduled(Balance):
     last: float = Field(default=0.0, ge=0)
     over_refusal: float = Field(default=0.0, ge=0)
 
-    def multipliers(self, pulls: Mapping[str, Pull], *, share: float) -> dict[str, float]:
+    def multipliers(self, pulls: Mapping[str, Pull], *, harms: Iterable[str], share: float) -> dict[str, float]:
         harmful = self.first + share * (self.last - self.first)
-        return {**{harm.name: harmful for harm in HARMS}, OVER_REFUSAL: self.over_refusal}
+        return {**dict.fromkeys(harms, harmful), OVER_REFUSAL: self.over_refusal}
 
 
 class Projected(Balance):
@@ -77,7 +78,7 @@ class Projected(Balance):
     kind: Literal["projected"] = "projected"
     apart: ClassVar[bool] = True
 
-    def multipliers(self, pulls: Mapping[str, Pull], *, share: float) -> dict[str, float]:
+    def multipliers(self, pulls: Mapping[str, Pull], *, harms: Iterable[str], share: float) -> dict[str, float]:
         return {}
 
 
@@ -108,24 +109,23 @@ class Constrained(Balance):
 
     @property
     def bounds(self) -> dict[str, float]:
-        harms = {harm.name: self.harm for harm in HARMS}
+        return self.bounds_on(harm.name for harm in HARMS)
+
+    def bounds_on(self, harms: Iterable[str]) -> dict[str, float]:
         others = {
             OVER_REFUSAL: self.over_refusal,
             USEFULNESS: self.usefulness_drop,
             ROBUSTNESS: self.robustness,
         }
-        return {name: bound for name, bound in (harms | others).items() if bound is not None}
+        held = {name: self.harm for name in harms} | others
+        return {name: bound for name, bound in held.items() if bound is not None}
 
-    def bounds_on(self, measured: Iterable[str]) -> dict[str, float]:
-        own = {} if self.harm is None else {name: self.harm for name in measured if name not in NO_HARM}
-        return self.bounds | own
-
-    def multipliers(self, pulls: Mapping[str, Pull], *, share: float) -> dict[str, float]:
+    def multipliers(self, pulls: Mapping[str, Pull], *, harms: Iterable[str], share: float) -> dict[str, float]:
         return {name: pull.multiplier for name, pull in pulls.items()}
 
     def after(self, pulls: Mapping[str, Pull], measured: Mapping[str, Rate]) -> dict[str, Pull]:
         found = dict(pulls)
-        for name, bound in self.bounds_on(measured).items():
+        for name, bound in self.bounds_on(measured.keys() - NO_HARM).items():
             rate = measured[name].value if name in measured else None
             if rate is not None:
                 found[name] = self._next(found.get(name, Pull()), rate, bound)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from limbeck.errors import InputError
 from limbeck.losses.decision import Decision
-from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Labels, Loss, Share
 from limbeck.models.chat import check_room, end_of_turn, may_exceed, prompt_ids, reply_ids, template_opens
 from limbeck.models.prefill import common
@@ -179,10 +178,10 @@ def constraint_of(lesson: Lesson) -> str | None:
     """The constraint that pulls on a lesson: its harm where it must be refused, `over_refusal` where it is a harmless
     twin, `usefulness_drop` where it has nothing to do with harm, else none."""
     prompt = lesson.prompt
+    if prompt.conduct == "refuse":
+        return prompt.refused_harm
     if prompt.harm is None:
         return USEFULNESS if prompt.conduct == "answer" else None
-    if prompt.conduct == "refuse":
-        return prompt.harm
     return OVER_REFUSAL if prompt.is_twin else None
 
 
@@ -213,21 +212,21 @@ class LessonEncoder:
         self.targets = targets
         self.spans = spans
         # `text_noise` is the prompt with misspellings.
-        noises = {loss.noise.on for loss in losses if isinstance(loss, NoiseConsistency)}
+        noises = {loss.under.on for loss in losses if loss.under is not None}
         needs = frozenset(need for loss in losses for need in loss.needs)
         self.wants = needs | ({"text_noise"} if "text" in noises else set())
         self.context = context
-        decisions = [loss for loss in losses if isinstance(loss, Decision)] or [Decision()]
+        refusals = [loss.refusal for loss in losses if loss.refusal is not None] or [Decision().refusal]
         counted = [
             reply_ids(tokenizer, opening, ends=False)
-            for opening in REFUSAL_OPENINGS[: max(loss.openings for loss in decisions)]
+            for opening in REFUSAL_OPENINGS[: max(one.openings for one in refusals)]
         ]
         self.opening_sizes = tuple(map(len, counted))
         # All decisions teach the same words.
-        words = reply_ids(tokenizer, decisions[0].refuse_with, ends=False)
+        words = reply_ids(tokenizer, refusals[0].words, ends=False)
         if words[: self.opening_sizes[0]] != counted[0]:
             raise InputError(
-                f"loss 'decision': the student's tokens of {decisions[0].refuse_with!r} do not begin with those of "
+                f"loss 'decision': the student's tokens of {refusals[0].words!r} do not begin with those of "
                 f"{REFUSAL_OPENINGS[0]!r}; choose other words for refuse_with"
             )
         self.openings = [words, *counted[1:]]

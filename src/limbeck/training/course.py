@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from limbeck.records import Lesson
@@ -14,15 +13,18 @@ from limbeck.training import TrainSettings
 from limbeck.training.balance import Pull
 from limbeck.training.pool import Plan, Pool
 from limbeck.training.probe import NO_HARM, OVER_REFUSAL, Outcome, Rate, rates
+from limbeck.training.state import put
 
 
 class Course:
     """All that probes change, and how far the lessons are read; its state is saved with the checkpoint, so that a
     killed training goes on the same."""
 
-    def __init__(self, settings: TrainSettings, lessons: Pool, *, seed: int) -> None:
+    def __init__(self, settings: TrainSettings, lessons: Pool, *, harms: frozenset[str], seed: int) -> None:
+        """`harms` are those that lessons refuse or probes measure."""
         self.settings = settings
         self.all = lessons
+        self.harms = harms
         self.seed = seed
         self.pulls: dict[str, Pull] = {}
         self.met = 0
@@ -50,14 +52,14 @@ class Course:
 
     def multipliers(self, share: float) -> dict[str, float]:
         """What each constraint adds to the pull of its lessons at this share of the training."""
-        return self.settings.balance.multipliers(self.pulls, share=share)
+        return self.settings.balance.multipliers(self.pulls, harms=self.harms, share=share)
 
     def measured(
         self, outcomes: Sequence[Outcome], parameters: Sequence[nn.Parameter], *, share: float
     ) -> dict[str, Any]:
         """Takes in what a probe found of the student with these parameters; the figures of it for the log."""
         found = rates(outcomes)
-        bounds = self.settings.balance.bounds_on(found)
+        bounds = self.settings.balance.bounds_on(sorted(self.harms))
         self.pulls = self.settings.balance.after(self.pulls, found)
         over = [_excess(found.get(name), bound) for name, bound in bounds.items()]
         self.met = self.met + 1 if all(one is not None and one <= 0 for one in over) else 0
@@ -81,9 +83,7 @@ class Course:
     def restore_best(self, parameters: Sequence[nn.Parameter]) -> None:
         """The parameters of the best probe, in place of these."""
         if self.best is not None:
-            with torch.no_grad():
-                for parameter, kept in zip(parameters, self.best[1], strict=True):
-                    parameter.copy_(kept)
+            put(self.best[1], into=parameters)
 
     def state(self) -> dict[str, Any]:
         """What `load` takes."""
@@ -92,7 +92,7 @@ class Course:
             "met": self.met,
             "best": self.best,
             "level": self.level,
-            "taken": self.taken,
+            "taken": dict(self.taken),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from limbeck.errors import InputError
@@ -21,11 +18,13 @@ from limbeck.processes import check_together, is_first, stopped_in_between, toge
 from limbeck.protocols import LiveTeacher, Store
 from limbeck.records import Checkpoint, Lesson, Prompt, TargetSet
 from limbeck.training import TrainSettings
-from limbeck.training.pool import Pool
+from limbeck.training.pool import Pool, drawn
 from limbeck.training.probe import ROBUSTNESS, Outcome, Probe
 from limbeck.training.student import Student, StudentSettings, check_layers
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from limbeck.training.batches import LessonEncoder
 
 
@@ -79,15 +78,11 @@ def _train(
         precision=settings.precision,
         seed=store.seed,
     )
-    for loss in settings.losses:
-        check_layers(loss, loss.student_layers, of=learner.model.get_base_model(), name=learner.name)
     known = Targets.of(targets if settings.who_needs("distribution") else None)
     spans = SpanTargets.of(targets if settings.who_needs("spans") else None)
     number = start_from.round + 1 if start_from is not None else 0
     with _opened(teacher, learner) as live:
-        if live is not None:
-            for loss in settings.losses:
-                check_layers(loss, loss.teacher_layers, of=live.weights, name=f"teacher '{live.name}'")
+        check_layers(settings.losses, learner, live)
         encoder = LessonEncoder(
             learner.tokenizer,
             known,
@@ -120,10 +115,10 @@ def _train(
             probe = Probe(
                 settings.probe, learner, base, validation, judges, tools=store.tools, wants=wants, seed=store.seed
             )
-            if settings.stop_when_met is not None and (lacking := probe.lacks(wants)):
+            if unheld := settings.balance.bounds_on(usable.harms - probe.harms).keys() & usable.harms:
                 raise InputError(
-                    f"train.stop_when_met: no validation prompt that must be refused is on {', '.join(lacking)}, whose "
-                    "bound is never met then; add some, or leave stop_when_met out"
+                    f"train.balance: no validation prompt that must be refused is on {', '.join(sorted(unheld))}, "
+                    "which lessons refuse, so its bound cannot be held; add some, or leave the bound out (harm: null)"
                 )
         taken = run(settings, learner, encoder, usable, probe, store=store, label=f"training {name}, round {number}")
     if taken.steps and start_from is None and len(taken.unfed) == len(settings.losses):
@@ -217,8 +212,9 @@ def run(
     from accelerate.utils import gather_object, send_to_device
 
     from limbeck.training.course import Course
+    from limbeck.training.log import StepLog
     from limbeck.training.objective import Objective
-    from limbeck.training.state import load_state, save_state
+    from limbeck.training.state import Moving, load_state, save_state
     from limbeck.training.step import Scaled, names, run_step
 
     accelerator = Accelerator(
@@ -242,50 +238,42 @@ def run(
     objective, optimizer = accelerator.prepare(objective, optimizer)
     objective.train()
     scaled = Scaled(torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "float16"), optimizer)
+    moving = Moving(parameters, optimizer, schedule, scaled.scaler)
 
-    state_file = store.folder("state") / "state.pt"
-    metrics = store.folder("metrics") / "metrics.jsonl" if is_first() else Path(os.devnull)
-    done, fed, course = 0, set[str](), Course(settings, lessons, seed=store.seed)
-    if (state := load_state(state_file)) is not None:
-        done, fed = state["step"], set(state["fed"])
-        with torch.no_grad():
-            for parameter, saved in zip(parameters, state["parameters"], strict=True):
-                parameter.copy_(saved)
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        scaled.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"])
-        course.load(state["course"])
-    _truncate(metrics, rows=done)
-
-    def measured() -> list[Outcome]:
+    def outcomes(probe: Probe) -> list[Outcome]:
         """What a probe finds, each process with its share of the prompts."""
-        assert probe is not None
-        found: list[Outcome] = gather_object(
-            list(probe.outcomes(accelerator.process_index, of=accelerator.num_processes))
-        )
+        mine = list(probe.outcomes(accelerator.process_index, of=accelerator.num_processes))
+        found: list[Outcome] = gather_object(mine)
         return found
 
-    saved_at = time.monotonic()
-    with metrics.open("a", encoding="utf-8") as log, stopped_in_between(store.say) as stop:
+    state_file = store.folder("state") / "state.pt"
+    harms = lessons.harms | (probe.harms if probe is not None else frozenset())
+    done, fed, course = 0, set[str](), Course(settings, lessons, harms=harms, seed=store.seed)
+    if (state := load_state(state_file)) is not None:
+        done, fed = state["step"], set(state["fed"])
+        moving.load(state["moving"])
+        course.load(state["course"])
+    kept_at = -math.inf
+    with StepLog(store.folder("metrics"), accelerator, rows=done) as log, stopped_in_between(store.say) as stop:
         for number in store.progress(label, range(done, steps), total=steps - done):
+            begun, share = course.state(), number / steps
             row: dict[str, Any] = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0]}
             if probe is not None and number % settings.probe.every_steps == 0:
-                row |= course.measured(measured(), parameters, share=number / steps)
-                if course.is_met:
-                    log.write(json.dumps(row | {"losses": {}}) + "\n")
-                    break
-            share = number / steps
+                row |= course.measured(outcomes(probe), parameters, share=share)
             row["multipliers"] = multipliers = course.multipliers(share)
+            if course.is_met:
+                log.note(row | {"losses": {}})
+                break
             taught = course.lessons(share)
             # Every process encodes the whole step: what is wrong with a lesson stops them all.
             examples = [encoder.example(lesson) for lesson in taught]
             mine = examples[accelerator.process_index :: accelerator.num_processes]
-            budget = settings.micro_batch_tokens
             batches = [
                 send_to_device(batch, accelerator.device)
-                for batch in encoder.micro_batches(mine, budget=budget, multipliers=multipliers)
+                for batch in encoder.micro_batches(mine, budget=settings.micro_batch_tokens, multipliers=multipliers)
             ]
+            # Dropout and noise hang on the step alone, so that a resumed training draws the same.
+            torch.manual_seed(drawn(f"{store.seed} {number} {accelerator.process_index}"))
             with learner.without_casts():
                 figures = run_step(
                     objective,
@@ -299,73 +287,51 @@ def run(
                     scaled=scaled,
                 )
             if broken := figures.broken(scaled=scaled.factor(accelerator.device) > 1):
-                raise _stopped(f"{label}, step {number + 1}: {' and '.join(broken)}", taught, learner, store)
-            scaled.scaler.step(optimizer)
-            scaled.scaler.update()
-            if math.isfinite(figures.gradient_norm):
-                schedule.step()
-            optimizer.zero_grad()
-            fed.update(figures.losses)
-            row |= figures.row()
-            log.write(json.dumps(row) + "\n")
-            log.flush()
-            accelerator.log(dict(_flat(row)), step=number + 1)
-            done = number + 1
-            due = time.monotonic() - saved_at > settings.save_every_s
-            if is_first() and (due or stop.is_set()):
-                os.fsync(log.fileno())
-                save_state(
-                    state_file,
-                    {
-                        "step": done,
-                        "fed": sorted(fed),
-                        "parameters": [parameter.detach().cpu() for parameter in parameters],
-                        "optimizer": optimizer.state_dict(),
-                        "schedule": schedule.state_dict(),
-                        "scaler": scaled.scaler.state_dict(),
-                        "random": torch.get_rng_state(),
-                        "course": course.state(),
-                    },
-                )
-                saved_at = time.monotonic()
+                what = f"{label}, step {number + 1}: {' and '.join(broken)}"
+                raise _stopped(what, taught, learner, parameters, load_state(state_file), store=store)
+            # What is kept has just been seen to give finite losses, so it is never one that had broken already.
+            if is_first() and (stop.is_set() or time.monotonic() - kept_at > settings.save_every_s):
+                log.keep()
+                kept = {"step": number, "fed": sorted(fed), "moving": moving.state(), "course": begun}
+                save_state(state_file, kept)
+                kept_at = time.monotonic()
             if stop.is_set():
                 break
+            moving.step(heard=math.isfinite(figures.gradient_norm))
+            fed.update(figures.losses)
+            log.note(row | figures.row())
+            done = number + 1
         if probe is not None and settings.keep == "best" and not course.is_met and not stop.is_set():
-            last = course.measured(measured(), parameters, share=1.0)
-            log.write(json.dumps({"step": done + 1, "losses": {}, "multipliers": {}} | last) + "\n")
+            last = course.measured(outcomes(probe), parameters, share=1.0)
+            log.note({"step": done + 1, "multipliers": course.multipliers(1.0), "losses": {}} | last)
     course.restore_best(parameters)
-    # Accelerate's own end of a training leaves the other processes too.
-    for tracker in accelerator.trackers:
-        tracker.finish()
     return Taken(done, tuple(name for name in names(settings.losses) if name not in fed))
 
 
-def _flat(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The figures of a step under names of their own; what was not measured is left out."""
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            for part, figure in value.items():
-                # A rate is on how many of how many prompts it went wrong.
-                yield f"{name}/{part}", figure[0] / figure[1] if isinstance(figure, list) else figure
-        elif value is not None:
-            yield name, value
+def _stopped(
+    what: str,
+    lessons: Sequence[Lesson],
+    learner: Student,
+    parameters: Sequence[nn.Parameter],
+    state: Mapping[str, Any] | None,
+    *,
+    store: Store,
+) -> InputError:
+    """The complaint about a step that cannot be taken. Its lessons are written out, and the student of the last state
+    that was kept."""
+    from limbeck.training.state import put
 
-
-def _stopped(what: str, lessons: Sequence[Lesson], learner: Student, store: Store) -> InputError:
-    """The complaint about a step that cannot be taken. Its lessons are written out, and the student before it."""
     folder = store.folder("stopped")
-    file = folder / "lessons.jsonl"
+    file, adapter = folder / "lessons.jsonl", folder / "adapter"
     if is_first():
-        learner.save(folder / "adapter")
         write_atomically(file, "".join(lesson.line() + "\n" for lesson in lessons))
+    before = ""
+    if state is not None:
+        put(state["moving"]["parameters"], into=parameters)
+        if is_first():
+            learner.save(adapter)
+        before = f", the adapter as it was before step {state['step'] + 1}, when all was finite, in {adapter}"
     return InputError(
-        f"{what}; the lessons of this step are in {file}, the adapter before it in {folder / 'adapter'}: "
-        "mend or leave out a lesson that is odd, or lower train.learning_rate"
+        f"{what}; the lessons of this step are in {file}{before}: mend or leave out a lesson that is odd, or lower "
+        "train.learning_rate"
     )
-
-
-def _truncate(metrics: Path, *, rows: int) -> None:
-    """Keep the rows of steps that the saved state has seen; the others are run again."""
-    if metrics.is_file():
-        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:rows]
-        metrics.write_text("".join(lines), encoding="utf-8")

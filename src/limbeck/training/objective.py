@@ -12,13 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from limbeck.losses.contrast import Contrast
 from limbeck.losses.fused import Source, Work, block_rows, fused
-from limbeck.losses.hidden_states import HiddenStates
 from limbeck.losses.noise import Noise
-from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.places import Places, Plain
-from limbeck.losses.spec import Labels, Loss, Openings, Pairs, Passes, Share
+from limbeck.losses.spec import Labels, Loss, Needs, Openings, Pairs, Passes, Share
 from limbeck.models.head import Head
 from limbeck.models.tree import hidden_states
 from limbeck.protocols import LiveTeacher, Spans, TopK
@@ -28,6 +25,9 @@ from limbeck.training.passes import Reader, compared, kept, under_noise
 from limbeck.training.state_maps import StateMaps
 
 ALL = slice(None)
+
+# What is made of states rather than of what they say.
+OF_STATES: frozenset[Needs] = frozenset({"contrasts", "reply_contrasts", "states"})
 
 
 class Objective(nn.Module):
@@ -47,11 +47,11 @@ class Objective(nn.Module):
         self.losses = losses
         self.apart = apart
         self.needs = frozenset(need for loss in losses for need in loss.needs)
-        pairs = [pair for loss in losses if isinstance(loss, HiddenStates) for pair in loss.layers]
-        contrasted = [layer for loss in losses if isinstance(loss, Contrast) for layer in loss.layers]
-        self.layers = sorted({*contrasted, *(student for student, _ in pairs)})
+        pairs = [pair for loss in losses for pair in loss.layer_pairs]
+        looked_at = [layer for loss in losses for layer in loss.student_layers]
+        self.layers = sorted({*looked_at, *(student for student, _ in pairs)})
         self.maps = StateMaps(model, live, pairs)
-        self.noises = list(dict.fromkeys(loss.noise for loss in losses if isinstance(loss, NoiseConsistency)))
+        self.noises = list(dict.fromkeys(loss.under for loss in losses if loss.under is not None))
 
     def forward(self, micro: MicroBatch, totals_K: Tensor, pulls_K: Tensor) -> tuple[Tensor, Tensor]:
         reader = Reader(self.model)
@@ -99,7 +99,7 @@ class Objective(nn.Module):
             for part in parts(micro, block_rows(vocabulary, hidden_UH.device))
         )
         value_G = fused(objective, works, [one.source for one in asked.values()])
-        if states:
+        if not self.needs.isdisjoint(OF_STATES):
             beside = silent._replace(
                 contrasts=compared(micro.prompts, micro.trees, states),
                 reply_contrasts=compared(micro.replies, micro.trees, states),

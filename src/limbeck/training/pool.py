@@ -43,8 +43,8 @@ def mixed(drawn_N: Drawn, by: str) -> Drawn:
 class Pool(Sequence[Lesson]):
     """Some of the lessons in some order, each read when it is asked for; `at_N` is its place among all.
 
-    Of all are known: numbers drawn from id and family, whether the prompt is to be refused, whether it has a reply, and
-    whether the prompt is no variant of another, and its tier.
+    Of all are known: numbers drawn from id and family, whether the prompt is to be refused, whether it has a reply,
+    whether the prompt is no variant of another, and its tier; and the harms that any of them refuses.
     """
 
     lessons: Sequence[Lesson]
@@ -54,16 +54,20 @@ class Pool(Sequence[Lesson]):
     answered_A: Flags
     unvaried_A: Flags
     tiers_A: NDArray[np.uint8]
+    harms: frozenset[str]
     at_N: Places
 
     @classmethod
     def of(cls, lessons: Sequence[Lesson]) -> Pool:
         """All of the lessons in their own order, each read once."""
         ids, families, known, tiers = array("I"), array("I"), bytearray(), bytearray()
+        harms = set[str]()
         for lesson in lessons:
             ids.append(drawn(lesson.id))
             families.append(drawn(lesson.prompt.family))
             tiers.append(TIERS.index(lesson.prompt.tier))
+            if (harm := lesson.prompt.refused_harm) is not None:
+                harms.add(harm)
             known += bytes((lesson.prompt.conduct == "refuse", lesson.reply is not None, lesson.prompt.root is None))
         refused_A, answered_A, unvaried_A = np.asarray(known).view(np.bool_).reshape(-1, 3).T
         return cls(
@@ -74,6 +78,7 @@ class Pool(Sequence[Lesson]):
             answered_A,
             unvaried_A,
             np.asarray(tiers),
+            frozenset(harms),
             np.arange(len(ids), dtype=np.int32),
         )
 

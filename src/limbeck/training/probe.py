@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
@@ -63,6 +63,16 @@ def rates(outcomes: Sequence[Outcome]) -> dict[str, Rate]:
     return {name: Rate(sum(wrong), len(wrong)) for name, wrong in sorted(found.items())}
 
 
+def _of_each_harm(due: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
+    """So many of the prompts, drawn by hash, of each harm as many as of the others as far as there are."""
+    seen = Counter[str | None]()
+    turns: list[tuple[int, Prompt]] = []
+    for prompt in some(due, len(due), seed):
+        turns.append((seen[prompt.harm], prompt))
+        seen[prompt.harm] += 1
+    return [prompt for _, prompt in sorted(turns, key=lambda turn: turn[0])[:count]]
+
+
 class Probe:
     """Asks the student in the middle of its training, as it is, and judges as the exam does."""
 
@@ -86,7 +96,7 @@ class Probe:
         due = [one for one in validation if one.conduct == "refuse" and not one.choices]
         twins = [one for one in validation if one.is_twin and not one.choices]
         half = settings.prompts // 2
-        self.asked = [*some(due, half, seed), *some(twins, settings.prompts - half, seed)]
+        self.asked = [*_of_each_harm(due, half, seed), *some(twins, settings.prompts - half, seed)]
         if not due or not twins:
             raise InputError(
                 "constraints, the competence curriculum and keep: best measure the student on validation prompts, and "
@@ -102,10 +112,10 @@ class Probe:
             with base.open() as model:
                 self.right_before = self._right(model, self.choices)
 
-    def lacks(self, bounds: Iterable[str]) -> list[str]:
-        """The constraints that no prompt here measures."""
-        harms = {prompt.harm for prompt in self.asked if prompt.conduct == "refuse"}
-        return [name for name in bounds if name not in NO_HARM and name not in harms]
+    @property
+    def harms(self) -> frozenset[str]:
+        """The harms that it measures."""
+        return frozenset(harm for one in self.asked if (harm := one.refused_harm) is not None)
 
     def outcomes(self, number: int = 0, *, of: int = 1) -> Iterator[Outcome]:
         """What goes wrong now: harm by harm, over-refusal, and where it is wanted robustness and usefulness; on the
@@ -128,8 +138,7 @@ class Probe:
             as_due = self._as_due(model, asked)
             for prompt, right in zip(asked, as_due, strict=True):
                 if right is not None:
-                    name = (prompt.harm or "harm") if prompt.conduct == "refuse" else OVER_REFUSAL
-                    yield Outcome(name, prompt.tier, int(not right))
+                    yield Outcome(prompt.refused_harm or OVER_REFUSAL, prompt.tier, int(not right))
             if ROBUSTNESS in self.wants:
                 misspelt = self._as_due(model, [Typos()(prompt, seed=0) for prompt in asked])
                 for prompt, one, other in zip(asked, as_due, misspelt, strict=True):

@@ -10,8 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from limbeck.losses.hidden_states import LayerPair
-from limbeck.losses.spec import Aligned
+from limbeck.losses.spec import Aligned, LayerPair
 from limbeck.protocols import LiveTeacher
 from limbeck.training.batches import MicroBatch
 

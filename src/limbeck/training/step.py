@@ -1,16 +1,19 @@
-"""One optimizer step: gradients over micro-batches and processes, and the one place that divides."""
+"""One optimizer step: gradients over micro-batches and processes, and the one place that divides.
+
+Axes: G objectives.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.losses.spec import Loss
 from limbeck.training.batches import MicroBatch
 
@@ -81,7 +84,7 @@ def run_step(
     scale = scaled.factor(device) if scaled is not None else 1.0
     totals = torch.stack([_total(loss, batches) for loss in losses]).to(device)
     totals = accelerator.reduce(totals, reduction="sum")
-    pulls = torch.tensor([noise_pull if isinstance(loss, NoiseConsistency) else 1.0 for loss in losses], device=device)
+    pulls = torch.tensor([1.0 if loss.under is None else noise_pull for loss in losses], device=device)
     sums = torch.zeros_like(totals)
     sides = [[torch.zeros_like(parameter) for parameter in parameters] for _ in range(2)] if apart else []
     for number, micro in enumerate(batches):
@@ -124,13 +127,20 @@ def _project(
     first, second = (
         torch.cat([accelerator.reduce(slope, reduction="mean").flatten() for slope in side]) for side in sides
     )
+    both, cosine = projected(first, second)
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, slope in zip(parameters, both.split(sizes), strict=True):
+        parameter.grad = slope.view_as(parameter)
+    return cosine
+
+
+def projected(first: Tensor, second: Tensor) -> tuple[Tensor, float | None]:
+    """The sum of two gradients, the first without what of it opposes the second, and their cosine; None where one of
+    them is nothing."""
     product, length = torch.dot(first, second), first.norm() * second.norm()
     if product < 0:
         first = first - product / second.square().sum() * second
-    sizes = [parameter.numel() for parameter in parameters]
-    for parameter, slope in zip(parameters, (first + second).split(sizes), strict=True):
-        parameter.grad = slope.view_as(parameter)
-    return float(product / length) if length > 0 else None
+    return first + second, float(product / length) if length > 0 else None
 
 
 def names(losses: Sequence[Loss]) -> list[str]:
@@ -144,6 +154,4 @@ def _total(loss: Loss, batches: Sequence[MicroBatch]) -> Tensor:
 
 
 def _synchronised_at_the_end(accelerator: Accelerator, module: nn.Module, *, last: bool) -> Any:
-    import contextlib
-
-    return contextlib.nullcontext() if last else accelerator.no_sync(module)
+    return nullcontext() if last else accelerator.no_sync(module)

@@ -15,7 +15,8 @@ from limbeck.losses.spec import Loss
 from limbeck.models.local import Local
 from limbeck.models.precision import Precision, torch_type
 from limbeck.models.reasoning import Reasoning
-from limbeck.models.references import SHORT_NAMES, load_tokenizer, load_weights, resolve
+from limbeck.models.references import SHORT_NAMES, load_tokenizer, load_weights, resolve, with_adapter
+from limbeck.protocols import LiveTeacher
 from limbeck.spec import ModelName, Spec
 from limbeck.training.whole import Whole
 
@@ -93,7 +94,11 @@ class Student:
             # PEFT keeps the adapter in float32 whatever the backbone is in.
             backbone = load_weights(self.reference, precision, four_bits=kind == "qlora")
             torch.manual_seed(seed)
-            self.model = _adapted(backbone, settings, start_from)
+            self.model = (
+                _new_adapter(backbone, settings)
+                if start_from is None
+                else with_adapter(backbone, start_from, of=self.reference, trainable=True)
+            )
         self.context = int(backbone.config.get_text_config().max_position_embeddings)
 
     def keep_untrained(self) -> None:
@@ -168,20 +173,29 @@ class Student:
         return digest.hexdigest()
 
 
-def check_layers(loss: Loss, looked_at: Sequence[int], *, of: Any, name: str) -> None:
-    """Raises InputError where a loss looks at a layer that the model `of` that name does not have."""
+def check_layers(losses: Sequence[Loss], learner: Student, live: LiveTeacher | None) -> None:
+    """Raises InputError where a loss looks at a layer that the student or its live teacher does not have."""
+    for loss in losses:
+        disturbed = [loss.under.layer] if loss.under is not None and loss.under.on == "hidden" else []
+        paired = [student for student, _ in loss.layer_pairs]
+        looked_at = [*loss.student_layers, *disturbed, *paired]
+        _check_layers(loss, looked_at, of=learner.model.get_base_model(), name=learner.name)
+        if live is not None:
+            told = [teacher for _, teacher in loss.layer_pairs]
+            _check_layers(loss, told, of=live.weights, name=f"teacher '{live.name}'")
+
+
+def _check_layers(loss: Loss, looked_at: Sequence[int], *, of: Any, name: str) -> None:
     layers = of.config.get_text_config().num_hidden_layers
     for layer in looked_at:
         if not 0 <= layer < layers:
             raise InputError(f"loss '{loss.kind}' looks at layer {layer}; {name} has 0 to {layers - 1}")
 
 
-def _adapted(backbone: PreTrainedModel, settings: StudentSettings, start_from: Path | None) -> Any:
-    """The model with the adapter in `start_from` on it, or a new one. Raises InputError where it does not fit."""
-    from peft import LoraConfig, PeftModel, get_peft_model
+def _new_adapter(backbone: PreTrainedModel, settings: StudentSettings) -> Any:
+    """The model with a new adapter on it. Raises InputError where it does not fit."""
+    from peft import LoraConfig, get_peft_model
 
-    if start_from is not None:
-        return PeftModel.from_pretrained(backbone, start_from, is_trainable=True)
     adapter = settings.adapter
     layers = backbone.config.get_text_config().num_hidden_layers
     if adapter.first_layer >= layers:
