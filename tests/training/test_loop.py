@@ -249,21 +249,43 @@ def test_two_losses_of_one_kind_are_logged_apart(store: StageStore, tiny_model: 
     assert len(rows(store)[0]["losses"]) == 2
 
 
+def due(number: int) -> Lesson:
+    """A lesson of which drift learns nothing, for its prompt is to be refused."""
+    return lesson(number).model_copy(update={"prompt": Prompt(messages=asked(f"And {number}?"), conduct="refuse")})
+
+
 def test_a_training_that_learnt_nothing_exports_nothing(store: StageStore, tiny_model: Path) -> None:
-    weightless = [lesson(number, weight=0.0) for number in range(3)]
-    given = settings(losses=(CrossEntropy(),)), student(tiny_model), weightless, None, None, (), GradeSettings()
-    with pytest.raises(
-        InputError, match=r"nothing was learnt, for no lesson .* the losses \(cross_entropy\) learn from"
-    ):
+    given = settings(losses=(Drift(),)), student(tiny_model), [due(1), due(2)], None, None, (), GradeSettings()
+    with pytest.raises(InputError, match=r"nothing was learnt, for no lesson .* the losses \(drift\) learn from"):
         train(*given, store=store)
 
 
-def test_a_step_of_lessons_without_weight_is_no_obstacle(store: StageStore, tiny_model: Path) -> None:
-    one = settings(losses=(CrossEntropy(),), batch_lessons=1, max_steps=4)
-    given = [lesson(0), *(lesson(number, weight=0.0) for number in range(1, 4))]
+def test_a_step_in_which_no_loss_has_a_unit_is_no_obstacle(store: StageStore, tiny_model: Path) -> None:
+    one = settings(losses=(Drift(),), batch_lessons=1, max_steps=4)
+    given = [lesson(0), *map(due, range(1, 4))]
     made = train(one, student(tiny_model), given, None, None, (), GradeSettings(), store=store)
-    assert sorted(bool(row["units"]["cross_entropy"]) for row in rows(store)) == [False, False, False, True]
+    assert sorted(bool(row["units"]["drift"]) for row in rows(store)) == [False, False, False, True]
     assert all(weight.isfinite().all() for weight in adapter(made).values())
+
+
+@pytest.mark.parametrize(
+    ("losses", "more"),
+    [
+        ((CrossEntropy(),), {"weight": 0.0}),
+        ((CrossEntropy(weight=0.0),), {}),
+        ((ForwardKL(),), {}),
+        ((Preference(),), {}),
+        ((Unlikelihood(),), {}),
+        ((Decision(),), {"risk": None}),
+    ],
+)
+def test_lessons_that_weigh_nothing_in_any_loss_are_told_before_the_first_step(
+    store: StageStore, tiny_model: Path, losses: tuple[Loss, ...], more: dict[str, Any]
+) -> None:
+    given = settings(losses=losses), student(tiny_model), [lesson(1, **more)], None, None, (), GradeSettings()
+    with pytest.raises(InputError, match=r"none of the 1 lessons has what the losses \(\w+\) learn from"):
+        train(*given, store=store)
+    assert not (store.root / "metrics").exists()
 
 
 def test_a_loss_that_no_lesson_had_anything_for_is_named(store: StageStore, tiny_model: Path) -> None:

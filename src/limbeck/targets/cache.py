@@ -30,6 +30,8 @@ from limbeck.targets.spans import placed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
 # Lessons to a file: what a kill costs at most.
 PART_LESSONS = 64
 ROW_GROUP = 8
@@ -131,8 +133,8 @@ def read_disagreements(folders: Sequence[Path]) -> Iterator[Disagreement]:
 
 
 class Cached(Mapping[str, Soft]):
-    """Soft targets of one form in some folders by lesson id, read from disk when asked for; in memory is where each
-    lesson stands.
+    """Soft targets of one form in some folders by lesson id, read from disk when asked for; in memory are 20 bytes of
+    each, the sorted ids (N) and where their rows stand.
 
     `name` is what their files' names begin with. Raises InputError for a file whose content is not what its SHA-256
     says, or that is gone.
@@ -148,7 +150,7 @@ class Cached(Mapping[str, Soft]):
     def __init__(self, folders: Sequence[Path]) -> None:
         self.files: list[Path] = []
         self.starts: list[int] = []
-        self.where: dict[str, int] = {}
+        lessons: list[NDArray[np.bytes_]] = [np.empty(0, "S1")]
         count = 0
         named = {
             file.with_suffix(".parquet")
@@ -161,11 +163,17 @@ class Cached(Mapping[str, Soft]):
                 if file_sha256(file) != _sum_of(file).read_text(encoding="utf-8").partition(" ")[0]:
                     raise ValueError(f"its content is not what {_sum_of(file).name} says")
                 with pq.ParquetFile(file) as opened:
-                    lessons = opened.read(columns=["lesson"], use_threads=False)["lesson"].to_pylist()
+                    column = opened.read(columns=["lesson"], use_threads=False)["lesson"]
             self.files.append(file)
             self.starts.append(count)
-            self.where |= {lesson: number for number, lesson in enumerate(lessons, count)}
-            count += len(lessons)
+            lessons.append(np.array(column.to_pylist(), "S"))
+            count += len(column)
+        ids_N = np.concatenate(lessons)
+        order_N = ids_N.argsort(kind="stable")
+        # Of a lesson that is there twice, the later one.
+        last_N = np.append(ids_N[order_N][1:] != ids_N[order_N][:-1], True)[:count]
+        self.numbers_N = order_N[last_N].astype(np.int32)
+        self.ids_N = ids_N[self.numbers_N]
 
     @classmethod
     def of(cls, made: TargetSet | None) -> Self:
@@ -178,8 +186,17 @@ class Cached(Mapping[str, Soft]):
             )
         return found
 
+    def _number(self, lesson: str) -> int | None:
+        """The place of a lesson among the rows of all files."""
+        at = int(np.searchsorted(self.ids_N, lesson.encode()))
+        return int(self.numbers_N[at]) if at < len(self) and self.ids_N[at] == lesson.encode() else None
+
+    def __contains__(self, lesson: object) -> bool:
+        return isinstance(lesson, str) and self._number(lesson) is not None
+
     def __getitem__(self, lesson: str) -> Soft:
-        number = self.where[lesson]
+        if (number := self._number(lesson)) is None:
+            raise KeyError(lesson)
         part = bisect_right(self.starts, number) - 1
         at = number - self.starts[part]
         file = self.files[part]
@@ -196,10 +213,10 @@ class Cached(Mapping[str, Soft]):
         """What a row says, by column."""
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.where)
+        return (lesson.decode() for lesson in self.ids_N.tolist())
 
     def __len__(self) -> int:
-        return len(self.where)
+        return len(self.ids_N)
 
 
 class Targets(Cached[TopK]):

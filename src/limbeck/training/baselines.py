@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from array import array
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, overload
 
+import numpy as np
 from pydantic import BeforeValidator, SerializeAsAny
 
 from limbeck.judges.grade import GradeSettings
@@ -55,6 +57,33 @@ class FilteredSft(Baseline):
         return settings.model_copy(update={"losses": (CrossEntropy(),), **UNMEASURED, **as_many})
 
 
+class Accepted(Sequence[Lesson]):
+    """The accepted whole replies of all rounds, each once, read when they are asked for."""
+
+    def __init__(self, rounds: Sequence[Sequence[Lesson]]) -> None:
+        self.rounds = rounds
+        places, seen = array("i"), set[str]()
+        for number, lessons in enumerate(rounds):
+            for place, lesson in enumerate(lessons):
+                if lesson.is_plain and lesson.id not in seen:
+                    seen.add(lesson.id)
+                    places.extend((number, place))
+        self.at = np.asarray(places, np.int32).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    @overload
+    def __getitem__(self, index: int) -> Lesson: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Lesson]: ...
+    def __getitem__(self, index: int | slice) -> Lesson | list[Lesson]:
+        if isinstance(index, slice):
+            return [self.rounds[number][place] for number, place in self.at[index]]
+        number, place = self.at[index]
+        return self.rounds[number][place]
+
+
 BASELINES: Table[Baseline] = Table("baseline", Baseline, FilteredSft)
 AnyBaseline = Annotated[SerializeAsAny[Baseline], BeforeValidator(BASELINES.read)]
 
@@ -69,8 +98,5 @@ def baseline(
     store: Store,
 ) -> Checkpoint:
     """The adapter of a baseline, trained on the accepted whole replies of all rounds."""
-    accepted = {one.id: one for lessons in rounds for one in lessons if one.is_plain}
     recipe = plain.recipe(settings, steps=taught.steps)
-    return train(
-        recipe, student, list(accepted.values()), None, None, (), GradeSettings(), store=store, name=plain.name
-    )
+    return train(recipe, student, Accepted(rounds), None, None, (), GradeSettings(), store=store, name=plain.name)

@@ -209,6 +209,7 @@ class LessonEncoder:
         self.tokenizer = tokenizer
         self.reasons = reasons
         self.reasoning_weight = reasoning_weight
+        self.losses = losses
         self.targets = targets
         self.spans = spans
         # `text_noise` is the prompt with misspellings.
@@ -236,19 +237,38 @@ class LessonEncoder:
         self.neighbours = Neighbours(compared if compared is not None else Pool.of(()))
 
     def teaches(self, lesson: Lesson) -> bool:
-        """Whether any loss learns from the lesson, which is not encoded before its step comes unless it may be longer
-        than the context. Raises InputError for one that is."""
+        """Whether any loss of some weight learns from the lesson, which is not encoded before its step comes unless it
+        may be longer than the context. Raises InputError for one that is."""
         before = before_answer(lesson, self.reasons)
         self._check_tags(lesson)
         said = [before + text for text in (lesson.reply or "", *lesson.rejected)]
         if may_exceed(lesson.prompt.messages, said, context=self.context):
             self.example(lesson)
-        return bool(
-            (lesson.reply is not None and self.wants & OF_A_REPLY)
-            or (lesson.risk is not None and "risk" in self.wants)
-            or (any(lesson.rejected) and "rejected" in self.wants)
-            or ("contrasts" in self.wants and self.neighbours.beside(lesson))
-        )
+        return any(loss.weight > 0 and self._feeds(lesson, loss) for loss in self.losses)
+
+    def _feeds(self, lesson: Lesson, loss: Loss) -> bool:
+        """Whether a loss finds something of any weight in the lesson."""
+        heard = self.live is not None and not lesson.by_house
+        if "distribution" in loss.needs and not heard and lesson.id not in self.targets:
+            return False
+        if "spans" in loss.needs and lesson.id not in self.spans:
+            return False
+        told = lesson.reply is not None and lesson.weight > 0
+        match loss.over:
+            case "taught":
+                return told
+            case "rejected":
+                return any(lesson.rejected)
+            case "prompts":
+                return lesson.risk is not None
+            case "pairs":
+                return told and any(lesson.rejected)
+            case "contrasts":
+                return bool(self.neighbours.beside(lesson))
+            case "reply_contrasts":
+                return told and self.neighbours.foreign(lesson) is not None
+            case "states":
+                return told and heard
 
     def example(self, lesson: Lesson) -> Example:
         """The lesson's tokens, as far as a loss wants them. Raises InputError where the context does not hold them."""
