@@ -5,6 +5,7 @@ Axes: U places, N of them in use, K kept ids, V vocabulary, H hidden.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 
@@ -50,6 +51,10 @@ def teacher(top: int | None) -> TopK | Tensor:
         return logprobs_NV
     logprobs_NK, ids_NK = logprobs_NV.topk(top)
     return TopK(ids_NK, logprobs_NK, (1 - logprobs_NK.exp().sum(-1)).clamp(min=0).log())
+
+
+def single(given: TopK | Tensor) -> TopK | Tensor:
+    return given.float() if isinstance(given, Tensor) else TopK(given[0], given[1].float(), given[2].float())
 
 
 def part(given: TopK | Tensor, some: Tensor) -> TopK | Tensor:
@@ -182,20 +187,36 @@ def test_a_frozen_head_gets_no_gradient() -> None:
 @pytest.mark.parametrize("top", [4, None])
 def test_single_precision_agrees_with_double_to_a_hundred_thousandth(kind: type[Divergence], top: int | None) -> None:
     exact = noise(U, H).requires_grad_()
-    single = exact.detach().float().requires_grad_()
+    hidden32_UH = exact.detach().float().requires_grad_()
     given = teacher(top)
-    given32 = given.float() if isinstance(given, Tensor) else TopK(given[0], given[1].float(), given[2].float())
     found, found32 = (
         in_blocks(lambda places, some, of=of: kind().between(places, part(of, some)), head, hidden, rows=3)
         for of, head, hidden in (
             (given, head_of("plain"), exact),
-            (given32, head_of("plain", torch.float32), single),
+            (single(given), head_of("plain", torch.float32), hidden32_UH),
         )
     )
     torch.testing.assert_close(found32.double(), found, rtol=1e-5, atol=0)
     found.backward(), found32.backward()
-    assert exact.grad is not None and single.grad is not None
-    assert float((single.grad - exact.grad).norm() / exact.grad.norm()) < 1e-5
+    assert exact.grad is not None and hidden32_UH.grad is not None
+    assert float((hidden32_UH.grad - exact.grad).norm() / exact.grad.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("top", [4, None])
+def test_a_head_in_half_precision_is_off_by_what_its_products_round_to(kind: type[Divergence], top: int | None) -> None:
+    # What goes in is the same in both: bfloat16 has 8 bits, so a logit is off by up to 2^-9 of itself.
+    given, head, hidden_UH = teacher(top), head_of("plain", torch.bfloat16), noise(U, H).bfloat16().requires_grad_()
+    exact = head._replace(layer=copy.deepcopy(head.layer).double())
+    exact_UH = hidden_UH.detach().double().requires_grad_()
+    loss, given32 = kind(), single(given)
+    found = in_blocks(lambda places, some: loss.between(places, part(given32, some)), head, hidden_UH, rows=3)
+    plain = loss.between(Plain(exact.logits(exact_UH[ROWS]).log_softmax(-1)), given).sum()
+    assert found.dtype == torch.float32
+    assert float(found.detach()) == pytest.approx(float(plain.detach()), rel=1e-2)
+    (slope,) = torch.autograd.grad(found, hidden_UH)
+    (exactly,) = torch.autograd.grad(plain, exact_UH)
+    assert float((slope.double() - exactly).norm() / exactly.norm()) < 1e-2
 
 
 @pytest.mark.parametrize("margin", [15.0, 17.0, 30.0, 80.0])

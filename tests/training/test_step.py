@@ -109,7 +109,7 @@ PROMPTS = [
     lesson("How do I boil an egg?", "For six minutes.", family="c", risk=0.0),
 ]
 CUT = [CrossEntropy(), Decision(), Unlikelihood(), Preference(), Drift(), Contrastive(layers=(0, 1)),
-       PromptContrast(layers=(1,))]  # fmt: skip
+       PromptContrast(layers=(1,)), NoiseConsistency(noise=Noise(on="text"))]  # fmt: skip
 
 
 def test_a_gradient_is_cut_to_its_length_and_the_log_has_what_it_was(learner: Student) -> None:
@@ -125,6 +125,21 @@ def test_a_step_cut_into_micro_batches_gives_the_same_gradient(learner: Student,
     whole, gradient = step(learner, [loss], PROMPTS)
     cut, gradient_cut = step(learner, [loss], PROMPTS, budget=1)
     # A loss near 0 is a sum of float32 logarithms near 1, which are exact to 1e-7 each and no better.
+    assert cut.losses == pytest.approx(whole.losses, rel=1e-5, abs=1e-7)
+    torch.testing.assert_close(gradient_cut, gradient, rtol=1e-3, atol=1e-6)
+    assert float(gradient.norm()) > 1e-4
+
+
+@pytest.mark.parametrize("loss", [ForwardKL(), AntiTeacher()], ids=lambda loss: loss.kind)
+def test_a_step_with_soft_targets_may_be_cut_as_well(learner: Student, loss: Loss) -> None:
+    dice = torch.Generator().manual_seed(1)
+    length = {one.id: len(reply_ids(learner.tokenizer, one.reply or "", ends=True)) for one in PROMPTS}
+    targets = {
+        name: top_k(torch.randn(count, len(learner.tokenizer), generator=dice).log_softmax(-1), 8)
+        for name, count in length.items()
+    }
+    whole, gradient = step(learner, [loss], PROMPTS, targets=targets)
+    cut, gradient_cut = step(learner, [loss], PROMPTS, budget=1, targets=targets)
     assert cut.losses == pytest.approx(whole.losses, rel=1e-5, abs=1e-7)
     torch.testing.assert_close(gradient_cut, gradient, rtol=1e-3, atol=1e-6)
     assert float(gradient.norm()) > 1e-4
@@ -399,9 +414,11 @@ def teacher(tiny_model: Path) -> Iterator[LocalModel]:
         yield model
 
 
-def live_step(learner: Student, teacher: Any, losses: list[Loss], lessons: list[Lesson]) -> tuple[StepFigures, Any]:
+def live_step(
+    learner: Student, teacher: Any, losses: list[Loss], lessons: list[Lesson], *, budget: int = WHOLE
+) -> tuple[StepFigures, Any]:
     encoder = LessonEncoder(learner.tokenizer, {}, losses=losses, context=learner.context, live=teacher)
-    batches = list(encoder.micro_batches([encoder.example(one) for one in lessons], budget=WHOLE))
+    batches = list(encoder.micro_batches([encoder.example(one) for one in lessons], budget=budget))
     parameters = learner.trainable()
     for parameter in parameters:
         parameter.grad = None
@@ -421,6 +438,15 @@ def test_a_live_teacher_is_a_cached_one_that_keeps_every_id(learner: Student, te
     assert live.units == cached.units
     assert live.losses[loss.kind] == pytest.approx(cached.losses[loss.kind], rel=1e-4)
     torch.testing.assert_close(slope_live, slope, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [ForwardKL(), HiddenStates(layers=((0, 0), (1, 1)))], ids=lambda loss: loss.kind)
+def test_a_step_beside_a_live_teacher_may_be_cut_as_well(learner: Student, teacher: LocalModel, loss: Loss) -> None:
+    whole, gradient = live_step(learner, teacher, [loss], PROMPTS)
+    cut, gradient_cut = live_step(learner, teacher, [loss], PROMPTS, budget=1)
+    assert cut.units == whole.units and cut.losses == pytest.approx(whole.losses, rel=1e-5, abs=1e-7)
+    torch.testing.assert_close(gradient_cut, gradient, rtol=1e-3, atol=1e-6)
+    assert float(gradient.norm()) > 1e-4
 
 
 def test_a_live_teacher_may_know_what_the_student_does_not(learner: Student, teacher: LocalModel) -> None:
