@@ -39,11 +39,16 @@ def main(folders: list[str]) -> None:
 
 def trials_of(folder: Path) -> Iterator[Trial]:
     """The trials of a finished run's exam."""
+    return map(Trial.read, rows_of(folder, "exam"))
+
+
+def rows_of(folder: Path, stage: str) -> Iterator[str]:
+    """The rows that such a stage of a finished run kept."""
     stages = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["stages"]
-    (exam,) = (folder / place for place, stage in stages.items() if stage["stage"] == "exam")
-    for rows in sorted(exam.glob("rows-*.jsonl")):
+    (kept,) = (folder / place for place, one in stages.items() if one["stage"] == stage)
+    for rows in sorted(kept.glob("rows-*.jsonl")):
         with rows.open(encoding="utf-8") as lines:
-            yield from map(Trial.read, lines)
+            yield from lines
 
 
 if __name__ == "__main__":

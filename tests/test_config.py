@@ -97,6 +97,14 @@ def test_a_typo_in_a_kind_is_named_with_the_nearest_one(recipe: Path) -> None:
     ]
 
 
+def test_what_other_tools_call_a_setting_is_told_by_the_name_that_it_has_here(recipe: Path) -> None:
+    theirs = RECIPE.replace("train:\n", "train:\n  num_train_epochs: 3\n  bf16: true\n")
+    assert complaint(recipe, theirs) == [
+        "recipe.yaml:7: train.num_train_epochs: unknown; here it is epochs",
+        "recipe.yaml:8: train.bf16: unknown; here it is precision: bfloat16",
+    ]
+
+
 def test_several_mistakes_are_all_reported_at_once(recipe: Path) -> None:
     text = (
         RECIPE.replace("seed: 3", "seed: three").replace("cross_entropy", "cross_entrpy").replace("expert,", "e, h: 1,")

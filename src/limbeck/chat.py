@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import Field
@@ -16,7 +15,7 @@ from limbeck.errors import InputError, LimbeckError
 from limbeck.judges import SafetyJudge
 from limbeck.judges.grade import verdicts
 from limbeck.judges.refusal import Refusal
-from limbeck.models.adapter import STRONGEST, scaled_adapter
+from limbeck.models.adapter import STRONGEST, can_be_scaled
 from limbeck.models.answer import trial_of
 from limbeck.models.local import Local, name_of
 from limbeck.models.reasoning import USUAL, Reasoning
@@ -74,7 +73,8 @@ class Side:
 
     def __init__(self, spec: ModelSpec, opened: ExitStack) -> None:
         self.spec = spec
-        self.adapter = getattr(spec, "adapter", None)
+        adapter = spec.adapter if isinstance(spec, Local) else None
+        self.adapter = adapter if adapter is not None and can_be_scaled(adapter) else None
         self.strength = 1.0
         self._opened = opened.enter_context(ExitStack())
         self.model = self._opened.enter_context(spec.open())
@@ -83,11 +83,9 @@ class Side:
         """From now on it replies with `strength` times its adapter's effect, 0 to 1.5; without one nothing changes."""
         if self.adapter is None or strength == self.strength:
             return
-        with TemporaryDirectory(prefix="limbeck-") as folder:
-            scaled_adapter(self.adapter, Path(folder), strength)
-            scaled = {"name": f"{self.spec.name} at {strength:g}", "adapter": Path(folder)}
-            self._opened.close()
-            self.model = self._opened.enter_context(self.spec.model_copy(update=scaled).open())
+        scaled = self.spec.model_copy(update={"name": f"{self.spec.name} at {strength:g}", "strength": strength})
+        self._opened.close()
+        self.model = self._opened.enter_context(scaled.open())
         self.strength = strength
 
     def reply(self, said: Sequence[Trial], message: str, settings: ChatSettings, tools: Tools) -> Trial:

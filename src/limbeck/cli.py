@@ -229,6 +229,7 @@ def evaluate(
     prompts: Annotated[list[Path], typer.Option(help="JSONL, CSV, Parquet: prompt or messages, harm, tier, conduct.")],
     folder: Annotated[Path, typer.Option(help="Where scorecard.json and trials.jsonl go.")],
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter to put on the model.")] = None,
+    strength: Annotated[float, typer.Option(help="Times the adapter's effect, 0 to 1.5.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(help="Longest reply, tokens.")] = 256,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "float32",
     reasoning_tokens: ReasoningTokens = 0,
@@ -245,7 +246,9 @@ def evaluate(
 
     reasoning = Reasoning(max_tokens=reasoning_tokens)
     name = name_of(adapter or Path(model))
-    subject = checked(Local, name=name, model=model, adapter=adapter, dtype=dtype, reasoning=reasoning)
+    subject = checked(
+        Local, name=name, model=model, adapter=adapter, strength=strength, dtype=dtype, reasoning=reasoning
+    )
     for other in set_ or ():
         if not other.startswith(("evaluate.", "gates.")):
             raise InputError(f"--set {other}: a measurement takes evaluate.KEY=VALUE and gates.KEY=VALUE alone")
@@ -444,15 +447,17 @@ def serve(
     raise typer.Exit(code)
 
 
-@app.command(epilog="Examples:  `limbeck show losses`  ·  `limbeck show runs/quickstart ID`")
+@app.command(
+    epilog="Examples:  `limbeck show losses`  ·  `limbeck show losses preference`  ·  `limbeck show runs/quickstart ID`"
+)
 def show(
     what: Annotated[
         str,
         typer.Argument(help="losses, models, judges, dimensions, … (any other word lists them all); a run folder."),
     ],
-    record: Annotated[str, typer.Argument(help="The id of a record in that run folder.")] = "",
+    record: Annotated[str, typer.Argument(help="One of that list, or the id of a record in that run folder.")] = "",
 ) -> None:
-    """Show what a recipe may name, the stages of a run, or a record with its ancestry."""
+    """Show what a recipe may name, the stages of a run, or one of either: its settings, its ancestry."""
     from limbeck.verbs import show as show_lines
 
     for line in show_lines(what, record):

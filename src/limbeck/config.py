@@ -87,7 +87,9 @@ def problems(error: ValidationError, tree: Any) -> Iterator[tuple[tuple[str | in
     places = [tuple(problem["loc"]) for problem in error.errors()]
     for loc, problem in zip(places, error.errors(), strict=True):
         if problem["type"] == "extra_forbidden":
-            yield loc, f"unknown; {did_you_mean(str(loc[-1]), _owner(tree, loc[:-1]).model_fields)}"
+            owner, name = _owner(tree, loc[:-1]), str(loc[-1])
+            ours = owner.elsewhere.get(name)
+            yield loc, f"unknown; {f'here it is {ours}' if ours else did_you_mean(name, owner.model_fields)}"
         # A list counts as too short when its items are wrong: those are told already.
         elif problem["type"] != "too_short" or not any(loc == place[: len(loc)] != place for place in places):
             yield loc, sentence(problem)

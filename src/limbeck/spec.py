@@ -19,9 +19,13 @@ HASHED_WHOLE_BYTES = 64 * 2**20
 
 
 class Spec(BaseModel):
-    """Frozen settings; an unknown key is an error."""
+    """Frozen settings; an unknown key is an error.
+
+    `elsewhere` is what other tools call settings, and what to write here instead.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    elsewhere: ClassVar[Mapping[str, str]] = {}
 
 
 class Kind(Spec):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -427,7 +428,10 @@ def _sort(prompt: Prompt) -> str:
 
 
 def show(what: str, record: str = "") -> Iterator[str]:
-    """The members of a table, the stages of a run folder, or one record with its ancestry."""
+    """The members of a table or all about one of them, the stages of a run folder, or one record with its ancestry."""
+    if what in TABLES and record:
+        yield from _about(what, record)
+        return
     if what in TABLES:
         for kind, member in TABLES[what].items():
             yield f"{kind:22} {_first_sentence(member.__doc__ or '')}"
@@ -442,6 +446,20 @@ def show(what: str, record: str = "") -> Iterator[str]:
         return
     for place, stage in json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["stages"].items():
         yield f"{place:44} {stage['seconds']:8.1f} s"
+
+
+def _about(table: str, kind: str) -> Iterator[str]:
+    """All that is to be known of a member before it is put into a recipe."""
+    if (member := TABLES[table].get(kind)) is None:
+        raise InputError(f"{table}: there is no '{kind}'; {did_you_mean(kind, TABLES[table])}")
+    yield inspect.cleandoc(member.__doc__ or "")
+    yield ""
+    for word in ("needs", "offers"):
+        if said := getattr(member, word, None):
+            yield f"{word}: {', '.join(sorted(said))}"
+    for name, field in member.model_fields.items():
+        if name != "kind":
+            yield f"{name}: " + ("to be given" if field.is_required() else repr(field.get_default()))
 
 
 def _first_sentence(docstring: str) -> str:

@@ -324,6 +324,16 @@ def test_show_of_something_unknown_is_one_message(limbeck: Command) -> None:
     assert limbeck("show", "loses") == (2, "", "'loses' is no run folder and no table; did you mean losses?\n")
 
 
+def test_show_tells_all_about_one_member_of_a_table(limbeck: Command) -> None:
+    code, out, _ = limbeck("show", "losses", "preference")
+    assert code == 0 and "nats per pair" in out
+    assert out.splitlines()[-3:] == ["needs: base, rejected, reply", "weight: 1.0", "beta: 0.1"]
+    assert limbeck("show", "models", "local")[1].count("model: to be given") == 1
+    assert limbeck("show", "losses", "prefrence") == (
+        2, "", "losses: there is no 'prefrence'; did you mean preference?\n"
+    )  # fmt: skip
+
+
 RECIPE = """\
 student: {{model: {model}}}
 curate: {{sources: [{{kind: file, path: prompts.jsonl}}]}}

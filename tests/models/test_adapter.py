@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from limbeck.errors import InputError
 from limbeck.models.adapter import WEIGHTS, mixed_adapter, mixed_model, scaled_adapter
+from limbeck.models.local import Local
 from limbeck.models.references import resolve
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
@@ -92,6 +93,21 @@ def written(folder: Path, **config: Any) -> Path:
     (folder / "adapter_model.safetensors").write_bytes(b"")
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 4, **config}))
     return folder
+
+
+def test_a_model_is_opened_with_its_adapter_at_a_strength(tiny_model: Path, tmp_path: Path) -> None:
+    trained = adapter(tiny_model, tmp_path / "trained")
+    scaled_adapter(trained, tmp_path / "half", 0.5)
+    given: dict[str, Any] = {"name": "student", "model": str(tiny_model)}
+    with (
+        Local(**given, adapter=trained, strength=0.5).open() as dialled,
+        Local(**given, adapter=tmp_path / "half").open() as half,
+        Local(**given, adapter=trained).open() as whole,
+    ):
+        assert torch.equal(dialled.weights.get_parameter(QUERY), half.weights.get_parameter(QUERY))
+        assert dialled.identity != whole.identity
+    with pytest.raises(ValueError, match="'strength' scales an adapter"):
+        Local(**given, strength=0.5)
 
 
 @pytest.mark.parametrize(

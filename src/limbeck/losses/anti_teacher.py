@@ -17,8 +17,8 @@ class AntiTeacher(Divergence):
     KL(p || p_anti) is below `least`, that is where both teachers agree.
 
     The anti-teacher is the student before training, so what a policy in the teacher's context changed is taught louder
-    than what both would have said anyway. After contrastive decoding (Li et al. 2022, arXiv:2210.15097) and
-    proxy-tuning (Liu et al. 2024, arXiv:2401.08565).
+    than what both would have said anyway. Helps where few tokens of a reply carry what the policy changed. After
+    contrastive decoding (Li et al. 2022, arXiv:2210.15097) and proxy-tuning (Liu et al. 2024, arXiv:2401.08565).
     """
 
     kind: Literal["anti_teacher"] = "anti_teacher"

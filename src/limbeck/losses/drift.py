@@ -14,10 +14,10 @@ from limbeck.losses.token_loss import TokenLoss
 class Drift(TokenLoss):
     """KL(q || q_0) to the untrained model on replies to harmless prompts, nats per token; 0 before training.
 
-    Holds what was never to change, at the price of one more pass without gradient; the adapter switched off gives q_0,
-    so no second model is held. Only answers are compared: reasoning is a habit that the untrained model need not have.
-    ρ‖φ‖², the other half of staying close, is `train.weight_decay`. After the KL term of
-    RLHF (Ziegler et al. 2019, arXiv:1909.08593).
+    Helps to hold what was never to change, at the price of one more pass without gradient; the adapter switched off
+    gives q_0, so no second model is held. Only answers are compared: reasoning is a habit that the untrained model need
+    not have. ρ‖φ‖², the other half of staying close, is `train.weight_decay`. After the KL term of RLHF (Ziegler et al.
+    2019, arXiv:1909.08593).
     """
 
     kind: Literal["drift"] = "drift"

@@ -10,7 +10,8 @@ from limbeck.losses.divergence import Divergence, Sloped, kl
 
 
 class ForwardKL(Divergence):
-    """T² KL(p_T || q_T), nats per token: covers all that the teacher would say. After Hinton et al. 2015.
+    """T² KL(p_T || q_T), nats per token: covers all that the teacher would say, and so helps to keep
+    what the student knows. After Hinton et al. 2015 (arXiv:1503.02531).
 
     From drawn ids it gives the gradient right in the mean, not the value.
     """

@@ -15,7 +15,8 @@ class JensenShannon(Divergence):
     """T² [β KL(p || m) + (1 - β) KL(q || m)] / (β (1 - β)), m = β p + (1 - β) q, nats per token; 0 < β < 1.
 
     Forward KL in the limit β → 0, reverse KL for β → 1. The division makes all β pull alike: without it a sweep of β is
-    a sweep of the learning rate. After GKD (Agarwal et al. 2023, arXiv:2306.13649).
+    a sweep of the learning rate. Helps where forward KL spreads too far and reverse KL too little. After GKD (Agarwal
+    et al. 2023, arXiv:2306.13649).
     """
 
     kind: Literal["jensen_shannon"] = "jensen_shannon"

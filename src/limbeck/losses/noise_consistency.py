@@ -13,8 +13,9 @@ from limbeck.losses.token_loss import TokenLoss
 class NoiseConsistency(TokenLoss):
     """KL(q(.|x) || q(.|x + δ)), nats per taught token, without gradient through the undisturbed side; 0 without noise.
 
-    Costs one more forward and backward pass, `vat` two, `pgd` one more for each of its steps. After VAT (Miyato et al.
-    2017, arXiv:1704.03976) and SMART (Jiang et al. 2019, arXiv:1911.03437), which disturbs the embedding.
+    Helps where what is asked comes misspelt or rephrased. Costs one more forward and backward pass, `vat` two, `pgd`
+    one more for each of its steps. After VAT (Miyato et al. 2017, arXiv:1704.03976) and SMART (Jiang et al. 2019,
+    arXiv:1911.03437), which disturbs the embedding.
     """
 
     kind: Literal["noise_consistency"] = "noise_consistency"

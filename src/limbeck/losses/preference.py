@@ -15,7 +15,8 @@ class Preference(Loss):
 
     The judges' ranking as training: the reply to learn against each reply to the same prompt that a judge rejected. It
     needs no reward model. Whole replies are compared, so nothing is averaged over tokens; β is how far the student
-    may go from where it began. DPO (Rafailov et al. 2023, arXiv:2305.18290).
+    may go from where it began. Helps once replies to learn and rejected ones both come from the student's own range.
+    After DPO (Rafailov et al. 2023, arXiv:2305.18290).
     """
 
     kind: Literal["preference"] = "preference"

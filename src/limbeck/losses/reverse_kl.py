@@ -15,7 +15,8 @@ LEAST_LOG_P = -30.0
 class ReverseKL(Divergence):
     """T² KL(q_T || p_T), nats per token: says only what the teacher would, if not all of it.
 
-    A teacher's probability below e^-30 counts as e^-30. After MiniLLM (Gu et al. 2023, arXiv:2306.08543).
+    A teacher's probability below e^-30 counts as e^-30. Helps a student too small for all that a teacher would say; on
+    harmful prompts it contracts onto the shortest refusals. After MiniLLM (Gu et al. 2023, arXiv:2306.08543).
     """
 
     kind: Literal["reverse_kl"] = "reverse_kl"

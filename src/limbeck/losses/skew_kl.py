@@ -14,7 +14,8 @@ from limbeck.losses.divergence import Divergence, Sloped, expected
 class SkewKL(Divergence):
     """T² KL(p || α p + (1 - α) q), nats per token, at most T² log(1/α); 0 < α < 1.
 
-    Its gradient stays bounded where the student gives a token nearly nothing. After DistiLLM (Ko et al. 2024,
+    Helps where a student is far from its teacher: its gradient stays bounded where the student gives a token nearly
+    nothing. After DistiLLM (Ko et al. 2024,
     arXiv:2402.03898).
     """
 

@@ -14,7 +14,8 @@ from limbeck.losses.divergence import Divergence, Sloped, expected_terms
 class SkewReverseKL(Divergence):
     """T² KL(q || (1 - α) p + α q), nats per token, at most T² log(1/α); 0 < α < 1.
 
-    After DistiLLM (Ko et al. 2024, arXiv:2402.03898).
+    Helps as reverse KL does, bounded where the teacher gives a token nearly nothing. After DistiLLM (Ko et al. 2024,
+    arXiv:2402.03898).
     """
 
     kind: Literal["skew_reverse_kl"] = "skew_reverse_kl"

@@ -12,7 +12,8 @@ from limbeck.losses.divergence import Divergence, Sloped
 class TotalVariation(Divergence):
     """T² ½ Σ |p - q| per token, without unit: the mass placed differently, in [0, 1] at temperature 1.
 
-    Its gradient does not grow with the distance. After f-distill (Wen et al. 2023, arXiv:2307.15190).
+    Helps where a few tokens far off should not lead: its gradient does not grow with the distance. After f-distill (Wen
+    et al. 2023, arXiv:2307.15190).
     """
 
     kind: Literal["total_variation"] = "total_variation"

@@ -8,7 +8,9 @@ from limbeck.losses.spec import Labels, Loss, Passes, Units
 
 
 class Unlikelihood(Loss):
-    """-log(1 - q(token)) on rejected replies, nats per token. After Welleck et al. 2019 (arXiv:1908.04319)."""
+    """-log(1 - q(token)) on rejected replies, nats per token. Helps where the student says what a judge rejected; a
+    little of it is enough, since pushing down says nothing of what to say. After Welleck et al. 2019
+    (arXiv:1908.04319)."""
 
     kind: Literal["unlikelihood"] = "unlikelihood"
     needs = frozenset({"rejected"})

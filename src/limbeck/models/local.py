@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from limbeck.models.adapter import is_whole_model
+from limbeck.models.adapter import STRONGEST, is_whole_model, scaled_adapter
 from limbeck.models.precision import Precision, torch_type
 from limbeck.models.reasoning import USUAL, Reasoning
 from limbeck.models.spec import ModelSpec
@@ -41,15 +42,23 @@ AROUND_TAG = 8
 
 
 class Local(ModelSpec):
-    """A model in this process: folder, Hub id or short name, with an adapter on it where one is named."""
+    """A model in this process: folder, Hub id or short name, with an adapter on it where one is named, at `strength`
+    times its effect: 1 as trained, 0 the model itself."""
 
     kind: Literal["local"] = "local"
     model: ModelName
     adapter: Path | None = None
+    strength: float = Field(default=1.0, ge=0, le=STRONGEST)
     dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
     offers: ClassVar[frozenset[str]] = frozenset({"replies", "scores", "distribution", "whole distribution"})
     shareable: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _scales_an_adapter(self) -> Self:
+        if self.strength != 1 and self.adapter is None:
+            raise ValueError("'strength' scales an adapter; name one, or leave strength out")
+        return self
 
     def trained(self, name: str, folder: Path) -> Local:
         """This model as a training left it in the folder: with the adapter, or the whole model that is there."""
@@ -72,8 +81,13 @@ class Local(ModelSpec):
         else:
             # Merged, as it is exported: decoding costs what it costs without an adapter, and small updates are not
             # rounded away before they are added.
-            weights = load_merged(reference, self.adapter).to(torch_type(self.dtype))
-            identity += f" {content_hash(self.adapter)}"
+            with TemporaryDirectory() as hidden:
+                adapter = self.adapter
+                if self.strength != 1:
+                    adapter = Path(hidden) / adapter.name
+                    scaled_adapter(self.adapter, adapter, self.strength)
+                weights = load_merged(reference, adapter).to(torch_type(self.dtype))
+                identity += f" {content_hash(adapter)}"
         tokenizer = load_tokenizer(reference)
         yield LocalModel(
             name=self.name,

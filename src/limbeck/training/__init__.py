@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -47,6 +48,29 @@ class TrainSettings(Spec):
     prompts and twins apart best) in place of the last, and `stop_when_met` ends the training once so many probes in a
     row met every bound with all tiers open.
     """
+
+    elsewhere = MappingProxyType({
+        "num_train_epochs": "epochs",
+        "num_epochs": "epochs",
+        "lr": "learning_rate",
+        "warmup_ratio": "warmup (a share of the steps)",
+        "warmup_steps": "warmup (a share of the steps)",
+        "max_grad_norm": "clip",
+        "bf16": "precision: bfloat16",
+        "fp16": "precision: float16",
+        "batch_size": "batch_lessons",
+        "train_batch_size": "batch_lessons",
+        "per_device_train_batch_size": "batch_lessons (of the whole step; micro_batch_tokens cuts it)",
+        "gradient_accumulation_steps": "micro_batch_tokens (a step of batch_lessons is cut into as many as it needs)",
+        "report_to": "track",
+        "save_steps": "save_every_s",
+        "eval_steps": "probe.every_steps",
+        "load_best_model_at_end": "keep: best",
+        "seed": "the recipe's own seed, beside train",
+        "packing": "always on: sequences share rows up to micro_batch_tokens",
+        "max_length": "the student's context; a longer lesson is an error that names it",
+        "max_seq_length": "the student's context; a longer lesson is an error that names it",
+    })  # fmt: skip
 
     losses: tuple[AnyLoss, ...] = Field(
         default=(CrossEntropy(), ForwardKL(weight=0.5), Decision(), Unlikelihood(weight=0.1)), min_length=1

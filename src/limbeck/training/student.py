@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -33,6 +34,18 @@ class AdapterSettings(Spec):
     Layers below `first_layer` get no adapter, so that the backward pass ends there; `alpha` is twice the rank where it
     is not given.
     """
+
+    elsewhere = MappingProxyType({
+        "r": "rank",
+        "lora_r": "rank",
+        "lora_alpha": "alpha",
+        "lora_dropout": "dropout",
+        "target_modules": "target",
+        "lora_target": "target",
+        "use_dora": "kind: dora",
+        "load_in_4bit": "kind: qlora",
+        "layers_to_transform": "first_layer (all layers from it on)",
+    })  # fmt: skip
 
     kind: Literal["lora", "dora", "qlora", "none"] = "lora"
     rank: int = Field(default=16, ge=1)
