@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from limbeck.errors import InputError, did_you_mean, reading, sentence
@@ -108,6 +108,7 @@ class MayBeFolder:
 
 
 ModelName = Annotated[str, MayBeFolder()]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Manner:

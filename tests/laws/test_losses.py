@@ -26,13 +26,13 @@ from limbeck.losses.hidden_states import HiddenStates
 from limbeck.losses.jensen_shannon import JensenShannon
 from limbeck.losses.noise import Noise
 from limbeck.losses.noise_consistency import NoiseConsistency
-from limbeck.losses.places import Plain
+from limbeck.losses.places import FullPlaces
 from limbeck.losses.preference import Preference
 from limbeck.losses.prompt_contrast import PromptContrast
 from limbeck.losses.reverse_kl import ReverseKL
 from limbeck.losses.skew_kl import SkewKL
 from limbeck.losses.skew_reverse_kl import SkewReverseKL
-from limbeck.losses.spec import Aligned, Contrasts, Labels, Loss, Openings, Pairs, Passes, Share, log1mexp
+from limbeck.losses.spec import Aligned, Contrasts, Counts, Labels, Loss, Openings, Pairs, Passes, log1mexp
 from limbeck.losses.total_variation import TotalVariation
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.protocols import Spans, TopK
@@ -72,10 +72,10 @@ def model(dtype: torch.dtype = torch.float64) -> Model:
     return Model(*(leaf.to(dtype).requires_grad_() for leaf in leaves))
 
 
-def share(weight: list[float], dtype: torch.dtype) -> Share:
+def share(weight: list[float], dtype: torch.dtype) -> Counts:
     """Units of those weights; the second half belongs to harmful prompts."""
     harmful = torch.arange(len(weight)) >= len(weight) // 2
-    return Share(torch.tensor(weight, dtype=dtype), torch.ones(len(weight), dtype=dtype), harmful)
+    return Counts(torch.tensor(weight, dtype=dtype), torch.ones(len(weight), dtype=dtype), harmful)
 
 
 def given(dtype: torch.dtype = torch.float64, *, top: int = K) -> tuple[Labels, TopK]:
@@ -136,13 +136,13 @@ def passes(logits: Model, labels: Labels, teacher: TopK) -> Passes:
         {LAYER: torch.cat([logits.anchors_CH, others_SH])}, anchors, others_CM, torch.ones_like(others_CM).bool()
     )
     return Passes(
-        student=Plain(logits.taught_NV.log_softmax(-1)),
-        rejected=Plain(logits.rejected_RV.log_softmax(-1)),
+        student=FullPlaces(logits.taught_NV.log_softmax(-1)),
+        rejected=FullPlaces(logits.rejected_RV.log_softmax(-1)),
         openings=openings(torch.nn.functional.logsigmoid(logits.refuses_B)),
         teacher=teacher,
         spans=spans(labels.tokens_N, dtype),
-        base=Plain(base_NV.log_softmax(-1)),
-        noisy={Noise(): Plain(logits.noisy_NV.log_softmax(-1))},
+        base=FullPlaces(base_NV.log_softmax(-1)),
+        noisy={Noise(): FullPlaces(logits.noisy_NV.log_softmax(-1))},
         pairs=Pairs(
             logits.chosen_L, logits.avoided_L, torch.zeros_like(logits.chosen_L), torch.ones_like(logits.avoided_L)
         ),
@@ -155,7 +155,7 @@ def passes(logits: Model, labels: Labels, teacher: TopK) -> Passes:
 def openings(refusing_B: Tensor) -> Openings:
     """One opening of one token, with those log-probabilities, against a vocabulary of one other token."""
     logprobs_DV = torch.stack([refusing_B, log1mexp(refusing_B)], dim=1)
-    return Openings(Plain(logprobs_DV), torch.arange(len(refusing_B))[:, None], torch.tensor([0]), (1,))
+    return Openings(FullPlaces(logprobs_DV), torch.arange(len(refusing_B))[:, None], torch.tensor([0]), (1,))
 
 
 def pull(loss: Loss, logits: Model, labels: Labels, teacher: TopK) -> Tensor:
@@ -211,7 +211,7 @@ def test_a_batch_cut_in_two_gives_the_same_gradient(loss: Loss) -> None:
 def test_twice_the_weight_pulls_twice_as_hard(loss: Loss) -> None:
     logits, (labels, teacher) = model(), given()
     doubled = Labels(
-        *(one._replace(weight=2 * one.weight) if isinstance(one, Share) else one for one in labels)  # type: ignore[arg-type]
+        *(one._replace(weight=2 * one.weight) if isinstance(one, Counts) else one for one in labels)  # type: ignore[arg-type]
     )
     once = gradients(pull(loss, logits, labels, teacher), logits)
     twice = gradients(pull(loss, logits, doubled, teacher), logits)
@@ -260,7 +260,7 @@ def test_float32_agrees_with_float64(loss: Loss) -> None:
 
 def test_cross_entropy_of_one_token_in_four_is_log_four() -> None:
     labels, teacher = given()
-    even = passes(model(), labels, teacher)._replace(student=Plain(torch.full((N, 4), -math.log(4))))
+    even = passes(model(), labels, teacher)._replace(student=FullPlaces(torch.full((N, 4), -math.log(4))))
     value, _ = CrossEntropy()(even, labels._replace(tokens_N=torch.tensor([0, 1, 2, 3, 0, 1])))
     torch.testing.assert_close(value, torch.full((N,), math.log(4)))
 
@@ -271,7 +271,7 @@ def test_cross_entropy_of_one_token_in_four_is_log_four() -> None:
 def test_a_divergence_is_zero_when_both_agree(kind: type[Divergence], top: int, temperature: float) -> None:
     student_NV = model().taught_NV.log_softmax(-1)
     teacher = top_of(student_NV.detach(), top, torch.float64)
-    value_N = kind(temperature=temperature).between(Plain(student_NV), teacher)
+    value_N = kind(temperature=temperature).between(FullPlaces(student_NV), teacher)
     torch.testing.assert_close(value_N, torch.zeros_like(value_N), atol=1e-6, rtol=0)
     # Total variation has a kink there.
     if kind is not TotalVariation:
@@ -291,7 +291,7 @@ def test_a_weight_below_0_would_teach_the_contrary_and_is_refused(kind: str) -> 
 def test_a_divergence_is_never_negative_and_no_smaller_with_more_ids_kept(kind: type[Divergence]) -> None:
     # Joining outcomes can only hide a difference (data processing).
     student_NV = model().taught_NV.log_softmax(-1)
-    one, some, every = (kind().between(Plain(student_NV), given(top=top)[1]) for top in (1, K, V))
+    one, some, every = (kind().between(FullPlaces(student_NV), given(top=top)[1]) for top in (1, K, V))
     assert bool((one >= 0).all() and (some >= one - 1e-9).all() and (every >= some - 1e-9).all())
 
 
@@ -310,7 +310,7 @@ def test_a_divergence_over_all_ids_is_the_plain_formula(kind: type[Divergence], 
         SkewReverseKL: (q * (q / (0.9 * p + 0.1 * q)).log()).sum(-1),
         TotalVariation: (p - q).abs().sum(-1) / 2,
     }
-    found = kind(temperature=temperature).between(Plain(student_NV), teacher)
+    found = kind(temperature=temperature).between(FullPlaces(student_NV), teacher)
     torch.testing.assert_close(found, temperature**2 * plain[kind])
 
 
@@ -318,8 +318,8 @@ def test_a_divergence_over_all_ids_is_the_plain_formula(kind: type[Divergence], 
 def test_jensen_shannon_has_both_kl_as_its_limits(beta: float, limit: type[Divergence]) -> None:
     student_NV, teacher = model().taught_NV.log_softmax(-1), given()[1]
     found, ends = (
-        JensenShannon(beta=beta).between(Plain(student_NV), teacher),
-        limit().between(Plain(student_NV), teacher),
+        JensenShannon(beta=beta).between(FullPlaces(student_NV), teacher),
+        limit().between(FullPlaces(student_NV), teacher),
     )
     torch.testing.assert_close(found, ends, rtol=1e-4, atol=1e-6)
 
@@ -329,14 +329,14 @@ def test_what_the_teacher_never_says_costs_much_and_stays_finite(loss: Divergenc
     # The teacher has all of its mass on one id; the student has 1 - 1e-30 on another.
     teacher = TopK(torch.tensor([[0]]), torch.tensor([[0.0]]), torch.tensor([-math.inf]))
     logits = torch.tensor([[-69.0, 0.0, -70.0]], requires_grad=True)
-    loss.between(Plain(logits.log_softmax(-1)), teacher).sum().backward()
+    loss.between(FullPlaces(logits.log_softmax(-1)), teacher).sum().backward()
     assert logits.grad is not None and bool(logits.grad.isfinite().all())
-    assert 0.99 <= float(loss.between(Plain(logits.detach().log_softmax(-1)), teacher)) <= 31
+    assert 0.99 <= float(loss.between(FullPlaces(logits.detach().log_softmax(-1)), teacher)) <= 31
 
 
 def test_forward_kl_is_zero_when_both_agree_on_a_peaked_distribution_at_a_high_temperature() -> None:
     peaked_NV = torch.tensor([[30.0, 0.0, -1.0, -2.0]], dtype=torch.float64).log_softmax(-1)
-    value_N = ForwardKL(temperature=4.0).between(Plain(peaked_NV.float()), top_of(peaked_NV, 2, torch.float32))
+    value_N = ForwardKL(temperature=4.0).between(FullPlaces(peaked_NV.float()), top_of(peaked_NV, 2, torch.float32))
     assert abs(float(value_N)) < 1e-3
 
 
@@ -345,7 +345,7 @@ def test_forward_kl_over_all_ids_at_a_high_temperature_pulls_by_the_difference_o
     teacher_NV = torch.tensor([[12.0, 0.0, -1.0, -2.0]]).log_softmax(-1)
     logits_NV = torch.tensor([[12.0, 1.0, -3.0, -2.0]], requires_grad=True)
     ForwardKL(temperature=4.0).between(
-        Plain(logits_NV.log_softmax(-1)), top_of(teacher_NV, 4, torch.float32)
+        FullPlaces(logits_NV.log_softmax(-1)), top_of(teacher_NV, 4, torch.float32)
     ).sum().backward()
     expected_NV = 4 * ((logits_NV.detach() / 4).softmax(-1) - (teacher_NV / 4).softmax(-1))
     torch.testing.assert_close(logits_NV.grad, expected_NV, rtol=1e-4, atol=1e-5)
@@ -356,7 +356,7 @@ def test_forward_kl_over_all_ids_is_the_dense_divergence_in_float32_at_a_high_te
     student_NV = torch.tensor([[12.0, 1.0, -3.0, -2.0]]).log_softmax(-1)
     p_NV, q_NV = ((log_NV / 4).log_softmax(-1) for log_NV in (teacher_NV, student_NV))
     dense_N = 16 * (p_NV.exp() * (p_NV - q_NV)).sum(-1)
-    found_N = ForwardKL(temperature=4.0).between(Plain(student_NV), top_of(teacher_NV, 4, torch.float32))
+    found_N = ForwardKL(temperature=4.0).between(FullPlaces(student_NV), top_of(teacher_NV, 4, torch.float32))
     torch.testing.assert_close(found_N, dense_N, rtol=1e-3, atol=1e-3)
 
 
@@ -365,7 +365,9 @@ def test_mass_outside_the_kept_ids_is_not_free() -> None:
     # 0.9 log(0.9/0.5) + 0.1 log(0.1/0.5) = 0.52901 - 0.16094 = 0.36806
     teacher = TopK(torch.tensor([[0]]), torch.tensor([[0.9]]).log(), torch.tensor([0.1]).log())
     student_NV = torch.tensor([[0.5, 0.3, 0.2]]).log()
-    assert float(ForwardKL(temperature=1.0).between(Plain(student_NV), teacher)) == pytest.approx(0.36806, abs=1e-4)
+    assert float(ForwardKL(temperature=1.0).between(FullPlaces(student_NV), teacher)) == pytest.approx(
+        0.36806, abs=1e-4
+    )
 
 
 def test_temperature_flattens_both_sides_and_is_squared_in_front() -> None:
@@ -373,7 +375,9 @@ def test_temperature_flattens_both_sides_and_is_squared_in_front() -> None:
     # 4 (0.75 log 1.5 + 0.25 log 0.5) = 4 (0.30410 - 0.17329) = 0.52325
     teacher = TopK(torch.tensor([[0, 1]]), torch.tensor([[0.81, 0.09]]).log(), torch.tensor([-math.inf]))
     student_NV = torch.tensor([[0.5, 0.5]], dtype=torch.float64).log()
-    assert float(ForwardKL(temperature=2.0).between(Plain(student_NV), teacher)) == pytest.approx(0.52325, abs=1e-4)
+    assert float(ForwardKL(temperature=2.0).between(FullPlaces(student_NV), teacher)) == pytest.approx(
+        0.52325, abs=1e-4
+    )
 
 
 def test_forward_kl_does_not_read_rows_without_a_teacher() -> None:
@@ -406,7 +410,7 @@ def test_refusing_a_harmless_prompt_can_be_made_to_cost_more() -> None:
 def test_a_refusal_is_drawn_to_the_first_opening_and_every_opening_counts_against_an_answer() -> None:
     labels, teacher = given()
     logprobs_DV = torch.tensor([[0.1, 0.4, 0.5]] * 2).log()
-    said = Openings(Plain(logprobs_DV), torch.tensor([[0, 0], [1, 1]]), torch.tensor([0, 1]), (1, 1))
+    said = Openings(FullPlaces(logprobs_DV), torch.tensor([[0, 0], [1, 1]]), torch.tensor([0, 1]), (1, 1))
     two = labels._replace(risk_B=torch.tensor([1.0, 0.0]), prompts=share([1.0] * 2, torch.float32))
     value, _ = Decision()(passes(model(), labels, teacher)._replace(openings=said), two)
     assert value.tolist() == pytest.approx([-math.log(0.1), -math.log(0.5)])
@@ -418,7 +422,7 @@ def test_a_refusal_goes_on_with_the_words_it_is_taught_with_and_an_answer_does_n
     # "No" (0.4) "thanks" (0.5): due is taught both, -log 0.2; harmless is kept from "No" alone, -log 0.6.
     labels, teacher = given()
     logprobs_DV = torch.tensor([[0.4, 0.6], [0.5, 0.5]]).log()
-    said = Openings(Plain(logprobs_DV), torch.tensor([[0, 1]] * 2), torch.tensor([0, 0]), (1,))
+    said = Openings(FullPlaces(logprobs_DV), torch.tensor([[0, 1]] * 2), torch.tensor([0, 0]), (1,))
     two = labels._replace(risk_B=torch.tensor([1.0, 0.0]), prompts=share([1.0] * 2, torch.float32))
     value, _ = Decision()(passes(model(), labels, teacher)._replace(openings=said), two)
     assert value.tolist() == pytest.approx([-math.log(0.2), -math.log(0.6)])
@@ -427,7 +431,7 @@ def test_a_refusal_goes_on_with_the_words_it_is_taught_with_and_an_answer_does_n
 def test_at_half_the_temperature_the_decision_is_nearer_to_what_greedy_decoding_does() -> None:
     # "No" opens with 0.4; "Yes" (0.3), "Well" (0.2) and "So" (0.1) answer. Squared and shared out: 16 of 30.
     logprobs_DV = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
-    said = Openings(Plain(logprobs_DV), torch.zeros(1, 1, dtype=torch.long), torch.tensor([0]), (1,))
+    said = Openings(FullPlaces(logprobs_DV), torch.zeros(1, 1, dtype=torch.long), torch.tensor([0]), (1,))
     assert said.refusing(1.0).openings_BE.exp().tolist() == [pytest.approx([0.4])]
     assert said.refusing(0.5).openings_BE.exp().tolist() == [pytest.approx([16 / 30])]
 
@@ -435,13 +439,13 @@ def test_at_half_the_temperature_the_decision_is_nearer_to_what_greedy_decoding_
 def test_each_opening_is_the_product_of_its_tokens() -> None:
     # "I can't" (0.5 * 0.6) and "I won't" (0.5 * 0.2) and "No" (0.1).
     logprobs_DV = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.1, 0.1, 0.6, 0.2]]).log()
-    said = Openings(Plain(logprobs_DV), torch.tensor([[0, 1, 0, 1, 0]]), torch.tensor([0, 2, 0, 3, 1]), (2, 2, 1))
+    said = Openings(FullPlaces(logprobs_DV), torch.tensor([[0, 1, 0, 1, 0]]), torch.tensor([0, 2, 0, 3, 1]), (2, 2, 1))
     assert said.refusing(1.0).openings_BE.exp().tolist() == [pytest.approx([0.3, 0.1, 0.1])]
 
 
 def test_unlikelihood_of_a_token_with_probability_one_fifth_is_the_log_of_five_quarters() -> None:
     labels, teacher = given()
-    fifth = passes(model(), labels, teacher)._replace(rejected=Plain(torch.full((R, 5), 0.2).log()))
+    fifth = passes(model(), labels, teacher)._replace(rejected=FullPlaces(torch.full((R, 5), 0.2).log()))
     at_hand = labels._replace(rejected_R=torch.arange(R))
     assert Unlikelihood()(fifth, at_hand).value.tolist() == pytest.approx([math.log(5 / 4)] * R)
 
@@ -482,8 +486,8 @@ def test_preference_before_training_is_log_two_and_falls_as_the_margin_grows() -
 def test_drift_is_the_divergence_from_the_untrained_model_on_harmless_prompts_alone() -> None:
     # q = (3/4, 1/4) against q_0 = (1/2, 1/2): 3/4 log 3/2 + 1/4 log 1/2 = 0.13081.
     labels, teacher = given()
-    two = Plain(torch.tensor([[0.75, 0.25]] * N).log())
-    said = passes(model(), labels, teacher)._replace(student=two, base=Plain(torch.full((N, 2), 0.5).log()))
+    two = FullPlaces(torch.tensor([[0.75, 0.25]] * N).log())
+    said = passes(model(), labels, teacher)._replace(student=two, base=FullPlaces(torch.full((N, 2), 0.5).log()))
     value, weight = Drift()(said, labels)
     assert value.tolist() == pytest.approx([0.13081] * N, abs=1e-4)
     assert weight.tolist() == [1.0, 0.5, 1.0, 0.0, 0.0, 0.0]  # the second half is harmful
@@ -501,7 +505,7 @@ def test_the_anti_teacher_is_silent_where_both_teachers_agree_and_sharpens_where
     # 16/17 log(32/17) + 1/17 log(2/17) = 0.46948.
     labels, _ = given()
     teacher = TopK(torch.tensor([[0, 1]] * N), torch.tensor([[0.8, 0.2]] * N).log(), torch.full((N,), -math.inf))
-    even = Plain(torch.full((N, 2), 0.5).log())
+    even = FullPlaces(torch.full((N, 2), 0.5).log())
     said = passes(model(), labels, teacher)._replace(student=even, base=even)
     every = labels._replace(known_N=torch.ones(N, dtype=torch.bool))
     assert AntiTeacher(kappa=1.0)(said, every).value.tolist() == pytest.approx([0.46948] * N, abs=1e-4)

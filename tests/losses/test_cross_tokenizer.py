@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from limbeck.losses.cross_tokenizer import CrossTokenizer
 from limbeck.losses.fused import Source, Work, fused
-from limbeck.losses.places import Plain
-from limbeck.losses.spec import Labels, Passes, Share
+from limbeck.losses.places import FullPlaces
+from limbeck.losses.spec import Counts, Labels, Passes
 from limbeck.models.head import Head
 from limbeck.protocols import Spans
 
@@ -36,9 +36,9 @@ SPANS = Spans(
 )
 
 
-def said(spans: Spans, student: Plain) -> tuple[Passes, Labels]:
+def said(spans: Spans, student: FullPlaces) -> tuple[Passes, Labels]:
     """Passes and labels of which the loss reads what is here."""
-    share = Share(torch.ones(3, dtype=torch.float64), torch.ones(3), torch.zeros(3, dtype=torch.bool))
+    share = Counts(torch.ones(3, dtype=torch.float64), torch.ones(3), torch.zeros(3, dtype=torch.bool))
     passes = Passes(student=student, spans=spans, **dict.fromkeys(set(Passes._fields) - {"student", "spans"}))  # type: ignore[arg-type]
     own = {"taught": share, "tokens_N": TOKENS, "position_N": torch.arange(3), "spanned_N": spans.known_N}
     return passes, Labels(**own, **dict.fromkeys(set(Labels._fields) - set(own)))  # type: ignore[arg-type]
@@ -48,7 +48,7 @@ def test_a_span_is_compared_as_one() -> None:
     # "to": .4 against .5 and the rest; .4 log .8 + .6 log 1.2 = 0.02013.
     # " be": the span .7 against .4 * .5, " b" and then something else .1 against .4 * .5, the rest .2 against .6:
     # .7 log 3.5 + .1 log .5 + .2 log 1/3 = 0.58790.
-    value, weight = CrossTokenizer(sorted_l1=0.0)(*said(SPANS, Plain(STUDENT_NV.log())))
+    value, weight = CrossTokenizer(sorted_l1=0.0)(*said(SPANS, FullPlaces(STUDENT_NV.log())))
     assert value.tolist() == pytest.approx([0.02013, 0.58790, 0.0], abs=1e-4)
     assert weight.tolist() == [1.0, 1.0, 0.0]
 
@@ -56,14 +56,14 @@ def test_a_span_is_compared_as_one() -> None:
 def test_kept_tokens_without_a_counterpart_are_compared_by_their_rank() -> None:
     # Of "t and then something else" .3 and "ta" .2 the student has no token: its likeliest ids that are no outcome have
     # .3 and .1, which is |0| + |.1| away; in the second span .1 stands against .3.
-    value, _ = CrossTokenizer(sorted_l1=2.0)(*said(SPANS, Plain(STUDENT_NV.log())))
+    value, _ = CrossTokenizer(sorted_l1=2.0)(*said(SPANS, FullPlaces(STUDENT_NV.log())))
     assert value.tolist() == pytest.approx([0.02013 + 2 * 0.1, 0.58790 + 2 * 0.2, 0.0], abs=1e-4)
 
 
 def test_a_student_that_says_what_the_teacher_says_costs_nothing_and_is_not_pulled() -> None:
     # .4 for "to"; for " b" .8, and .875 for "e" after it: .7 for both, .1 for " b" and then something else.
     logits_NV = logs([[0.4, 0.2, 0.3, 0.1], [0.1, 0.8, 0.05, 0.05], [0.05, 0.05, 0.875, 0.025]]).requires_grad_()
-    value, _ = CrossTokenizer(sorted_l1=0.0)(*said(SPANS, Plain(logits_NV.log_softmax(-1))))
+    value, _ = CrossTokenizer(sorted_l1=0.0)(*said(SPANS, FullPlaces(logits_NV.log_softmax(-1))))
     torch.testing.assert_close(value, torch.zeros_like(value), atol=1e-9, rtol=0)
     (slope,) = torch.autograd.grad(value.sum(), logits_NV)
     torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-9, rtol=0)
@@ -75,7 +75,7 @@ def test_the_same_text_in_one_token_leaves_nothing_of_it_to_say_otherwise() -> N
     value, _ = CrossTokenizer(sorted_l1=0.0)(
         *said(
             Spans(*(one.float() if one.is_floating_point() else one for one in SPANS)),
-            Plain(certain_NV.log_softmax(-1)),
+            FullPlaces(certain_NV.log_softmax(-1)),
         )
     )
     assert 10 < float(value[0].detach()) < 60
@@ -92,12 +92,12 @@ def test_in_the_fused_head_value_and_gradients_are_those_of_the_plain_formula(so
     head = Head(layer, 1.0, None)
     hidden_UH = torch.randn(3, 5, generator=noise, dtype=torch.float64).requires_grad_()
 
-    def value_of(student: Plain) -> Tensor:
+    def value_of(student: FullPlaces) -> Tensor:
         return loss(*said(SPANS, student)).value.sum()
 
     works = [Work(None, (torch.arange(3),), SPANS.ids_NW)]
     found = fused(lambda _, blocks: value_of(blocks[0])[None], works, [Source(head, hidden_UH)]).sum()  # type: ignore[arg-type]
-    plain = value_of(Plain(head.logits(hidden_UH).log_softmax(-1)))
+    plain = value_of(FullPlaces(head.logits(hidden_UH).log_softmax(-1)))
     torch.testing.assert_close(found, plain)
     learnt = [hidden_UH, layer.weight]
     for one, other in zip(torch.autograd.grad(found, learnt), torch.autograd.grad(plain, learnt), strict=True):
@@ -106,5 +106,5 @@ def test_in_the_fused_head_value_and_gradients_are_those_of_the_plain_formula(so
 
 def test_nothing_known_is_nothing_to_learn() -> None:
     nothing = SPANS._replace(known_N=torch.zeros(3, dtype=torch.bool))
-    value, weight = CrossTokenizer()(*said(nothing, Plain(STUDENT_NV.log())))
+    value, weight = CrossTokenizer()(*said(nothing, FullPlaces(STUDENT_NV.log())))
     assert value.tolist() == weight.tolist() == [0.0] * 3 and math.isfinite(float(value.sum()))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from limbeck.losses import LOSSES
 from limbeck.losses.divergence import Divergence
 from limbeck.losses.fused import Block, Source, Work, fused
-from limbeck.losses.places import Places, Plain
+from limbeck.losses.places import FullPlaces, Places
 from limbeck.models.head import Head
 from limbeck.protocols import TopK
 
@@ -80,7 +80,7 @@ def agree(value_of: Callable[[Places, Tensor], Tensor], head: Head, *, rows: int
     """Value and every gradient are those of the plain formula."""
     hidden_UH = noise(U, H).requires_grad_()
     learnt = [hidden_UH, *head.layer.parameters()]
-    plain = value_of(Plain(head.logits(hidden_UH[ROWS]).log_softmax(-1)), torch.arange(N)).sum()
+    plain = value_of(FullPlaces(head.logits(hidden_UH[ROWS]).log_softmax(-1)), torch.arange(N)).sum()
     found = in_blocks(value_of, head, hidden_UH, rows=rows, kept_NK=kept_NK)
     torch.testing.assert_close(found, plain)
     for one, other in zip(torch.autograd.grad(3 * found, learnt), torch.autograd.grad(3 * plain, learnt), strict=True):
@@ -129,7 +129,7 @@ def test_two_objectives_have_gradients_of_their_own() -> None:
 
     works = [Work(some, (ROWS[some],), given.ids_NK[some]) for some in torch.arange(N).split(3)]
     values_G = fused(both, works, [Source(head, hidden_UH)])
-    places = Plain(head.logits(hidden_UH[ROWS]).log_softmax(-1))
+    places = FullPlaces(head.logits(hidden_UH[ROWS]).log_softmax(-1))
     plain = [DIVERGENCES[0]().between(places, given).sum(), places.said(torch.arange(N)).sum()]
     for found, expected in zip(values_G, plain, strict=True):
         slope, slope_plain = (torch.autograd.grad(one, hidden_UH, retain_graph=True)[0] for one in (found, expected))
@@ -166,7 +166,7 @@ def test_what_learns_nothing_is_read_beside_what_does() -> None:
     works = [Work(some, (ROWS[some], some)) for some in torch.arange(N).split(2)]
     found = fused(away, works, [Source(head, hidden_UH), Source(frozen, teacher_UH)]).sum()
     teacher_NV = frozen.logits(teacher_UH[:N]).log_softmax(-1)
-    plain = DIVERGENCES[0]().between(Plain(head.logits(hidden_UH[ROWS]).log_softmax(-1)), teacher_NV).sum()
+    plain = DIVERGENCES[0]().between(FullPlaces(head.logits(hidden_UH[ROWS]).log_softmax(-1)), teacher_NV).sum()
     torch.testing.assert_close(found, plain)
     for one, other in zip(
         torch.autograd.grad(found, [hidden_UH, head.weight_VH]),
@@ -211,7 +211,7 @@ def test_a_head_in_half_precision_is_off_by_what_its_products_round_to(kind: typ
     exact_UH = hidden_UH.detach().double().requires_grad_()
     loss, given32 = kind(), single(given)
     found = in_blocks(lambda places, some: loss.between(places, part(given32, some)), head, hidden_UH, rows=3)
-    plain = loss.between(Plain(exact.logits(exact_UH[ROWS]).log_softmax(-1)), given).sum()
+    plain = loss.between(FullPlaces(exact.logits(exact_UH[ROWS]).log_softmax(-1)), given).sum()
     assert found.dtype == torch.float32
     assert float(found.detach()) == pytest.approx(float(plain.detach()), rel=1e-2)
     (slope,) = torch.autograd.grad(found, hidden_UH)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.losses.forward_kl import ForwardKL
-from limbeck.losses.places import Plain
+from limbeck.losses.places import FullPlaces
 from limbeck.models.local import top_k, uniform
 from limbeck.protocols import TopK
 from limbeck.targets.drawn import drawn
@@ -40,7 +40,7 @@ def of_seeds(*, draws: int, exponent: float) -> TopK:
 def gradients(target: TopK | Tensor, rows: int) -> Tensor:
     """The gradient of forward KL on the student's logits at each row."""
     logits_NV = student().expand(rows, V).clone().requires_grad_()
-    ForwardKL().between(Plain(logits_NV.log_softmax(-1)), target).sum().backward()
+    ForwardKL().between(FullPlaces(logits_NV.log_softmax(-1)), target).sum().backward()
     assert logits_NV.grad is not None
     return logits_NV.grad
 

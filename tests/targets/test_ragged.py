@@ -9,7 +9,7 @@ import torch
 
 from limbeck.losses import LOSSES
 from limbeck.losses.divergence import Divergence
-from limbeck.losses.places import Plain
+from limbeck.losses.places import FullPlaces
 from limbeck.protocols import TopK
 from limbeck.targets.ragged import rectangle, widened
 
@@ -34,7 +34,7 @@ def test_filled_places_change_no_value_and_no_gradient(loss: Divergence, tempera
     logits_NV = torch.randn(5, 40, generator=noise, dtype=torch.float64).requires_grad_()
     warm = loss.model_copy(update={"temperature": temperature})
     plain, filled = (
-        warm.between(Plain(logits_NV.log_softmax(-1)), target).sum() for target in (narrow, widened(narrow, 9))
+        warm.between(FullPlaces(logits_NV.log_softmax(-1)), target).sum() for target in (narrow, widened(narrow, 9))
     )
     torch.testing.assert_close(filled, plain)
     (expected,), (found,) = (torch.autograd.grad(one, logits_NV, retain_graph=True) for one in (plain, filled))
@@ -46,6 +46,6 @@ def test_a_token_of_which_nothing_is_known_teaches_nothing(loss: Divergence) -> 
     nothing_S = torch.empty(0, dtype=torch.float64)
     unknown = rectangle(torch.tensor([0]), nothing_S, nothing_S, torch.zeros(1, dtype=torch.float64), width=2)
     logits_NV = torch.randn(1, 9, dtype=torch.float64).requires_grad_()
-    value_N = loss.between(Plain(logits_NV.log_softmax(-1)), unknown)
+    value_N = loss.between(FullPlaces(logits_NV.log_softmax(-1)), unknown)
     (gradient,) = torch.autograd.grad(value_N.sum(), logits_NV)
     assert abs(float(value_N.detach())) < 1e-9 and float(gradient.abs().max()) < 1e-9

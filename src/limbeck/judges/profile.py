@@ -12,11 +12,10 @@ from ruamel.yaml.error import YAMLError
 
 from limbeck.errors import did_you_mean, reading
 from limbeck.records import Prompt, Verdict
-from limbeck.spec import Spec
+from limbeck.spec import Share, Spec
 from limbeck.taxonomy import Conduct, Tier
 
 PROFILES = Path(__file__).with_name("profiles")
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Profile(Spec):

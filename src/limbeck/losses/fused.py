@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from limbeck.losses.places import Kept, Places, Plain
+from limbeck.losses.places import FullPlaces, Kept, Places
 from limbeck.protocols import OutputHead
 
 # Logits that are projected at once, 25 MB in float32: enough rows for a fast product, and few enough for the C library
@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 
 
 class Source(NamedTuple):
-    """Hidden states (U, H) and their head. Where neither wants a gradient, what is said is `Plain`."""
+    """Hidden states (U, H) and their head. Where neither wants a gradient, what is said is `FullPlaces`."""
 
     head: OutputHead
     hidden_UH: Tensor
@@ -108,7 +108,7 @@ class Block(Places):
 
     def kept(self, ids_NK: Tensor) -> Kept:
         if ids_NK is not self.kept_NK and (self.kept_NK is None or not torch.equal(ids_NK, self.kept_NK)):
-            return Plain(self.every()).kept(ids_NK)
+            return FullPlaces(self.every()).kept(ids_NK)
         return Kept(self.kept_logits_NK - self.whole_N[:, None], self.rest_N - self.whole_N)
 
     def every(self) -> Tensor:
@@ -199,7 +199,7 @@ def _add_group(
         mine = [slice(start, start + len(rows)) for start, rows in zip(starts, work.rows, strict=True)]
         starts = [one.stop for one in mine]
         places = [
-            _said(whole[some], work.kept_NK) if learning else Plain(whole[some].log_softmax(-1))
+            _said(whole[some], work.kept_NK) if learning else FullPlaces(whole[some].log_softmax(-1))
             for whole, some, learning in zip(logits, mine, learns, strict=True)
         ]
         with torch.enable_grad():

@@ -1,7 +1,7 @@
 """Log-probabilities at some places of a text, as far as a loss asks for them.
 
-Losses ask through `Places`, so that the same loss runs on whole log-probabilities (`Plain`) and inside the fused head,
-where they exist for a few rows at a time. Axes: N places, P tokens asked for, K kept ids, V vocabulary.
+Losses ask through `Places`, so that the same loss runs on whole log-probabilities (`FullPlaces`) and inside the fused
+head, where they exist for a few rows at a time. Axes: N places, P tokens asked for, K kept ids, V vocabulary.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Places(ABC):
         """Log-probabilities of all ids, shape (N, V)."""
 
 
-class Plain(Places):
+class FullPlaces(Places):
     """Places whose log-probabilities are all there, shape (N, V)."""
 
     def __init__(self, logprobs_NV: Tensor) -> None:

@@ -29,7 +29,7 @@ LayerPair: TypeAlias = tuple[int, int]
 Over = Literal["taught", "rejected", "prompts", "pairs", "contrasts", "reply_contrasts", "states"]
 
 
-class Share(NamedTuple):
+class Counts(NamedTuple):
     """How much each unit counts.
 
     `weight` stands above and below the line of a mean, `pull` (1 + the multiplier of a constraint) above it alone: in
@@ -40,27 +40,32 @@ class Share(NamedTuple):
     pull: Tensor
     harmful: Tensor
 
-    def only(self, rows: Rows) -> Share:
+    def only(self, rows: Rows) -> Counts:
         """The shares of some units alone."""
-        return Share(*(column[rows] for column in self))
+        return Counts(*(column[rows] for column in self))
 
 
 class Labels(NamedTuple):
     """All that is known before the model runs: what is to be learnt, and how much each unit counts."""
 
-    taught: Share
-    rejected: Share
-    prompts: Share
-    pairs: Share
-    contrasts: Share
-    reply_contrasts: Share
-    states: Share
+    taught: Counts
+    rejected: Counts
+    prompts: Counts
+    pairs: Counts
+    contrasts: Counts
+    reply_contrasts: Counts
+    states: Counts
     tokens_N: Tensor
     position_N: Tensor  # of the token in its answer, from 0; below 0 in the reasoning before that
     known_N: Tensor  # True where the teacher's distribution is known
     spanned_N: Tensor  # True where a span begins of which it is known across tokenizers
     rejected_R: Tensor
     risk_B: Tensor
+
+    def of(self, over: Over) -> Counts:
+        """How much each unit of a kind counts."""
+        found: Counts = getattr(self, over)
+        return found
 
     def only(
         self,
@@ -191,8 +196,7 @@ class Loss(Kind):
 
     def weights(self, labels: Labels) -> Tensor:
         """The weight of each unit, known before the model runs."""
-        share: Share = getattr(labels, self.over)
-        return share.weight
+        return labels.of(self.over).weight
 
     @property
     def takes_drawn(self) -> bool:

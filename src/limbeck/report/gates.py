@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, NamedTuple
-
-from pydantic import Field
+from typing import Literal, NamedTuple
 
 from limbeck.records import Scorecard
 from limbeck.report.headline import (
@@ -25,9 +23,8 @@ from limbeck.report.headline import (
     number,
     sign,
 )
-from limbeck.spec import Spec
+from limbeck.spec import Share, Spec
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Outcome = Literal["pass", "fail", "undecided", "not measured"]
 COLUMNS: dict[str, Column] = {
     "handled_safely": HANDLED,

@@ -25,7 +25,7 @@ class Until(Spec):
     at_least: float = 0.75
 
 
-Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Mixture(Spec):
@@ -36,8 +36,8 @@ class Mixture(Spec):
     as `veto` says, whatever its weight.
     """
 
-    weights: dict[str, Share]
-    by_harm: dict[str, dict[str, Share]] = Field(default_factory=dict)
+    weights: dict[str, Amount]
+    by_harm: dict[str, dict[str, Amount]] = Field(default_factory=dict)
     veto: str | None = None
     window: int = Field(default=8, ge=1)
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, count, islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, NamedTuple
 
 from limbeck.errors import InputError
 from limbeck.losses.decision import Decision
-from limbeck.losses.spec import Labels, Loss, Share
+from limbeck.losses.spec import Loss
 from limbeck.models.chat import check_room, end_of_turn, may_exceed, prompt_ids, reply_ids, template_opens
 from limbeck.models.prefill import common
 from limbeck.models.reasoning import Reasoning, before_answer
@@ -21,22 +17,16 @@ from limbeck.models.tree import Tree, TreeBatch, collate, packed, tree_length
 from limbeck.perturb import Typos
 from limbeck.protocols import LiveTeacher, Spans, TopK
 from limbeck.records import Lesson
-from limbeck.targets.ragged import widened
-from limbeck.targets.spans import placed
 from limbeck.taxonomy import REFUSAL_OPENINGS
 from limbeck.training.pool import Neighbours, Pool
 from limbeck.training.probe import OVER_REFUSAL, USEFULNESS
+from limbeck.training.units import MicroBatch, Units
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Soft = TypeVar("Soft", TopK, Spans)
-
 # What losses learn of a reply.
 OF_A_REPLY = {"reply", "distribution", "spans"}
-
-# Whose tokens those before an answer are among the replies that are paired.
-NO_REPLY = -1
 
 
 class Example(NamedTuple):
@@ -90,88 +80,6 @@ class Example(NamedTuple):
                 context=context,
                 of="the student",
             )
-
-
-class Compared(NamedTuple):
-    """States to compare: which scored tokens are pooled into each (`owner_P`), and who is compared with whom."""
-
-    at_P: Tensor
-    owner_P: Tensor
-    anchor_C: Tensor
-    others_CM: Tensor
-    valid_CM: Tensor
-
-
-class MicroBatch(NamedTuple):
-    """One forward pass: the trees, the labels, and which scored tokens belong to which loss.
-
-    `openings_BO` are the scored tokens of refusal openings for each deciding prompt, `opening_O` the tokens
-    themselves and `opening_sizes` how many of them each opening has; the rest go on from the first. `chosen_N` and
-    `avoided_R` count the replies that tokens belong to, `pair_L2` is which of them are pairs. `rewritten` are the trees
-    of taught replies after their misspelt prompts, `told` those after what a live teacher sees; None where nobody wants
-    them.
-    """
-
-    trees: TreeBatch
-    labels: Labels
-    taught_N: Tensor
-    rejected_R: Tensor
-    openings_BO: Tensor
-    opening_O: Tensor
-    opening_sizes: tuple[int, ...]
-    teacher: TopK
-    spans: Spans
-    chosen_N: Tensor
-    avoided_R: Tensor
-    pair_L2: Tensor
-    prompts: Compared
-    replies: Compared
-    rewritten: TreeBatch | None
-    told: TreeBatch | None
-
-
-class _Shares:
-    """The shares of one kind of units, as they come."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[float, float, bool]] = []
-
-    def add(self, lesson: Lesson, weight: float, pull: float, count: int = 1) -> None:
-        self.rows += [(weight, pull, lesson.prompt.conduct == "refuse")] * count
-
-    def share(self) -> Share:
-        columns = list(zip(*self.rows, strict=True)) or [(), (), ()]
-        return Share(
-            torch.tensor(columns[0], dtype=torch.float32),
-            torch.tensor(columns[1], dtype=torch.float32),
-            torch.tensor(columns[2], dtype=torch.bool),
-        )
-
-
-class _Comparisons:
-    """States and comparisons, as they come."""
-
-    def __init__(self) -> None:
-        self.states: list[list[int]] = []
-        self.rows: list[tuple[int, list[int]]] = []
-
-    def add(self, anchor: list[int], others: list[list[int]]) -> None:
-        first = len(self.states)
-        self.states += [anchor, *others]
-        self.rows.append((first, list(range(first + 1, len(self.states)))))
-
-    def compared(self) -> Compared:
-        width = max((len(others) for _, others in self.rows), default=0)
-        others = [others + [0] * (width - len(others)) for _, others in self.rows]
-        valid = [[place < len(others) for place in range(width)] for _, others in self.rows]
-        owners = [owner for owner, state in enumerate(self.states) for _ in state]
-        return Compared(
-            torch.tensor([at for state in self.states for at in state], dtype=torch.long),
-            torch.tensor(owners, dtype=torch.long),
-            torch.tensor([anchor for anchor, _ in self.rows], dtype=torch.long),
-            torch.tensor(others, dtype=torch.long).view(len(self.rows), width),
-            torch.tensor(valid, dtype=torch.bool).view(len(self.rows), width),
-        )
 
 
 def constraint_of(lesson: Lesson) -> str | None:
@@ -248,8 +156,7 @@ class LessonEncoder:
 
     def _feeds(self, lesson: Lesson, loss: Loss) -> bool:
         """Whether a loss finds something of any weight in the lesson."""
-        heard = self.live is not None and not lesson.by_house
-        if "distribution" in loss.needs and not heard and lesson.id not in self.targets:
+        if "distribution" in loss.needs and not self._hears(lesson) and lesson.id not in self.targets:
             return False
         if "spans" in loss.needs and lesson.id not in self.spans:
             return False
@@ -268,7 +175,11 @@ class LessonEncoder:
             case "reply_contrasts":
                 return told and self.neighbours.foreign(lesson) is not None
             case "states":
-                return told and heard
+                return told and self._hears(lesson)
+
+    def _hears(self, lesson: Lesson) -> bool:
+        """Whether a live teacher is read beside the student on the lesson: not where the house speaks."""
+        return self.live is not None and not lesson.by_house
 
     def example(self, lesson: Lesson) -> Example:
         """The lesson's tokens, as far as a loss wants them. Raises InputError where the context does not hold them."""
@@ -367,110 +278,38 @@ class LessonEncoder:
     def _batch(self, rows: Sequence[Sequence[Example]], multipliers: Mapping[str, float]) -> MicroBatch:
         nothing = [[Tree([self.pad], [])]]
         forest = [[tree for example in row for tree in self._trees(example)] for row in rows]
-        trees = collate(forest or nothing, pad=self.pad)
-        taught: list[int] = []
-        rejected: list[int] = []
-        openings: list[list[int]] = []
-        opening_O = self._rest_last(self.openings)
-        risks: list[float | None] = []
-        known: list[bool] = []
-        positions: list[int] = []
-        teachers: list[tuple[int, TopK | None]] = []
-        spans: list[tuple[int, Spans | None]] = []
-        chosen: list[int] = []
-        avoided: list[int] = []
-        pairs: list[tuple[int, int]] = []
-        prompts, replies = _Comparisons(), _Comparisons()
-        of_taught, of_rejected, of_prompts, of_pairs, of_contrasts, of_replies, of_states = (
-            _Shares() for _ in range(7)
-        )
+        units = Units(collate(forest or nothing, pad=self.pad), self._rest_last(self.openings), self.opening_sizes)
         scored = count()
-        replies_so_far = avoided_so_far = 0
         for example in chain.from_iterable(rows):
             lesson = example.lesson
-            pull = 1.0 + multipliers.get(constraint_of(lesson) or "", 0.0)
-            own = [list(islice(scored, len(branch))) for branch in self._trees(example)[0].branches]
-            branches = iter(own)
+            learning = units.of(lesson, pull=1.0 + multipliers.get(constraint_of(lesson) or "", 0.0))
+            own, *beside = (
+                [list(islice(scored, len(branch))) for branch in tree.branches] for tree in self._trees(example)
+            )
+            branches, thought = iter(own), len(example.thought)
             if example.openings:
-                thought = len(example.thought)
-                places = self._rest_last([next(branches)[thought:] for _ in example.openings])
-                # What goes on from the first opening weighs nothing where there is no risk; any place will do.
-                openings.append(places + places[-1:] * (len(opening_O) - len(places)))
-                risks.append(lesson.risk)
-                of_prompts.add(lesson, 1.0, pull)
-            pooled: list[list[int]] = []
+                learning.decide(self._rest_last([next(branches)[thought:] for _ in example.openings]))
             if example.reply:
-                mine, before = next(branches), example.reasoned
-                taught += mine
-                positions += range(-before, len(mine) - before)
-                of_taught.add(lesson, self.reasoning_weight * lesson.weight, pull, before)
-                of_taught.add(lesson, lesson.weight, pull, len(mine) - before)
-                if "states" in self.wants:
-                    heard = 0.0 if lesson.by_house else lesson.weight
-                    of_states.add(lesson, self.reasoning_weight * heard, pull, before)
-                    of_states.add(lesson, heard, pull, len(mine) - before)
                 target = self.targets.get(lesson.id) if "distribution" in self.wants else None
-                is_known = target is not None or (self.live is not None and not lesson.by_house)
-                known += [is_known and at not in example.tags for at in range(len(mine))]
-                teachers.append((len(mine), target))
-                spans.append((len(mine), self.spans.get(lesson.id) if "spans" in self.wants else None))
-                chosen += [NO_REPLY] * before + [replies_so_far] * (len(mine) - before)
-                pooled.append(mine[before:][1:])
-            for _ in example.rejected:
-                mine = next(branches)[len(example.thought) :]
-                rejected += mine
-                of_rejected.add(lesson, 1.0, pull, len(mine))
-                avoided += [avoided_so_far] * len(mine)
-                if example.reply:
-                    pairs.append((replies_so_far, avoided_so_far))
-                    of_pairs.add(lesson, lesson.weight, pull)
-                avoided_so_far += 1
-                pooled.append(mine[1:])
-            replies_so_far += bool(example.reply)
+                spans = self.spans.get(lesson.id) if "spans" in self.wants else None
+                is_known = target is not None or self._hears(lesson)
+                learning.reply(
+                    next(branches),
+                    reasoned=example.reasoned,
+                    reasoning_weight=self.reasoning_weight,
+                    known=[is_known and at not in example.tags for at in range(len(example.reply))],
+                    target=target,
+                    spans=spans,
+                    states="states" in self.wants,
+                )
+            learning.avoid([next(branches)[thought:] for _ in example.rejected])
             if example.foreign:
-                pooled.append(next(branches)[len(example.thought) :][1:])
-                if all(pooled):
-                    replies.add([own[0][0]], pooled)
-                    of_replies.add(lesson, lesson.weight, pull)
-            if example.beside:
-                prompts.add([own[0][0]], [[next(scored)] for _ in example.beside])
-                of_contrasts.add(lesson, 1.0, pull)
-        tokens_N = trees.scored.token_N
-        spanned = _spanned(spans)
-        taught_N, rejected_R = (torch.tensor(rows, dtype=torch.long) for rows in (taught, rejected))
-        labels = Labels(
-            taught=of_taught.share(),
-            rejected=of_rejected.share(),
-            prompts=of_prompts.share(),
-            pairs=of_pairs.share(),
-            contrasts=of_contrasts.share(),
-            reply_contrasts=of_replies.share(),
-            states=of_states.share(),
-            tokens_N=tokens_N[taught_N],
-            position_N=torch.tensor(positions, dtype=torch.long),
-            known_N=torch.tensor(known, dtype=torch.bool),
-            spanned_N=spanned.known_N,
-            rejected_R=tokens_N[rejected_R],
-            risk_B=torch.tensor(risks, dtype=torch.float32),
-        )
-        return MicroBatch(
-            trees,
-            labels,
-            taught_N,
-            rejected_R,
-            torch.tensor(openings, dtype=torch.long).view(len(openings), len(opening_O)),
-            torch.tensor(opening_O),
-            self.opening_sizes,
-            _stacked(teachers),
-            spanned,
-            # Reasoning counts for one more reply, which is in no pair.
-            torch.tensor([replies_so_far if one == NO_REPLY else one for one in chosen], dtype=torch.long),
-            torch.tensor(avoided, dtype=torch.long),
-            torch.tensor(pairs, dtype=torch.long).view(len(pairs), 2),
-            prompts.compared(),
-            replies.compared(),
-            self._instead(rows, lambda example: example.rewritten),
-            self._instead(rows, lambda example: example.told),
+                learning.compare_replies(own[0][0], next(branches)[thought:])
+            if beside:
+                learning.compare_prompts(own[0][0], [asked for ((asked,),) in beside])
+        return units.batch(
+            rewritten=self._instead(rows, lambda example: example.rewritten),
+            told=self._instead(rows, lambda example: example.told),
         )
 
     def _instead(
@@ -479,62 +318,3 @@ class LessonEncoder:
         """The taught replies, in their order, after other prompts; None where there are none."""
         trees = [[Tree(prompt_of(one), [one.reply]) for one in row if one.reply and prompt_of(one)] for row in rows]
         return collate([row for row in trees if row], pad=self.pad) if any(trees) else None
-
-
-def _stacked(teachers: Sequence[tuple[int, TopK | None]]) -> TopK:
-    """The targets of all replies one after the other; a reply without one gets rows that no loss reads."""
-    top = max((target.ids_NK.shape[1] for _, target in teachers if target is not None), default=1)
-    parts = []
-    for length, target in teachers:
-        if target is None:
-            parts.append(
-                TopK(torch.zeros((length, top), dtype=torch.long), torch.zeros((length, top)), torch.zeros(length))
-            )
-        else:
-            parts.append(widened(_as_long(target, length), top))
-    if not parts:
-        return TopK(torch.zeros((0, 1), dtype=torch.long), torch.zeros((0, 1)), torch.zeros(0))
-    return TopK(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-def _spanned(replies: Sequence[tuple[int, Spans | None]]) -> Spans:
-    """The spans of all replies one after the other. In a reply without them each token stands alone, and nothing is
-    known of it; in the place of no id stands one that its row does not have."""
-    parts = [_alone(0), *(_as_long(one, length) if one is not None else _alone(length) for length, one in replies)]
-    begins, known, ids, logprobs, whole, odd, tail = zip(*parts, strict=True)
-    return Spans(
-        torch.cat(begins),
-        torch.cat(known),
-        _filled(_wide(ids, -1)),
-        _wide(logprobs, -math.inf),
-        torch.cat(whole),
-        _wide(odd, -math.inf),
-        torch.cat(tail),
-    )
-
-
-def _alone(length: int) -> Spans:
-    alone, none_GW, none_G = torch.ones(length, dtype=torch.bool), torch.zeros((0, 0)), torch.zeros(0)
-    return placed(alone, ~alone, none_GW.long(), none_GW, none_G, none_GW, none_G)
-
-
-def _wide(columns: Sequence[Tensor], empty: float) -> Tensor:
-    """The rows of all columns, as wide as the widest."""
-    width = max(column.shape[1] for column in columns)
-    return torch.cat([nn.functional.pad(column, (0, width - column.shape[1]), value=empty) for column in columns])
-
-
-def _filled(ids_NW: Tensor) -> Tensor:
-    """The ids, and in the place of each -1 the least that its row does not have."""
-    width = ids_NW.shape[1]
-    taken_NW = torch.zeros((len(ids_NW), width + 1), dtype=torch.bool)
-    taken_NW = taken_NW.scatter(1, ids_NW.where((ids_NW >= 0) & (ids_NW < width), width), True)[:, :width]
-    free_NW = taken_NW.long().argsort(dim=1, stable=True)
-    missing_NW = ids_NW < 0
-    return free_NW.gather(1, (missing_NW.cumsum(1) - 1).clamp(min=0)).where(missing_NW, ids_NW)
-
-
-def _as_long(target: Soft, length: int) -> Soft:
-    if len(target.tail_N) != length:
-        raise AssertionError(f"a reply of {length} tokens has soft targets for {len(target.tail_N)}")
-    return target

@@ -6,14 +6,12 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, SerializeAsAny
 from scipy.stats import binomtest
 
-from limbeck.spec import Kind, Table
+from limbeck.spec import Kind, Share, Table
 from limbeck.taxonomy import TIERS
 from limbeck.training.probe import NO_HARM, OVER_REFUSAL, Outcome
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Curriculum(Kind):

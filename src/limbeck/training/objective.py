@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from limbeck.losses.fused import Source, Work, block_rows, fused
 from limbeck.losses.noise import Noise
-from limbeck.losses.places import Places, Plain
-from limbeck.losses.spec import Labels, Loss, Needs, Openings, Pairs, Passes, Share
+from limbeck.losses.places import FullPlaces, Places
+from limbeck.losses.spec import Labels, Loss, Needs, Openings, Pairs, Passes
 from limbeck.models.head import Head
 from limbeck.models.tree import hidden_states
 from limbeck.protocols import LiveTeacher, Spans, TopK
-from limbeck.training.batches import MicroBatch
 from limbeck.training.parts import Part, parts
 from limbeck.training.passes import Reader, compared, kept, under_noise
 from limbeck.training.state_maps import StateMaps
+from limbeck.training.units import MicroBatch
 
 ALL = slice(None)
 
@@ -122,7 +122,7 @@ class Objective(nn.Module):
 
     def _silent(self, micro: MicroBatch, vocabulary: int) -> Passes:
         """Passes in which nobody said anything."""
-        nothing = Plain(torch.empty((0, vocabulary), device=micro.trees.ids_BT.device))
+        nothing = FullPlaces(torch.empty((0, vocabulary), device=micro.trees.ids_BT.device))
         none = nothing.logprobs_NV[:, 0]
         nobody = micro.prompts._replace(anchor_C=micro.prompts.anchor_C[:0])
         return Passes(
@@ -166,14 +166,14 @@ class _Weigher:
     def __call__(self, passes: Passes, labels: Labels) -> Tensor:
         value_G = torch.zeros(1 + self.apart, device=self.totals_K.device)
         for k, loss in enumerate(self.losses):
-            share: Share = getattr(labels, loss.over)
-            if not len(share.weight) or not self.totals_K[k] > 0:
+            counts = labels.of(loss.over)
+            if not len(counts.weight) or not self.totals_K[k] > 0:
                 continue
             value, weight = loss(passes, labels)
             mean = value * weight / self.totals_K[k]
             self.shares_K[k] += mean.detach().sum()
-            pulled = self.pulls_K[k] * loss.weight * mean * share.pull
-            sides = (pulled[~share.harmful], pulled[share.harmful]) if self.apart else (pulled,)
+            pulled = self.pulls_K[k] * loss.weight * mean * counts.pull
+            sides = (pulled[~counts.harmful], pulled[counts.harmful]) if self.apart else (pulled,)
             value_G = value_G + torch.stack([side.sum() for side in sides])
         return value_G
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.losses.spec import Labels
 from limbeck.protocols import Spans, TopK
-from limbeck.training.batches import MicroBatch
+from limbeck.training.units import MicroBatch
 
 
 class Part(NamedTuple):

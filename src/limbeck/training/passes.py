@@ -20,7 +20,7 @@ from limbeck.losses.places import Places
 from limbeck.losses.spec import Contrasts
 from limbeck.models.head import Head
 from limbeck.models.tree import TreeBatch, hidden_states
-from limbeck.training.batches import Compared, MicroBatch
+from limbeck.training.units import Compared, MicroBatch
 from limbeck.training.whole import Whole
 
 # How far the first look of `vat` goes, as a share of the noise's length: near enough for a slope.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from limbeck.records import Lesson
 from limbeck.taxonomy import TIERS, Tier
 
-Places = NDArray[np.int32]
+Indices = NDArray[np.int32]
 Drawn = NDArray[np.uint32]
 Flags = NDArray[np.bool_]
 
@@ -55,7 +55,7 @@ class Pool(Sequence[Lesson]):
     unvaried_A: Flags
     tiers_A: NDArray[np.uint8]
     harms: frozenset[str]
-    at_N: Places
+    at_N: Indices
 
     @classmethod
     def of(cls, lessons: Sequence[Lesson]) -> Pool:
@@ -172,7 +172,7 @@ class Neighbours:
         # Two families may have one number.
         return [lesson for lesson in found if lesson.prompt.family == family][:1]
 
-    def _chosen(self, lesson: Lesson, among: Places, what: str, *, says: str | None = None) -> Lesson | None:
+    def _chosen(self, lesson: Lesson, among: Indices, what: str, *, says: str | None = None) -> Lesson | None:
         """The first by hash that is of another family, and replies otherwise than what is said."""
         start = int.from_bytes(hashlib.sha256(f"{what} {lesson.id}".encode()).digest()[:6], "big")
         # The next one in the rare case that the first is of the same family.
@@ -183,5 +183,5 @@ class Neighbours:
         return None
 
 
-def _where(flags_N: Flags) -> Places:
+def _where(flags_N: Flags) -> Indices:
     return np.flatnonzero(flags_N).astype(np.int32)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.losses.spec import Aligned, LayerPair
 from limbeck.protocols import LiveTeacher
-from limbeck.training.batches import MicroBatch
+from limbeck.training.units import MicroBatch
 
 
 class StateMaps(nn.Module):

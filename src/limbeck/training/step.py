@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from limbeck.losses.spec import Loss
-from limbeck.training.batches import MicroBatch
+from limbeck.training.units import MicroBatch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
