@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from limbeck.attacks import ATTACKS
-from limbeck.config import RunConfig
+from limbeck.config import RunConfig, save_config
 from limbeck.curate import planned
 from limbeck.curate.sources import SOURCES, File, Files, read_prompts
 from limbeck.engine import ENGINES
@@ -288,6 +288,7 @@ def train(
         _check_tells_apart(validation, _told(files, config))
     work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress)
     with work.open():
+        save_config(config, folder / "recipe.yaml")
         given = work.keep("lessons", read_lessons, files)
         prompts = work.keep("validation", read_prompts, Files(paths=(validation,))) if validation is not None else ()
         taught = None

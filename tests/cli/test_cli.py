@@ -678,6 +678,7 @@ def test_train_makes_an_adapter_and_a_merged_model_from_ready_lessons_and_a_seco
     code, out, _ = limbeck(*train)
     assert code == 0 and out.endswith("student: out/student/merged\n")
     assert Path("out/student/adapter/adapter_config.json").is_file()
+    assert "max_steps: 2" in Path("out/recipe.yaml").read_text()
     assert limbeck("verify", "out/student")[0] == 0
     made = {file: file.stat().st_mtime_ns for file in Path("out").rglob("*.safetensors")}
     assert made and limbeck(*train)[0] == 0

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+# A loss that is no more than this may have nothing left to teach.
+LEARNT = 1e-3
+
+
 class StepFigures(NamedTuple):
     """Each loss (nats per unit), its units in the step, the gradient norm before clipping, and tokens learnt from.
 
@@ -36,11 +40,21 @@ class StepFigures(NamedTuple):
     gradient_cosine: float | None = None
 
     def broken(self, *, scaled: bool) -> list[str]:
-        """What is NaN or infinite, by name; nothing may be learnt from a step with any. `scaled` gradients may be."""
+        """What is NaN or infinite, by name, or lost for good; nothing may be learnt from a step with any. `scaled`
+        gradients may be anything."""
         figures = {f"loss '{name}'": value for name, value in self.losses.items()}
         if not scaled:
             figures["gradient norm"] = self.gradient_norm
-        return [f"the {name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+        found = [f"the {name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+        if not found and not scaled and self.gradient_norm == 0:
+            # So it is where logits have grown until every probability is 0 or 1, and where nothing that is trained
+            # reaches what a loss looks at.
+            found = [
+                f"the gradient is 0 while the loss '{name}' is {value:.4g}"
+                for name, value in self.losses.items()
+                if value > LEARNT
+            ]
+        return found
 
     def row(self) -> dict[str, Any]:
         """The figures by name; a norm or cosine that is not finite is none."""
