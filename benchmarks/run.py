@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
+import re
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +69,7 @@ class Scale(NamedTuple):
 FULL = Scale(
     ledger=".measured.jsonl",
     threads=len(os.sched_getaffinity(0)),
-    rows=((256, 3), (1_024, 2), (4_096, 1)),
+    rows=((256, 3), (1_024, 2), (4_096, 2)),
     tried_at_rows=1_024,
     batch=8,
     steps=2,
@@ -184,9 +187,9 @@ def head_jobs(scale: Scale, chunks: dict[str, str]) -> list[Job]:
                 jobs += [Job("head", peer, f"{live} chunk={chunk}", repeats) for peer, chunk in chunks.items()]
                 jobs.append(Job("head", "ours", live, repeats))
                 jobs.append(Job("head", "ours", f"{at} teacher=cached dtype=float32", repeats))
-            jobs.append(
-                Job("head", "ours", f"rows={rows} beta={beta} head=frozen teacher=live dtype=bfloat16", repeats)
-            )
+            at = f"rows={rows} beta={beta}"
+            for half in ("frozen teacher=live", "frozen teacher=cached", "trainable teacher=live"):
+                jobs.append(Job("head", "ours", f"{at} head={half} dtype=bfloat16", repeats))
     return jobs
 
 
@@ -208,14 +211,22 @@ def step_jobs(scale: Scale) -> list[Job]:
 
 
 def growth_jobs(scale: Scale) -> list[Job]:
-    """Ours over the number of lessons, the length of the reply at as many tokens a step, and the vocabulary."""
-    sizes = [(lessons, 64, 8, 49_152) for lessons in (100, 10_000, 1_000_000) if lessons <= scale.most_lessons]
-    sizes += [(400, reply, 2_048 // reply, 49_152) for reply in (64, 256, 1_024)]
-    sizes += [(400, 64, 8, vocabulary) for vocabulary in (32_768, 65_536, 131_072, 262_144)]
+    """Ours over the number of lessons, with a teacher's cache and without, the length of the reply at as many tokens a
+    step, and the vocabulary."""
+    sizes = [(lessons, 64, 8, 49_152, 0) for lessons in (100, 10_000, 1_000_000)]
+    sizes += [(lessons, 64, 8, 49_152, 8) for lessons in (100, 10_000, 100_000)]
+    sizes += [(400, reply, 2_048 // reply, 49_152, 0) for reply in (64, 256, 1_024)]
+    sizes += [(400, 64, 8, vocabulary, 0) for vocabulary in (32_768, 65_536, 131_072, 262_144)]
     steps = f"steps={scale.growth_steps}"
     return [
-        Job("growth", "ours", f"lessons={lessons} reply={reply} batch={batch} {steps} vocabulary={vocabulary}", 1)
-        for lessons, reply, batch, vocabulary in sizes
+        Job(
+            "growth",
+            "ours",
+            f"lessons={lessons} reply={reply} batch={batch} {steps} vocabulary={vocabulary} cached={cached}",
+            1,
+        )
+        for lessons, reply, batch, vocabulary, cached in sizes
+        if lessons <= scale.most_lessons
     ]
 
 
@@ -297,6 +308,27 @@ def medians(measured: Sequence[Measured]) -> list[table.Row]:
     ]
 
 
+def machine() -> table.Row:
+    """On what and when the last of it was measured; a row without figures."""
+    cores = Path("/proc/cpuinfo")
+    names = {line.partition(": ")[2] for line in cores.read_text().splitlines() if line.startswith("model name")}
+    pins = {line for file in HERE.glob("requirements-*.txt") for line in file.read_text().split() if "==" in line}
+    known = dict(pin.split("==") for pin in pins)
+    versions = {name: known[name] for name in ("torch", "transformers", "peft", "trl", "lm_eval")}
+    liger = re.search(r"liger-kernel==(\S+)", (HERE.parent / "Makefile").read_text(encoding="utf-8"))
+    assert liger is not None
+    told = {
+        "processor": "_".join(" ".join(sorted(names)).split()) or platform.machine(),
+        "threads": FULL.threads,
+        "python": platform.python_version(),
+        **versions,
+        "liger_kernel": liger[1],
+        "date": date.today().isoformat(),
+    }
+    setting = " ".join(f"{name}={value}" for name, value in told.items())
+    return table.Row("machine", "ours", setting, None, None, None, None, None)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Measure what is asked for, then write the results and their page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -311,7 +343,7 @@ def main(arguments: Sequence[str]) -> None:
         if asked.quick:
             print(table.page(medians(list(read(ledger)))))
             return
-        table.save(RESULTS, medians(list(read(ledger))))
+        table.save(RESULTS, [machine(), *medians(list(read(ledger)))])
     write_atomically(PAGE, table.page(table.load(RESULTS)))
 
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 FIGURES = ("seconds", "supervised_tokens_per_s", "extra_mb", "peak_mb", "relative_error")
 DTYPES = ("float32", "bfloat16")
+# Who takes the head in chunks.
+CHUNKED = ("trl", "liger")
 NAMES = {"plain": "plain torch", "trl": "TRL", "liger": "Liger", "lm_eval": "lm-evaluation-harness", "ours": "Limbeck"}
 # SmolLM2-135M: its width and its tokens, and the weights of its 30 layers (two attention projections as wide as the
 # model, two a third as wide, three of the MLP).
@@ -52,7 +54,9 @@ def page(rows: Sequence[Row]) -> str:
     """The whole page as Markdown; a work without rows is said to be not measured."""
     peaks = {dtype: _peak(rows, dtype) for dtype in DTYPES}
     tables = {
+        "MACHINE": _machine([row for row in rows if row.work == "machine"]),
         "PEAK": _peaks(peaks),
+        "BOUNDS": _bounds(rows, peaks),
         "HEAD": _head([row for row in rows if row.work == "head"], peaks),
         "STEP": _step([row for row in rows if row.work == "step"], peaks),
         "GROWTH": _growth([row for row in rows if row.work == "growth"]),
@@ -99,6 +103,70 @@ def _peaks(peaks: dict[str, float | None]) -> list[str]:
     return _table(("matrix products in", "peak, GFLOP/s"), known)
 
 
+def _machine(rows: Sequence[Row]) -> list[str]:
+    told = parsed(rows[-1].setting) if rows else {}
+    names = {name: value.replace("_", " ") if name == "processor" else value for name, value in told.items()}
+    return _table(list(names), [list(names.values())] if names else [])
+
+
+class _Bound(NamedTuple):
+    """What one contender's figure is divided by another's, and what is wanted of that: at `most`, or at least."""
+
+    what: str
+    ratios: Sequence[float]
+    wanted: str
+
+    @property
+    def line(self) -> tuple[str, str, str]:
+        found = f"{min(self.ratios):.2f} to {max(self.ratios):.2f}" if self.ratios else "not measured"
+        return self.what, found, self.wanted
+
+
+def _bounds(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
+    """How the figures stand to one another."""
+    heads: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in rows:
+        if row.work == "head" and row.seconds is not None and row.extra_mb is not None:
+            setting = " ".join(word for word in row.setting.split() if not word.startswith("chunk="))
+            if parsed(setting)["dtype"] == "float32":
+                heads.setdefault((setting, row.contender), []).append((row.seconds, row.extra_mb))
+    fastest = {at: min(seconds for seconds, _ in found) for at, found in heads.items()}
+    least = {at: min(extra for _, extra in found) for at, found in heads.items()}
+    ours = [setting for setting, contender in heads if contender == "ours"]
+    peak = peaks["float32"]
+    floor = [fastest[at, "ours"] * peak / head_flops(parsed(at)) for at in ours if peak is not None]
+    beside = [fastest[at, peer] / fastest[at, "ours"] for at in ours for peer in CHUNKED if (at, peer) in fastest]
+    memory = {peer: [least[at, "ours"] / least[at, peer] for at in ours if (at, peer) in least] for peer in CHUNKED}
+    steps = {
+        (row.contender, parsed(row.setting)["teacher"], parsed(row.setting)["dtype"]): row
+        for row in rows
+        if row.work == "step"
+    }
+    bounds = [
+        _Bound("head: seconds, of the floor", floor, "1.2 at most"),
+        _Bound("head: seconds of TRL's and Liger's, of ours", beside, "above 1"),
+        _Bound("head: extra memory, of TRL's least", memory["trl"], "0.25 at most"),
+        _Bound("head: extra memory, of Liger's least", memory["liger"], "1 at most"),
+    ]
+    for dtype in DTYPES:
+        for teacher, wanted in (("live", "3 at least"), ("cached", "4.5 at least")):
+            pair = steps.get(("ours", teacher, dtype)), steps.get(("trl", "live", dtype))
+            bounds.append(_Bound(f"step, {dtype}, {teacher}: tokens/s, of TRL's", _ratio("tokens", *pair), wanted))
+            bounds.append(
+                _Bound(f"step, {dtype}, {teacher}: peak memory, of TRL's", _ratio("peak", *pair), "0.25 at most")
+            )
+        pair = steps.get(("plain", "none", dtype)), steps.get(("ours", "cached", dtype))
+        bounds.append(
+            _Bound(f"step, {dtype}, cached: seconds, of plain torch's", _ratio("tokens", *pair), "1.2 at most")
+        )
+    return _table(("", "found", "wanted"), [bound.line for bound in bounds])
+
+
+def _ratio(what: str, one: Row | None, other: Row | None) -> list[float]:
+    figures = [row and (row.supervised_tokens_per_s if what == "tokens" else row.peak_mb) for row in (one, other)]
+    return [figures[0] / figures[1]] if figures[0] and figures[1] else []
+
+
 def _head(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
     """A line for each setting: the contender's fastest chunk, and the least memory of all its chunks."""
     together: dict[tuple[str, str], list[Row]] = {}
@@ -143,6 +211,7 @@ def _step(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
 def _growth(rows: Sequence[Row]) -> list[str]:
     return _by_column(rows, {
         "lessons on disk": lambda row, at: f"{int(at['lessons']):,}",
+        "ids a token in the cache": lambda row, at: at["cached"] if at.get("cached", "0") != "0" else "no cache",
         "reply tokens": lambda row, at: at["reply"],
         "vocabulary": lambda row, at: f"{int(at['vocabulary']):,}",
         "lessons a step": lambda row, at: at["batch"],
@@ -196,7 +265,18 @@ was. Every figure is the median of its repeats, each in a process of its own on 
 
 ## The machine
 
+[MACHINE]
+
 [PEAK]
+
+## At a glance
+
+Smallest and largest ratio over all sizes, β and heads in float32 (the step and replies also in bfloat16), against what
+Limbeck wants of itself. *Floor* is the multiplications that cannot be avoided at the peak above; blocks of 128 rows,
+which keep memory small, do not reach that peak, and no size comes within 1.2 times of it (`docs/notebook.md`, *MKL and
+oneDNN*).
+
+[BOUNDS]
 
 ## The head alone
 
@@ -222,8 +302,8 @@ peak* counts the multiplications of tokens without padding and of the head at su
 
 ## Growth
 
-`limbeck.train` over lessons in a file: 40 optimizer steps of cross-entropy with a random model of four layers, 256
-wide. Replies of another length are as many tokens a step.
+`limbeck.train` over lessons in a file: 40 optimizer steps of cross-entropy, and with a cache of forward KL too, with a
+random model of four layers, 256 wide. Replies of another length are as many tokens a step.
 
 [GROWTH]
 

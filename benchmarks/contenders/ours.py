@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -12,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 import work
-from limbeck import RunConfig, train
+from limbeck.judges.grade import GradeSettings
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.divergence import Divergence
 from limbeck.losses.forward_kl import ForwardKL
@@ -20,15 +22,20 @@ from limbeck.losses.fused import Source, Work, block_rows, fused
 from limbeck.losses.jensen_shannon import JensenShannon
 from limbeck.losses.places import Places
 from limbeck.losses.reverse_kl import ReverseKL
+from limbeck.models.encoder import ModelTools
 from limbeck.models.head import projected
 from limbeck.models.local import Local
 from limbeck.protocols import Continuation, TopK
-from limbeck.records import ChoiceRequest, Lesson, Message, Prompt, Request
+from limbeck.records import ChoiceRequest, Lesson, Message, Prompt, Request, TargetSet
+from limbeck.targets.cache import PART_LESSONS, Targets, write_part
 from limbeck.training import TrainSettings
 from limbeck.training.batches import LessonEncoder
+from limbeck.training.lessons import LessonFile, LessonFiles, read_lessons
+from limbeck.training.loop import train
 from limbeck.training.objective import Objective
 from limbeck.training.step import run_step
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
+from limbeck.workspace import Workspace
 
 if TYPE_CHECKING:
     from worker import Meter
@@ -166,12 +173,27 @@ class _Laps:
 
 def growth(setting: work.Setting, meter: Meter) -> int:
     """`limbeck.train` from a file of lessons, with a small random model; returns the tokens of the timed steps."""
-    steps, batch, reply = (int(setting[name]) for name in ("steps", "batch", "reply"))
-    config = RunConfig(
-        student=StudentSettings(model=str(work.FILES / f"random-{setting['vocabulary']}")),
-        train=TrainSettings(losses=(CrossEntropy(),), max_steps=steps + 1, batch_lessons=batch),
-    )
-    lessons = work.FILES / f"lessons-{setting['lessons']}-{reply}.jsonl"
+    steps, batch, reply, cached = (int(setting[name]) for name in ("steps", "batch", "reply", "cached"))
+    losses = (CrossEntropy(), ForwardKL()) if cached else (CrossEntropy(),)
+    settings = TrainSettings(losses=losses, max_steps=steps + 1, batch_lessons=batch)
+    student = StudentSettings(model=str(work.FILES / f"random-{setting['vocabulary']}"))
+    files = LessonFiles(files=(LessonFile(path=work.FILES / f"lessons-{setting['lessons']}-{reply}.jsonl"),))
     with TemporaryDirectory() as folder:
-        train(config, lessons, Path(folder) / "run", progress=_Laps(meter))
+        kept = Workspace(Path(folder) / "run", seed=0, tools=ModelTools(), progress=_Laps(meter))
+        with kept.open():
+            lessons = kept.keep("lessons", read_lessons, files)
+            targets = _written(lessons, Path(folder) / "targets", reply=reply, ids=cached) if cached else None
+            kept.keep("checkpoint", train, settings, student, lessons, targets, None, (), GradeSettings(), None)
     return steps * batch * reply
+
+
+def _written(lessons: Sequence[Lesson], folder: Path, *, reply: int, ids: int) -> TargetSet:
+    """A cache of soft targets of so many ids a token, the same for every lesson: it is read for its size alone."""
+    logprobs_NK = torch.full((reply, ids), 0.9 / ids).log()
+    target = TopK(torch.arange(ids).expand(reply, ids), logprobs_NK, torch.full((reply,), 0.1).log())
+    folder.mkdir()
+    names = (lesson.id for lesson in lessons)
+    for number in range(math.ceil(len(lessons) / PART_LESSONS)):
+        some = [(name, target) for name in islice(names, PART_LESSONS)]
+        write_part(Targets.part(folder, number=number), some)
+    return TargetSet(folders=(folder,), lessons=len(lessons), key="made")

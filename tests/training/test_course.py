@@ -30,7 +30,7 @@ from limbeck.training.curriculum import Competence, Ramp
 from limbeck.training.loop import train
 from limbeck.training.pool import Pool
 from limbeck.training.probe import Outcome, Probe, ProbeSettings, Rate, rates
-from limbeck.training.step import projected
+from limbeck.training.step import without_opposition
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 from limbeck.workspace import Silent, StageStore
 
@@ -165,10 +165,10 @@ def test_a_harm_that_lessons_refuse_and_no_validation_prompt_measures_is_one_mes
 def test_of_a_gradient_that_opposes_another_what_opposes_is_left_out() -> None:
     harmful = torch.tensor([-1.0, 1.0])
     # (1, 0) and (-1, 1): their product is -1, so half of the harmful one is added to the harmless one, (0.5, 0.5).
-    both, cosine = projected(torch.tensor([1.0, 0.0]), harmful)
+    both, cosine = without_opposition(torch.tensor([1.0, 0.0]), harmful)
     assert both.tolist() == [-0.5, 1.5] and cosine == pytest.approx(-(0.5**0.5))
-    assert projected(torch.tensor([1.0, 2.0]), harmful)[0].tolist() == [0.0, 3.0]
-    assert projected(torch.zeros(2), harmful)[1] is None
+    assert without_opposition(torch.tensor([1.0, 2.0]), harmful)[0].tolist() == [0.0, 3.0]
+    assert without_opposition(torch.zeros(2), harmful)[1] is None
 
 
 def test_the_best_adapter_is_kept_where_harms_are_neither_taught_nor_measured(

@@ -10,6 +10,7 @@ kept ids, V vocabulary, H hidden, G objectives.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -169,17 +170,26 @@ class _Fused(torch.autograd.Function):
         sums = _Sums(learnt, wanted)
         for group in _grouped(works, _projected_rows(len(sources[0].head.weight_VH))):
             _add_group(sums, objective, group, sources, learns)
-        ctx.gradients = sums.gradients
+        # Saved so that they are freed with the graph: what is handed on unscaled is then taken over, not copied.
+        ctx.save_for_backward(*chain.from_iterable(sums.gradients))
         return torch.stack(sums.totals)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        (outer_G,) = outer
-        of_each = [
-            None if parts[0] is None else sum(pull * part for pull, part in zip(outer_G, parts, strict=True))
-            for parts in zip(*ctx.gradients, strict=True)
-        ]
-        return None, None, None, *of_each
+        pulls = outer[0].tolist()
+        each = len(ctx.saved_tensors) // len(pulls)
+        by_objective = [ctx.saved_tensors[g * each : (g + 1) * each] for g in range(len(pulls))]
+        return None, None, None, *(_pulled(pulls, parts) for parts in zip(*by_objective, strict=True))
+
+
+def _pulled(pulls: Sequence[float], parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The parts, each times its pull, as one; a single part that pulls once is itself."""
+    total = None
+    for pull, part in zip(pulls, parts, strict=True):
+        if part is not None and pull != 0:
+            scaled = part if pull == 1 else part * pull
+            total = scaled if total is None else total + scaled
+    return total
 
 
 def _add_group(

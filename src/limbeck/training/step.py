@@ -141,14 +141,14 @@ def _project(
     first, second = (
         torch.cat([accelerator.reduce(slope, reduction="mean").flatten() for slope in side]) for side in sides
     )
-    both, cosine = projected(first, second)
+    both, cosine = without_opposition(first, second)
     sizes = [parameter.numel() for parameter in parameters]
     for parameter, slope in zip(parameters, both.split(sizes), strict=True):
         parameter.grad = slope.view_as(parameter)
     return cosine
 
 
-def projected(first: Tensor, second: Tensor) -> tuple[Tensor, float | None]:
+def without_opposition(first: Tensor, second: Tensor) -> tuple[Tensor, float | None]:
     """The sum of two gradients, the first without what of it opposes the second, and their cosine; None where one of
     them is nothing."""
     product, length = torch.dot(first, second), first.norm() * second.norm()
