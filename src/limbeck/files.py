@@ -228,7 +228,7 @@ def lessons_of(row: Row, *, every_turn: bool) -> Iterator[Lesson]:
     if not every_turn or _reply(row) is not None or not isinstance(chat, list):
         yield lesson_of(row)
         return
-    family = prompt_of(row).family or prompt_of(row).id
+    family = prompt_of(row).family_or_self
     ends = [at for at, turn in enumerate(chat, 1) if at > 1 and _is_reply(turn)]
     # Without any, the message is that of a chat without a reply.
     for end in ends or [len(chat)]:

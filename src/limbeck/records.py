@@ -108,6 +108,11 @@ class Prompt(Record):
         return self.messages[-1].content
 
     @property
+    def family_or_self(self) -> str:
+        """What near-duplicates and twins of it share; a prompt without a family is one of its own."""
+        return self.family or self.id
+
+    @property
     def refused_harm(self) -> str | None:
         """The harm for which it must be refused, `harm` where that is not named; None where it need not be refused."""
         return (self.harm or "harm") if self.conduct == "refuse" else None

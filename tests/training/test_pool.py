@@ -58,6 +58,15 @@ def test_what_is_left_of_a_pool_keeps_its_order() -> None:
     assert list(pool.only(lesson.reply != "3." for lesson in pool)) == [*FAMILIES[:3:-1], *FAMILIES[2::-1]]
 
 
+def test_lessons_without_a_family_are_compared_as_well() -> None:
+    due = [Lesson(prompt=Prompt(messages=asked(f"Mock {name}"), **HARMFUL), reply=f"No, {name}.") for name in "AB"]
+    fine = [Lesson(prompt=Prompt(messages=asked(f"Boil {name}")), reply=f"So, {name}.") for name in "CD"]
+    neighbours = Neighbours(Pool.of([*due, *fine]))
+    assert [one.id for one in neighbours.beside(due[0])][:1] == [due[1].id]
+    assert len(neighbours.beside(due[0])) == len(neighbours.beside(fine[0])) == 2
+    assert neighbours.foreign(due[0]) in [due[1], *fine]
+
+
 def test_a_lesson_is_compared_with_one_alike_its_twin_and_one_more_that_is_not() -> None:
     def lesson(text: str, family: str, **more: Any) -> Lesson:
         return Lesson(prompt=Prompt(messages=asked(text), family=family, **more), reply=text)

@@ -82,6 +82,6 @@ def _limited(source: Source, limit: int | None) -> Iterator[Prompt]:
     prompts = list(source.prompts())
     families: dict[str, dict[str, None]] = {}
     for prompt in prompts:
-        families.setdefault(prompt.source, {})[prompt.family or prompt.id] = None
+        families.setdefault(prompt.source, {})[prompt.family_or_self] = None
     kept = {name: set(islice(found, limit)) for name, found in families.items()}
-    yield from (prompt for prompt in prompts if (prompt.family or prompt.id) in kept[prompt.source])
+    yield from (prompt for prompt in prompts if prompt.family_or_self in kept[prompt.source])

@@ -64,7 +64,7 @@ class Pool(Sequence[Lesson]):
         harms = set[str]()
         for lesson in lessons:
             ids.append(drawn(lesson.id))
-            families.append(drawn(lesson.prompt.family))
+            families.append(drawn(lesson.prompt.family_or_self))
             tiers.append(TIERS.index(lesson.prompt.tier))
             if (harm := lesson.prompt.refused_harm) is not None:
                 harms.add(harm)
@@ -158,7 +158,7 @@ class Neighbours:
         apart = self._chosen(lesson, self.by_side[other], "apart")
         if alike is None or apart is None:
             return []
-        return [alike, *self._twin(lesson.prompt.family, other), apart]
+        return [alike, *self._twin(lesson.prompt.family_or_self, other), apart]
 
     def foreign(self, lesson: Lesson) -> Lesson | None:
         """Another lesson with a reply."""
@@ -170,7 +170,7 @@ class Neighbours:
         first, after = (int(np.searchsorted(self.families[side], number, end)) for end in ("left", "right"))
         found = (self.pool[int(at)] for at in self.by_family[side][first:after])
         # Two families may have one number.
-        return [lesson for lesson in found if lesson.prompt.family == family][:1]
+        return [lesson for lesson in found if lesson.prompt.family_or_self == family][:1]
 
     def _chosen(self, lesson: Lesson, among: Indices, what: str, *, says: str | None = None) -> Lesson | None:
         """The first by hash that is of another family, and replies otherwise than what is said."""
@@ -178,7 +178,7 @@ class Neighbours:
         # The next one in the rare case that the first is of the same family.
         for step in range(min(8, len(among))):
             one = self.pool[int(among[(start + step) % len(among)])]
-            if one.prompt.family != lesson.prompt.family and (says is None or one.reply != says):
+            if one.prompt.family_or_self != lesson.prompt.family_or_self and (says is None or one.reply != says):
                 return one
         return None
 
