@@ -290,6 +290,20 @@ def test_noise_goes_with_replies_to_avoid_which_are_read_without_it(learner: Stu
     assert figures.losses["unlikelihood"] == pytest.approx(avoided.losses["unlikelihood"], rel=1e-5)
 
 
+def test_a_prompt_is_rewritten_another_way_in_each_step_and_stays_within_the_context(learner: Student) -> None:
+    losses = [NoiseConsistency(noise=Noise(on="text", rewrites=("typos", "casing")))]
+    one = lesson("Where could I possibly find a locksmith tomorrow?")
+    wide = LessonEncoder(learner.tokenizer, {}, losses=losses, context=learner.context)
+    ways = {tuple(wide.example(one, seed=number).rewritten) for number in range(12)}
+    assert len(ways) > 6 and tuple(wide.example(one).prompt) not in ways
+    exact = len(wide.example(one).prompt) + len(wide.example(one).reply)
+    narrow = LessonEncoder(learner.tokenizer, {}, losses=losses, context=exact)
+    # A doubled letter is one token too many.
+    assert {len(narrow.example(one, seed=number).rewritten) for number in range(30)} <= {
+        len(narrow.example(one).prompt) - 1, len(narrow.example(one).prompt)
+    }  # fmt: skip
+
+
 def test_misspelt_prompts_are_noise_too(learner: Student) -> None:
     value, slope = noisy(learner, on="text")
     assert value > 1e-4 and slope > 0

@@ -122,6 +122,9 @@ class TrainSettings(Spec):
             raise ValueError(f"loss '{looking}' looks into the teacher, which a cache does not hold; set teacher: live")
         if len(words := sorted({loss.refusal.words for loss in self.losses if loss.refusal is not None})) > 1:
             raise ValueError(f"losses of kind decision refuse with {words}; give them the same refuse_with")
+        ways = {loss.under.rewrites for loss in self.losses if loss.under is not None and loss.under.on == "text"}
+        if len(ways) > 1:
+            raise ValueError(f"losses under noise on text rewrite by {sorted(ways)}; give them the same noise.rewrites")
         if across := self.who_needs("spans"):
             if self.teacher == "live":
                 raise ValueError(

@@ -14,11 +14,11 @@ from limbeck.models.chat import check_room, end_of_turn, may_exceed, prompt_ids,
 from limbeck.models.prefill import common
 from limbeck.models.reasoning import Reasoning, before_answer
 from limbeck.models.tree import Tree, TreeBatch, collate, packed, tree_length
-from limbeck.perturb import Typos
+from limbeck.perturb import PERTURBATIONS
 from limbeck.protocols import LiveTeacher, Spans, TopK
 from limbeck.records import Lesson
 from limbeck.taxonomy import REFUSAL_OPENINGS
-from limbeck.training.pool import Neighbours, Pool
+from limbeck.training.pool import Neighbours, Pool, drawn
 from limbeck.training.probe import OVER_REFUSAL, USEFULNESS
 from limbeck.training.units import MicroBatch, Units
 
@@ -35,7 +35,7 @@ class Example(NamedTuple):
     `thought` is what a student that reasons writes before any answer: tags, and between them the lesson's reasoning.
     The `reply` begins with it, `tags` are the places there that no teacher speaks of, and openings, rejected and
     foreign replies come after it. `foreign` is another lesson's reply, `beside` are prompts to compare the prompt with,
-    the one alike first, `rewritten` is the prompt with misspellings, and `told` what a live teacher sees in its place.
+    the one alike first, `rewritten` is the prompt written otherwise, and `told` what a live teacher sees in its place.
     """
 
     lesson: Lesson
@@ -120,10 +120,10 @@ class LessonEncoder:
         self.losses = losses
         self.targets = targets
         self.spans = spans
-        # `text_noise` is the prompt with misspellings.
-        noises = {loss.under.on for loss in losses if loss.under is not None}
-        needs = frozenset(need for loss in losses for need in loss.needs)
-        self.wants = needs | ({"text_noise"} if "text" in noises else set())
+        self.wants = frozenset(need for loss in losses for need in loss.needs)
+        noises = [loss.under for loss in losses if loss.under is not None and loss.under.on == "text"]
+        # All such noises are told to rewrite alike.
+        self.rewrites = noises[0].rewrites if noises else ()
         self.context = context
         refusals = [loss.refusal for loss in losses if loss.refusal is not None] or [Decision().refusal]
         counted = [
@@ -181,8 +181,9 @@ class LessonEncoder:
         """Whether a live teacher is read beside the student on the lesson: not where the house speaks."""
         return self.live is not None and not lesson.by_house
 
-    def example(self, lesson: Lesson) -> Example:
-        """The lesson's tokens, as far as a loss wants them. Raises InputError where the context does not hold them."""
+    def example(self, lesson: Lesson, *, seed: int = 0) -> Example:
+        """The lesson's tokens, as far as a loss wants them, its prompt rewritten as the seed has it. Raises InputError
+        where the context does not hold them."""
         learns = lesson.reply is not None and self.wants & OF_A_REPLY
         before = before_answer(lesson, self.reasons)
         written = before + (lesson.reply or "")
@@ -191,7 +192,6 @@ class LessonEncoder:
         avoided = [reply_ids(self.tokenizer, text, ends=False) for text in lesson.rejected]
         foreign = self.neighbours.foreign(lesson) if reply and "reply_contrasts" in self.wants else None
         beside = self.neighbours.beside(lesson) if "contrasts" in self.wants else []
-        rewritten = Typos()(lesson.prompt, seed=0).messages if reply and "text_noise" in self.wants else None
         told = self.live.told(lesson.prompt.messages, written) if reply and self.live is not None else None
         prompt = self._prompt(lesson)
         # Any beginning of it will do to compare with.
@@ -204,7 +204,7 @@ class LessonEncoder:
             rejected=[tokens for tokens in avoided if tokens] if "rejected" in self.wants else [],
             foreign=reply_ids(self.tokenizer, foreign.reply or "", ends=False)[:room] if foreign is not None else [],
             beside=[self._prompt(one) for one in beside],
-            rewritten=prompt_ids(self.tokenizer, rewritten) if rewritten is not None else [],
+            rewritten=self._rewritten(lesson, prompt, reply, seed=seed) if reply and self.rewrites else [],
             told=prompt_ids(self.tokenizer, told) if told is not None else [],
             thought=thought,
             tags=self._tags(lesson, reply, reasoned=common(reply, thought)),
@@ -216,6 +216,12 @@ class LessonEncoder:
             told_tokens = len(example.told)
             check_room(where, lesson.prompt.messages, prompt=told_tokens, reply=len(reply), context=held, of=of)
         return example
+
+    def _rewritten(self, lesson: Lesson, prompt: list[int], reply: Sequence[int], *, seed: int) -> list[int]:
+        """The prompt written otherwise, or as it is where the context does not hold that."""
+        kind = self.rewrites[drawn(f"{seed} {lesson.id}") % len(self.rewrites)]
+        rewritten = prompt_ids(self.tokenizer, PERTURBATIONS.read({"kind": kind})(lesson.prompt, seed=seed).messages)
+        return rewritten if len(rewritten) + len(reply) <= self.context else prompt
 
     def _check_tags(self, lesson: Lesson) -> None:
         """Raises InputError where a lesson has the student's tags in a place where the student would be misread."""

@@ -266,7 +266,7 @@ def run(
                 break
             taught = course.lessons(share)
             # Every process encodes the whole step: what is wrong with a lesson stops them all.
-            examples = [encoder.example(lesson) for lesson in taught]
+            examples = [encoder.example(lesson, seed=number) for lesson in taught]
             mine = examples[accelerator.process_index :: accelerator.num_processes]
             batches = [
                 send_to_device(batch, accelerator.device)

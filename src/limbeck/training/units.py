@@ -42,8 +42,8 @@ class MicroBatch(NamedTuple):
     `openings_BO` are the scored tokens of refusal openings for each deciding prompt, `opening_O` the tokens
     themselves and `opening_sizes` how many of them each opening has; the rest go on from the first. `chosen_N` and
     `avoided_R` count the replies that tokens belong to, `pair_L2` is which of them are pairs. `rewritten` are the trees
-    of taught replies after their misspelt prompts, `told` those after what a live teacher sees; None where nobody wants
-    them.
+    of taught replies after their prompts written otherwise, `told` those after what a live teacher sees; None where
+    nobody wants them.
     """
 
     trees: TreeBatch
