@@ -336,7 +336,11 @@ def calibrate(
     print(f"page: {folder / 'calibration.html'}")
 
 
-@app.command(epilog="Example:  `limbeck train --lessons chats.jsonl --folder trained`")
+@app.command(
+    epilog="Examples:  `limbeck train --lessons chats.jsonl --folder trained`  ·  "
+    "`limbeck train --lessons pairs.jsonl --folder trained --set 'train.losses=[cross_entropy, preference]'` "
+    "(`limbeck show losses` lists them)"
+)
 def train(
     lessons: Annotated[
         Path, typer.Option(help="JSONL, CSV, Parquet: prompt/completion, messages, prompt/chosen/rejected.")

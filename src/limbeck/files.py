@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -189,13 +190,16 @@ def _parquet(path: Path) -> Iterator[Row | InputError]:
         yield InputError(f"{path}:{number + 1}: no whole Parquet file ({str(error).splitlines()[0]}); write it anew")
 
 
-def noun_at(where: str, noun: type[Noun], values: Mapping[str, Any]) -> Noun:
-    """The noun with these values. Raises InputError that says which value is wrong and what is allowed."""
+def noun_at(
+    where: str, noun: type[Noun], values: Mapping[str, Any], *, called: Mapping[str, str] = MappingProxyType({})
+) -> Noun:
+    """The noun with these values. Raises InputError that says which value is wrong, by what it is `called` there, and
+    what is allowed."""
     try:
         return noun.model_validate(values)
     except ValidationError as error:
         said = [(".".join(map(str, problem["loc"])), sentence(problem)) for problem in error.errors()]
-        complaints = [f"'{name}' {what}" if name else what for name, what in said]
+        complaints = [f"'{called.get(name, name)}' {what}" if name else what for name, what in said]
         raise InputError(f"{where}: {'; '.join(complaints)}") from error
 
 
@@ -225,7 +229,7 @@ def lessons_of(row: Row, *, every_turn: bool) -> Iterator[Lesson]:
     """The lesson of a row, or with `every_turn` one for each turn of the assistant where a chat brings the reply. They
     are one family, so that a step sees them together and reads what they share once."""
     chat = row.values.get("messages")
-    if not every_turn or _reply(row) is not None or not isinstance(chat, list):
+    if not every_turn or _reply_column(row) is not None or not isinstance(chat, list):
         yield lesson_of(row)
         return
     family = prompt_of(row).family_or_self
@@ -241,7 +245,8 @@ def lesson_of(row: Row) -> Lesson:
     """The lesson of a row: prompt with completion, reply or chosen (and rejected), or a chat that ends in a reply; with
     the reasoning before it, where there is some."""
     values = row.values
-    reply, chat = _reply(row), values.get("messages")
+    column, chat = _reply_column(row), values.get("messages")
+    reply = values[column] if column is not None else None
     if reply is None and isinstance(chat, list) and chat and _is_reply(chat[-1]):
         reply = chat[-1].get("content")
     if reply is None:
@@ -263,6 +268,7 @@ def lesson_of(row: Row) -> Lesson:
             "risk": HARD_RISK[prompt.conduct] if says_risk else None,
             "teacher": "file",
         },
+        called={"reply": column or "messages"},
     )
 
 
@@ -271,9 +277,9 @@ def asked_last(messages: Sequence[Message]) -> str:
     return " ".join(messages[-1].content.casefold().split())
 
 
-def _reply(row: Row) -> Any:
-    """The reply that stands in a column of its own."""
-    return next((row.values[name] for name in ("completion", "reply", "chosen") if row.values.get(name)), None)
+def _reply_column(row: Row) -> str | None:
+    """Where the reply stands; None where it has no column of its own."""
+    return next((name for name in ("completion", "reply", "chosen") if row.values.get(name)), None)
 
 
 def _is_reply(turn: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from limbeck.errors import InputError
+from limbeck.files import Row, lesson_of
 from limbeck.records import Lesson, Prompt, asked
 from limbeck.training.lessons import LessonFile, LessonFiles, read_lessons
 from limbeck.workspace import StageStore
@@ -69,3 +70,9 @@ def test_the_reasoning_of_a_row_is_that_before_its_last_reply(store: StageStore)
 def test_reasoning_that_is_no_text_is_named(store: StageStore) -> None:
     with pytest.raises(InputError, match=r"own.jsonl:1: 'reasoning'"):
         lessons(store, {"prompt": "A?", "completion": "a", "reasoning": 3})
+
+
+@pytest.mark.parametrize("column", ["completion", "reply", "chosen"])
+def test_a_reply_that_is_no_text_is_named_by_its_own_column(column: str) -> None:
+    with pytest.raises(InputError, match=rf"mine.jsonl:3: '{column}' is 4; use text"):
+        lesson_of(Row("mine.jsonl:3", {"prompt": "How?", column: 4}))
