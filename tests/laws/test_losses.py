@@ -22,6 +22,7 @@ from limbeck.losses.decision import Decision
 from limbeck.losses.divergence import Divergence
 from limbeck.losses.drift import Drift
 from limbeck.losses.forward_kl import ForwardKL
+from limbeck.losses.fused import Block
 from limbeck.losses.hidden_states import HiddenStates
 from limbeck.losses.jensen_shannon import JensenShannon
 from limbeck.losses.noise import Noise
@@ -432,15 +433,39 @@ def test_at_half_the_temperature_the_decision_is_nearer_to_what_greedy_decoding_
     # "No" opens with 0.4; "Yes" (0.3), "Well" (0.2) and "So" (0.1) answer. Squared and shared out: 16 of 30.
     logprobs_DV = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
     said = Openings(FullPlaces(logprobs_DV), torch.zeros(1, 1, dtype=torch.long), torch.tensor([0]), (1,))
-    assert said.refusing(1.0).openings_BE.exp().tolist() == [pytest.approx([0.4])]
-    assert said.refusing(0.5).openings_BE.exp().tolist() == [pytest.approx([16 / 30])]
+    assert said.refusing(1.0, openings=1).first_B.exp().tolist() == pytest.approx([0.4])
+    assert said.refusing(0.5, openings=1).first_B.exp().tolist() == pytest.approx([16 / 30])
+    assert said.refusing(0.5, openings=1).answers_B.exp().tolist() == pytest.approx([14 / 30])
 
 
-def test_each_opening_is_the_product_of_its_tokens() -> None:
-    # "I can't" (0.5 * 0.6) and "I won't" (0.5 * 0.2) and "No" (0.1).
+def test_an_answer_is_what_leaves_every_opening_at_some_token() -> None:
+    # "I can't" (0.5 * 0.6), "I won't" (0.5 * 0.2) and "No" (0.1) leave 0.5 of all.
     logprobs_DV = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.1, 0.1, 0.6, 0.2]]).log()
     said = Openings(FullPlaces(logprobs_DV), torch.tensor([[0, 1, 0, 1, 0]]), torch.tensor([0, 2, 0, 3, 1]), (2, 2, 1))
-    assert said.refusing(1.0).openings_BE.exp().tolist() == [pytest.approx([0.3, 0.1, 0.1])]
+    for openings, answers in ((1, 0.7), (2, 0.6), (3, 0.5)):
+        found = said.refusing(1.0, openings=openings)
+        assert (found.first_B.exp().item(), found.answers_B.exp().item()) == pytest.approx((0.3, answers))
+    # One that is the beginning of another counts once.
+    inside = Openings(FullPlaces(logprobs_DV), torch.tensor([[0, 1, 0]]), torch.tensor([0, 2, 0]), (2, 1))
+    assert inside.refusing(1.0, openings=2).answers_B.exp().item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("margin", [5.0, 10.0, 20.0, 30.0])
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_a_harmless_prompt_that_is_refused_for_certain_is_pulled_back_as_hard_as_any(
+    margin: float, temperature: float
+) -> None:
+    # With logit m against V - 1 zeros, n of them: 1 - q = n / (n + e^(m/τ)), and the slope of -τ log(1 - q) is q.
+    logits_NV = torch.zeros(1, 9).scatter(1, torch.tensor([[4]]), margin)
+    block = Block(logits_NV)
+    said = Openings(block, torch.tensor([[0]]), torch.tensor([4]), (1,))
+    with torch.enable_grad():
+        value = -temperature * said.refusing(temperature, openings=1).answers_B.sum()
+    slope = block.slope(value, last=True)[0, 4]
+    q = 1 / (1 + 8 * math.exp(-margin / temperature))
+    exact = temperature * (math.log(8 + math.exp(margin / temperature)) - math.log(8))
+    assert float(value.detach()) == pytest.approx(exact, rel=1e-5)
+    assert float(slope) == pytest.approx(q, rel=1e-5)
 
 
 def test_unlikelihood_of_a_token_with_probability_one_fifth_is_the_log_of_five_quarters() -> None:

@@ -119,6 +119,18 @@ def test_single_tokens_at_a_temperature_beside_kept_ids(temperature: float) -> N
     agree(value_of, head_of("capped"), rows=N, kept_NK=kept_NK)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_some_ids_and_all_others_at_a_temperature_beside_kept_ids(temperature: float) -> None:
+    ids_K, kept_NK = torch.tensor([2, 5, 7]), torch.arange(2).expand(N, 2)
+
+    def value_of(places: Places, some: Tensor) -> Tensor:
+        among = places.among(ids_K, at_P=torch.arange(len(some)).flip(0), temperature=temperature)
+        kept = places.kept(kept_NK[some])
+        return among.logprobs_NK @ torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64) + 3 * among.rest_N + kept.rest_N
+
+    agree(value_of, head_of("bias"), rows=3, kept_NK=kept_NK)
+
+
 def test_two_objectives_have_gradients_of_their_own() -> None:
     head, hidden_UH, given = head_of("plain"), noise(U, H).requires_grad_(), teacher(4)
     assert isinstance(given, TopK)

@@ -344,7 +344,8 @@ def test_the_end_of_a_turn_is_learnt_although_it_pads_and_not_where_the_reply_wa
 def test_the_decision_is_taught_on_the_mass_of_the_refusal_openings(learner: Student) -> None:
     figures, _ = step(learner, [Decision()], [lesson("Why?", reply=None, risk=0.0)])
     masses = [plain_logprobs(learner, "Why?", opening, ends=False).sum() for opening in REFUSAL_OPENINGS]
-    assert figures.losses["decision"] == pytest.approx(-float(torch.log1p(-torch.stack(masses).exp().sum())), rel=1e-4)
+    exact = -float(torch.log1p(-torch.stack(masses).exp().sum()))
+    assert figures.losses["decision"] == pytest.approx(exact, rel=1e-4, abs=1e-7)
 
 
 def test_what_is_due_is_taught_all_words_of_the_refusal_and_what_is_harmless_kept_from_its_opening(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from limbeck.losses.spec import Labels, Loss, Passes, Refusal, Units, log1mexp
+from limbeck.losses.spec import Labels, Loss, Passes, Refusal, Units
 from limbeck.taxonomy import REFUSAL_OPENINGS
 
 
@@ -47,9 +47,7 @@ class Decision(Loss):
         return Refusal(self.refuse_with, self.openings)
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
-        said = passes.openings.refusing(self.temperature)
-        openings_BE = said.openings_BE[:, : self.openings].clamp(max=0.0)
-        answers_B = log1mexp(openings_BE.logsumexp(1).clamp(max=0.0))
-        refused_B = openings_BE[:, 0] + said.rest_B
-        due_B, harmless_B = labels.risk_B * refused_B, (1 - labels.risk_B) * answers_B
+        said = passes.openings.refusing(self.temperature, openings=self.openings)
+        due_B = labels.risk_B * (said.first_B + said.rest_B)
+        harmless_B = (1 - labels.risk_B) * said.answers_B
         return Units(-self.temperature * (due_B + self.harmless_cost * harmless_B), self.weights(labels))

@@ -82,6 +82,7 @@ class Block(Places):
         self.kept_NK = kept_NK
         self.single: list[tuple[Tensor, Tensor, Tensor]] = []
         self.tempered: dict[float, Tensor] = {}
+        self.others: list[tuple[Tensor, Tensor, float, Tensor]] = []
         self.all_NV: Tensor | None = None
         kept_logits_NK = logits_NV.gather(1, kept_NK) if kept_NK is not None else None
         if kept_NK is not None:
@@ -107,6 +108,16 @@ class Block(Places):
         self.single.append((at_P, token_P, logits_P))
         return logits_P / temperature - self._whole_N(temperature)[at_P]
 
+    def among(self, ids_K: Tensor, *, at_P: Tensor, temperature: float) -> Kept:
+        logits_PK = _leaf(self.logits_NV[at_P[:, None], ids_K])
+        self.single.append((at_P[:, None].expand_as(logits_PK), ids_K.expand_as(logits_PK), logits_PK))
+        others_PV = self.logits_NV[at_P].div_(temperature).index_fill_(1, ids_K, -torch.inf)
+        others_P = _leaf(others_PV.logsumexp(-1))
+        self.others.append((at_P, ids_K, temperature, others_P))
+        scaled_PK = logits_PK / temperature
+        whole_P = torch.logaddexp(others_P, scaled_PK.logsumexp(-1))
+        return Kept(scaled_PK - whole_P[:, None], others_P - whole_P)
+
     def kept(self, ids_NK: Tensor) -> Kept:
         if ids_NK is not self.kept_NK and (self.kept_NK is None or not torch.equal(ids_NK, self.kept_NK)):
             return FullPlaces(self.every()).kept(ids_NK)
@@ -131,7 +142,8 @@ class Block(Places):
         every = [self.all_NV] if self.all_NV is not None else []
         if not value.requires_grad:
             return self.mass_NV.zero_() if last else torch.zeros_like(self.mass_NV)
-        leaves = [self.rest_N, *kept, *every, *self.tempered.values(), *(leaf for _, _, leaf in self.single)]
+        others = [leaf for *_, leaf in self.others]
+        leaves = [self.rest_N, *kept, *every, *self.tempered.values(), *others, *(leaf for _, _, leaf in self.single)]
         found = torch.autograd.grad(value, leaves, allow_unused=True, retain_graph=True)
         of = {id(leaf): one for leaf, one in zip(leaves, found, strict=True) if one is not None}
         # Nothing but kept ids, or a rest that nobody asked for, pulls nowhere.
@@ -146,6 +158,11 @@ class Block(Places):
             if id(whole_N) in of:
                 share_NV = torch.exp(self.logits_NV / temperature - whole_N[:, None])
                 slope_NV.add_(share_NV.mul_(of[id(whole_N)][:, None] / temperature))
+        for at_P, ids_K, temperature, others_P in self.others:
+            if id(others_P) in of:
+                share_PV = self.logits_NV[at_P].div_(temperature).sub_(others_P.detach()[:, None]).exp_()
+                share_PV.index_fill_(1, ids_K, 0.0).mul_(of[id(others_P)][:, None] / temperature)
+                slope_NV.index_add_(0, at_P, share_PV)
         for at_P, token_P, logits_P in self.single:
             if id(logits_P) in of:
                 slope_NV.index_put_((at_P, token_P), of[id(logits_P)], accumulate=True)

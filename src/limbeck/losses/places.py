@@ -33,6 +33,10 @@ class Places(ABC):
         """Log-probability of each token at its place, shape (P,); `at_P` is 0, 1, 2 ... where it is not given."""
 
     @abstractmethod
+    def among(self, ids_K: Tensor, *, at_P: Tensor, temperature: float) -> Kept:
+        """Log-probabilities (P, K) of some ids and (P,) of all others together, exact however little that is."""
+
+    @abstractmethod
     def kept(self, ids_NK: Tensor) -> Kept:
         """Log-probabilities of these ids, different ones at each place, and of the rest."""
 
@@ -55,6 +59,12 @@ class FullPlaces(Places):
         at_P = torch.arange(len(self), device=token_P.device) if at_P is None else at_P
         scaled_NV = self.logprobs_NV / temperature
         return scaled_NV[at_P, token_P] - scaled_NV.logsumexp(-1)[at_P]
+
+    def among(self, ids_K: Tensor, *, at_P: Tensor, temperature: float) -> Kept:
+        scaled_PV = self.logprobs_NV[at_P] / temperature
+        whole_P = scaled_PV.logsumexp(-1)
+        rest_P = scaled_PV.index_fill(1, ids_K, -torch.inf).logsumexp(-1)
+        return Kept(scaled_PV[:, ids_K] - whole_P[:, None], rest_P - whole_P)
 
     def kept(self, ids_NK: Tensor) -> Kept:
         rest_N = self.logprobs_NV.scatter(1, ids_NK, -torch.inf).logsumexp(-1)

@@ -9,7 +9,8 @@ tokens of refusal openings, E openings, D places, K kept ids, V vocabulary, H hi
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -96,13 +97,15 @@ class Labels(NamedTuple):
 
 
 class Refusing(NamedTuple):
-    """Log-probability of each of E openings, and of the words that go on from the first of them as it is taught, nats.
+    """Log-probability of the first opening, of the words that go on from it as it is taught, and of beginning with none
+    of the openings, nats.
 
-    Where the risk is 0 these words are not read, and `rest_B` means nothing.
+    Where the risk is 0 the words are not read, and `rest_B` means nothing.
     """
 
-    openings_BE: Tensor
+    first_B: Tensor
     rest_B: Tensor
+    answers_B: Tensor
 
 
 class Openings(NamedTuple):
@@ -118,13 +121,39 @@ class Openings(NamedTuple):
     token_O: Tensor
     sizes: tuple[int, ...]
 
-    def refusing(self, temperature: float) -> Refusing:
-        """How likely each opening is when the model is decoded at that temperature."""
-        token_BO = self.token_O.expand_as(self.at_BO)
-        said_P = self.places.said(token_BO.flatten(), at_P=self.at_BO.flatten(), temperature=temperature)
-        rest = len(self.token_O) - sum(self.sizes)
-        sums = [one.sum(1) for one in said_P.view_as(self.at_BO).split((*self.sizes, rest), dim=1)]
-        return Refusing(torch.stack(sums[:-1], dim=1), sums[-1])
+    def refusing(self, temperature: float, *, openings: int) -> Refusing:
+        """How likely a refusal is when the model is decoded at that temperature, by the first so many openings.
+
+        An answer leaves the openings at some token: its probability is summed over where it does, for 1 minus that of
+        the openings loses all digits once nearly every reply is a refusal.
+        """
+        ends = list(accumulate(self.sizes))[:openings]
+        columns = [range(end - size, end) for end, size in zip(ends, self.sizes, strict=False)]
+        token_O = self.token_O.tolist()
+        first: list[Tensor] = []
+
+        def leaving(members: Sequence[range], depth: int) -> Tensor | None:
+            """Log-probability (B,) of going on from so many tokens of these openings to the end of none."""
+            if any(len(one) == depth for one in members):
+                return None
+            tokens = sorted({token_O[one[depth]] for one in members})
+            ids_K = torch.tensor(tokens, device=self.at_BO.device)
+            kept = self.places.among(ids_K, at_P=self.at_BO[:, members[0][depth]], temperature=temperature)
+            ways = [kept.rest_N]
+            for k, token in enumerate(tokens):
+                some = [one for one in members if token_O[one[depth]] == token]
+                if columns[0] in some:
+                    first.append(kept.logprobs_NK[:, k])
+                if (later_B := leaving(some, depth + 1)) is not None:
+                    ways.append(kept.logprobs_NK[:, k] + later_B)
+            return torch.stack(ways).logsumexp(0)
+
+        answers_B = leaving(columns, 0)
+        rest = slice(sum(self.sizes), None)
+        token_BW, at_BW = self.token_O.expand_as(self.at_BO)[:, rest], self.at_BO[:, rest]
+        said_P = self.places.said(token_BW.flatten(), at_P=at_BW.flatten(), temperature=temperature)
+        assert answers_B is not None
+        return Refusing(torch.stack(first).sum(0), said_P.view_as(at_BW).sum(1), answers_B)
 
 
 class Refusal(NamedTuple):
