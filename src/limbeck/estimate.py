@@ -307,7 +307,9 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
     yield Stage(name="strength", cost=once.times(config.rounds * len(config.strength.tried)))
     encoder = LessonEncoder(base.tokenizer, {}, losses=[CrossEntropy()], context=LONGEST, reasons=reasons)
     for plain in config.baselines:
-        recipe = config.model_copy(update={"train": plain.recipe(config.train, steps=steps)})
+        recipe = config.model_copy(
+            update={"train": plain.recipe(config.train, steps=steps, lessons=max(1, len(lessons)))}
+        )
         cost = base.training(recipe, encoder, Pool.of([one for one in lessons if one.is_plain]))
         yield Stage(name=plain.name, cost=cost)
     if (risk := config.teach.risk) is not None:

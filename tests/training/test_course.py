@@ -22,7 +22,7 @@ from limbeck.losses.decision import Decision
 from limbeck.models.local import Local
 from limbeck.protocols import Exchange, Judge, Tools
 from limbeck.records import Checkpoint, Lesson, Prompt, Verdict, asked
-from limbeck.taxonomy import HARMS
+from limbeck.taxonomy import HARMS, TIERS
 from limbeck.training import TrainSettings
 from limbeck.training.balance import Constrained, Projected
 from limbeck.training.course import Course
@@ -39,8 +39,8 @@ TWIN: dict[str, Any] = {"harm": "bias"}
 
 
 class Loud(JudgeSpec):
-    """Takes a reply whose letters are mostly from the first half of the bytes for a refusal: the tiny model's replies
-    are noise, and some fall on either side."""
+    """Takes a reply of an even length for a refusal: the tiny model's replies are noise, and some fall on either
+    side."""
 
     kind: Literal["loud"] = "loud"
 
@@ -79,7 +79,7 @@ VALIDATION = [prompt(100 + number, **(HARMFUL if number % 2 else TWIN)) for numb
 def settings(**more: Any) -> TrainSettings:
     given = {
         "losses": (CrossEntropy(), Decision()), "max_steps": 5, "batch_lessons": 4, "learning_rate": 1e-2,
-        "balance": Constrained(), "probe": ProbeSettings(every_steps=2, prompts=8, max_tokens=8),
+        "balance": Constrained(), "probe": ProbeSettings(every_steps=2, at_least=1, prompts=8, max_tokens=8),
     }  # fmt: skip
     return TrainSettings(**{**given, **more})
 
@@ -109,6 +109,13 @@ def test_rates_bounds_and_multipliers_are_in_the_log(store: StageStore, tiny_mod
     rule = Constrained()
     pulls = rule.after({}, {name: Rate(*found) for name, found in log[0]["rates"].items()})
     assert log[0]["multipliers"] == pytest.approx(rule.multipliers(pulls, harms=(), share=0.0))
+
+
+def test_a_short_training_is_measured_on_its_way_too() -> None:
+    # Of 23 steps at least four times: 23 // 4 = 5.
+    assert [step for step in range(23) if ProbeSettings().is_due(step, steps=23)] == [0, 5, 10, 15, 20]
+    assert [step for step in range(500) if ProbeSettings().is_due(step, steps=500)] == list(range(0, 500, 50))
+    assert all(ProbeSettings().is_due(step, steps=3) for step in range(3))
 
 
 def test_a_multiplier_changes_what_is_learnt(store: StageStore, tiny_model: Path) -> None:
@@ -273,6 +280,15 @@ def test_training_may_end_once_every_bound_was_met_so_many_times_in_a_row() -> N
     # What was not measured is not met.
     course.measured([one for one in measured(0, 0) if one.constraint != "toxicity"], parameters(0.0), share=0.1)
     assert not course.is_met
+
+
+def test_where_the_easy_tier_is_empty_the_next_one_is_taught_and_not_all() -> None:
+    hard = [lesson(number, harm="bias", conduct="refuse", tier=TIERS[1 + number % 2]) for number in range(8)]
+    course = Course(
+        settings(curriculum=Ramp(borderline=0.2, adversarial=0.5)), Pool.of(hard), harms=frozenset({"bias"}), seed=1
+    )
+    tiers = [{one.prompt.tier for one in course.lessons(share)} for share in (0.0, 0.3, 0.5)]
+    assert tiers == [{"borderline"}, {"borderline"}, {"borderline", "adversarial"}]
 
 
 def test_harder_tiers_are_not_taught_before_they_open() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,10 +29,19 @@ Item = TypeVar("Item")
 
 
 class Source(NamedTuple):
-    """Hidden states (U, H) and their head. Where neither wants a gradient, what is said is `FullPlaces`."""
+    """Hidden states (U, H) and their head, and whose gradients anybody wants. Where neither's, what is said is
+    `FullPlaces`."""
 
     head: OutputHead
     hidden_UH: Tensor
+    learns: Literal["both", "hidden", "neither"] = "both"
+
+    @property
+    def learnt(self) -> Iterator[Tensor | None]:
+        """Hidden states, weight and bias, detached where nobody wants their gradient."""
+        yield self.hidden_UH if self.learns != "neither" else self.hidden_UH.detach()
+        for one in (self.head.weight_VH, self.head.bias_V):
+            yield one if self.learns == "both" or one is None else one.detach()
 
 
 class Work(NamedTuple, Generic[Item]):
@@ -65,8 +74,7 @@ def fused(objective: Objective[Item], works: Iterable[Work[Item]], sources: Sequ
     The objective is called once a block with its item and, for each source, what the head says at its rows. It gives G
     values, each with a gradient of its own; what it computes from other tensors gets none.
     """
-    learnt = [(one.hidden_UH, one.head.weight_VH, one.head.bias_V) for one in sources]
-    return _Fused.apply(objective, works, sources, *(tensor for each in learnt for tensor in each))
+    return _Fused.apply(objective, works, sources, *chain.from_iterable(one.learnt for one in sources))
 
 
 class Block(Places):

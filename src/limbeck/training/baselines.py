@@ -33,8 +33,9 @@ class Baseline(Kind):
         return self.kind
 
     @abstractmethod
-    def recipe(self, settings: TrainSettings, *, steps: int) -> TrainSettings:
-        """The settings of its training, beside a student that was taught with `settings` in so many steps."""
+    def recipe(self, settings: TrainSettings, *, steps: int, lessons: int) -> TrainSettings:
+        """The settings of its training, beside a student that was taught so many lessons with `settings`, and
+        more in later rounds, in so many steps."""
 
 
 class FilteredSft(Baseline):
@@ -52,9 +53,13 @@ class FilteredSft(Baseline):
     def name(self) -> str:
         return self.kind if self.budget == "passes" else f"{self.kind}_{self.budget}"
 
-    def recipe(self, settings: TrainSettings, *, steps: int) -> TrainSettings:
-        as_many = {"max_steps": steps} if self.budget == "steps" else {}
-        return settings.model_copy(update={"losses": (CrossEntropy(),), **UNMEASURED, **as_many})
+    def recipe(self, settings: TrainSettings, *, steps: int, lessons: int) -> TrainSettings:
+        if self.budget == "steps":
+            budget: dict[str, object] = {"max_steps": steps}
+        else:
+            taught = settings.max_steps and settings.max_steps * settings.batch_lessons / lessons
+            budget = {"max_steps": None, "epochs": taught or settings.epochs}
+        return settings.model_copy(update={"losses": (CrossEntropy(),), **UNMEASURED, **budget})
 
 
 class Accepted(Sequence[Lesson]):
@@ -98,5 +103,5 @@ def baseline(
     store: Store,
 ) -> Checkpoint:
     """The adapter of a baseline, trained on the accepted whole replies of all rounds."""
-    recipe = plain.recipe(settings, steps=taught.steps)
+    recipe = plain.recipe(settings, steps=taught.steps, lessons=max(1, len(rounds[0])))
     return train(recipe, student, Accepted(rounds), None, None, (), GradeSettings(), store=store, name=plain.name)

@@ -36,8 +36,8 @@ class Course:
     def _open(self, level: int) -> None:
         """Lessons of the tiers up to this level from here on, where they were left."""
         self.level = level
-        # A harder tier where the easier ones are empty.
-        some = self.all if level == len(TIERS) - 1 else self.all.of_tiers(TIERS[: level + 1]) or self.all
+        # The first harder tier that has any where the easier ones are empty.
+        some = next(filter(None, (self.all.of_tiers(TIERS[: one + 1]) for one in range(level, len(TIERS)))), self.all)
         self._plan = Plan(some, batch=self.settings.batch_lessons, seed=self.seed)
 
     def lessons(self, share: float) -> list[Lesson]:

@@ -228,6 +228,8 @@ def run(
         raise InputError("FSDP through accelerate is not supported yet: its shards are not saved; use DDP (torchrun)")
     accelerator.init_trackers("limbeck")
     apart = settings.balance.apart
+    # The maps of hidden states begin at random where both sides are not equally wide.
+    torch.manual_seed(store.seed)
     objective = Objective(learner.model, settings.losses, apart=apart, live=encoder.live)
     parameters = [*learner.trainable(), *objective.maps.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -258,7 +260,7 @@ def run(
         for number in store.progress(label, range(done, steps), total=steps - done):
             begun, share = course.state(), number / steps
             row: dict[str, Any] = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0]}
-            if probe is not None and number % settings.probe.every_steps == 0:
+            if probe is not None and settings.probe.is_due(number, steps=steps):
                 row |= course.measured(outcomes(probe), parameters, share=share)
             row["multipliers"] = multipliers = course.multipliers(share)
             if course.is_met:

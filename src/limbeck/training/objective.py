@@ -211,7 +211,7 @@ def _pulls(micro: MicroBatch, student: Source, base: Source, weigh: _Weigher, si
     rows = block_rows(len(student.head.weight_VH), student.hidden_UH.device)
     works = (Work(part, (part.rows, part.rows)) for part in parts(micro, rows) if part.kind in owners)
     with torch.no_grad():
-        fused(take, works, [student, base])
+        fused(take, works, [one._replace(learns="neither") for one in (student, base)])
     leaves = [sums[kind, 0].requires_grad_() for kind in owners]
     of_chosen_L, of_rejected_L = micro.pair_L2.unbind(1)
     with torch.enable_grad():

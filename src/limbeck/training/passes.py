@@ -103,7 +103,7 @@ def _uphill(reader: Reader, micro: MicroBatch, noise: Noise, hidden_UH: Tensor, 
         works = [Work(None, (some, some)) for some in at_N.split(rows) if len(some)]
         if not works:
             return torch.zeros_like(start_BTH)
-        sources = [Source(reader.head, one_UH) for one_UH in (hidden_UH, noisy_UH)]
+        sources = [Source(reader.head, one_UH, "hidden") for one_UH in (hidden_UH, noisy_UH)]
         (slope_BTH,) = torch.autograd.grad(fused(apart, works, sources).sum(), start_BTH)
     return nn.functional.normalize(slope_BTH, dim=-1)
 

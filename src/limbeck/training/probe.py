@@ -27,12 +27,18 @@ NO_HARM = frozenset({OVER_REFUSAL, USEFULNESS, ROBUSTNESS})
 
 
 class ProbeSettings(Spec):
-    """When the student is measured and how: every so many steps, on so many validation prompts (half of them harmful,
-    half twins, as far as there are), with greedy replies of at most so many tokens."""
+    """When the student is measured and how: every so many steps, and at least so many times in a training of fewer, on
+    so many validation prompts (half of them harmful, half twins, as far as there are), with greedy replies of at most
+    so many tokens."""
 
     every_steps: int = Field(default=50, ge=1)
+    at_least: int = Field(default=4, ge=1)
     prompts: int = Field(default=64, ge=2)
     max_tokens: int = Field(default=24, ge=1)
+
+    def is_due(self, step: int, *, steps: int) -> bool:
+        """Whether the student is measured before the step, from 0."""
+        return step % max(1, min(self.every_steps, steps // self.at_least)) == 0
 
 
 class Rate(NamedTuple):

@@ -29,7 +29,7 @@ class StepFigures(NamedTuple):
     """Each loss (nats per unit), its units in the step, the gradient norm before clipping, and tokens learnt from.
 
     `gradient_cosine` is that between the gradients of harmless and harmful prompts, None where they are not kept apart
-    or one is nothing.
+    or one is nothing. `learnt` are the losses that have any share in the objective.
     With float16 the norm of a step that is left out, for its scaled gradients overflowed, is infinite or NaN.
     """
 
@@ -38,6 +38,7 @@ class StepFigures(NamedTuple):
     gradient_norm: float
     supervised_tokens: int
     gradient_cosine: float | None = None
+    learnt: frozenset[str] = frozenset()
 
     def broken(self, *, scaled: bool) -> list[str]:
         """What is NaN or infinite, by name, or lost for good; nothing may be learnt from a step with any. `scaled`
@@ -52,7 +53,7 @@ class StepFigures(NamedTuple):
             found = [
                 f"the gradient is 0 while the loss '{name}' is {value:.4g}"
                 for name, value in self.losses.items()
-                if value > LEARNT
+                if value > LEARNT and name in self.learnt
             ]
         return found
 
@@ -62,7 +63,7 @@ class StepFigures(NamedTuple):
             name: value if value is not None and math.isfinite(value) else None
             for name, value in (("gradient_norm", self.gradient_norm), ("gradient_cosine", self.gradient_cosine))
         }
-        return self._asdict() | kept
+        return {name: value for name, value in self._asdict().items() if name != "learnt"} | kept
 
 
 class Scaled(NamedTuple):
@@ -131,6 +132,7 @@ def run_step(
         gradient_norm=float(norm),
         supervised_tokens=int(supervised),
         gradient_cosine=cosine,
+        learnt=frozenset(name for name, loss in zip(names(losses), losses, strict=True) if loss.weight > 0),
     )
 
 

@@ -224,13 +224,13 @@ def _new_adapter(backbone: PreTrainedModel, settings: StudentSettings) -> Any:
         target_modules=_linear_names(backbone) if adapter.target == "all-linear" else list(adapter.target),
         layers_to_transform=list(range(adapter.first_layer, layers)) if adapter.first_layer else None,
     )
-    try:
-        return get_peft_model(backbone, config)
-    except ValueError as error:
+    # Losses take the output head as it is: what an adapter adds to it would go unlearnt.
+    if unknown := set(config.target_modules or ()) - set(_linear_names(backbone)):
         raise InputError(
-            f"student.adapter.target: {', '.join(config.target_modules or ())} are not all layers of "
+            f"student.adapter.target: {', '.join(sorted(unknown))} are not all layers of the decoder of "
             f"{settings.model}; use all-linear, or of {', '.join(_linear_names(backbone))}"
-        ) from error
+        )
+    return get_peft_model(backbone, config)
 
 
 def _linear_names(backbone: Any) -> list[str]:
