@@ -260,12 +260,12 @@ MY_LOSS = """
 from limbeck.losses.spec import Labels, Loss, Passes, Units
 
 class MyLoss(Loss):
-    '''Nothing at all.'''
+    '''How unlikely each token of a reply is, sharpened.'''
     sharpness: float = 1.0
-    def weights(self, labels: Labels):
-        return labels.weight_N
+    needs = frozenset({"reply"})
+    over = "taught"
     def __call__(self, passes: Passes, labels: Labels) -> Units:
-        return Units(0 * labels.weight_N, labels.weight_N)
+        return Units(-self.sharpness * passes.student.said(labels.tokens_N), self.weights(labels))
 """
 
 
@@ -284,7 +284,7 @@ def test_the_users_own_code_belongs_to_what_a_stage_is_made_from(recipe: Path, t
     own.write_text(MY_LOSS)
     recipe.write_text(RECIPE.replace("kind: forward_kl, temperature", f"kind: '{own}:MyLoss', sharpness"))
     before = fingerprint(load_config(recipe).train)
-    own.write_text(MY_LOSS.replace("0 * labels", "1 * labels"))
+    own.write_text(MY_LOSS.replace("-self.sharpness", "self.sharpness"))
     assert fingerprint(load_config(recipe).train) != before
 
 

@@ -24,7 +24,7 @@ class Spec(BaseModel):
     `elsewhere` is what other tools call settings, and what to write here instead.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
     elsewhere: ClassVar[Mapping[str, str]] = {}
 
 

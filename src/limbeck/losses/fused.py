@@ -53,7 +53,7 @@ class Work(NamedTuple, Generic[Item]):
     kept_NK: Tensor | None = None
 
 
-Objective = Callable[[Item, Sequence[Places]], Tensor]
+BlockObjective = Callable[[Item, Sequence[Places]], Tensor]
 
 
 def block_rows(vocabulary: int, device: torch.device) -> int:
@@ -67,7 +67,7 @@ def _projected_rows(vocabulary: int) -> int:
     return max(LEAST_ROWS, PROJECTED_LOGITS // vocabulary)
 
 
-def fused(objective: Objective[Item], works: Iterable[Work[Item]], sources: Sequence[Source]) -> Tensor:
+def fused(objective: BlockObjective[Item], works: Iterable[Work[Item]], sources: Sequence[Source]) -> Tensor:
     """The sum over all blocks of an objective of log-probabilities, shape (G,), differentiable in the hidden states
     and, where they are not frozen, in the heads.
 
@@ -188,7 +188,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, objective: Objective[Any], works: Iterable[Work[Any]], sources: Sequence[Source], *learnt: Tensor
+        ctx: Any, objective: BlockObjective[Any], works: Iterable[Work[Any]], sources: Sequence[Source], *learnt: Tensor
     ) -> Tensor:
         wanted = ctx.needs_input_grad[3:]
         learns = [any(wanted[3 * s : 3 * s + 3]) for s in range(len(sources))]
@@ -219,7 +219,7 @@ def _pulled(pulls: Sequence[float], parts: Sequence[Tensor | None]) -> Tensor | 
 
 def _add_group(
     sums: _Sums,
-    objective: Objective[Item],
+    objective: BlockObjective[Item],
     group: Sequence[Work[Item]],
     sources: Sequence[Source],
     learns: Sequence[bool],

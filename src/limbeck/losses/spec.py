@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -28,6 +29,18 @@ Needs = Literal["reply", "distribution", "spans", "rejected", "risk", "base", "c
 # A layer of the student, and one of the teacher.
 LayerPair: TypeAlias = tuple[int, int]
 Over = Literal["taught", "rejected", "prompts", "pairs", "contrasts", "reply_contrasts", "states"]
+
+
+# What a lesson must have for any unit of a kind.
+IMPLIED: Mapping[Over, frozenset[Needs]] = MappingProxyType({
+    "taught": frozenset({"reply"}),
+    "rejected": frozenset({"rejected"}),
+    "prompts": frozenset({"risk"}),
+    "pairs": frozenset({"reply", "rejected", "base"}),
+    "contrasts": frozenset({"contrasts"}),
+    "reply_contrasts": frozenset({"reply", "reply_contrasts"}),
+    "states": frozenset({"reply", "states"}),
+})  # fmt: skip
 
 
 class Counts(NamedTuple):
@@ -226,6 +239,11 @@ class Loss(Kind):
     def weights(self, labels: Labels) -> Tensor:
         """The weight of each unit, known before the model runs."""
         return labels.of(self.over).weight
+
+    @property
+    def wants(self) -> frozenset[Needs]:
+        """What it needs, and what its units are made of."""
+        return self.needs | IMPLIED[self.over]
 
     @property
     def takes_drawn(self) -> bool:

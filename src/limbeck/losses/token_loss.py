@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from limbeck.losses.spec import Labels, Loss, Over
@@ -20,6 +20,12 @@ class TokenLoss(Loss):
     decision_window: int | None = Field(default=None, ge=1)
     floor: float = Field(default=0.2, ge=0, le=1)
     over: ClassVar[Over] = "taught"
+
+    @model_validator(mode="after")
+    def _says_nothing_in_vain(self) -> Self:
+        if self.decision_window is None and self.floor != type(self).model_fields["floor"].default:
+            raise ValueError("'floor' does nothing without 'decision_window'; set that, or leave floor out")
+        return self
 
     def weights(self, labels: Labels) -> Tensor:
         weight_N = labels.taught.weight

@@ -116,6 +116,8 @@ class TrainSettings(Spec):
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
+        if self.teacher == "live" and not self.asks_live:
+            raise ValueError("no loss learns from a teacher; leave teacher: live out, or add one (forward_kl)")
         if self.stop_when_met is not None and not self.balance.bounds:
             raise ValueError("stop_when_met needs bounds to meet; set balance: constrained")
         if self.teacher != "live" and (looking := self.who_needs("states")):
@@ -157,4 +159,4 @@ class TrainSettings(Spec):
 
     def who_needs(self, what: Needs) -> str | None:
         """The first loss that needs this, None where none does."""
-        return next((loss.kind for loss in self.losses if what in loss.needs), None)
+        return next((loss.kind for loss in self.losses if what in loss.wants), None)

@@ -20,7 +20,7 @@ from limbeck.records import Lesson
 from limbeck.taxonomy import REFUSAL_OPENINGS
 from limbeck.training.pool import Neighbours, Pool, drawn
 from limbeck.training.probe import OVER_REFUSAL, USEFULNESS
-from limbeck.training.units import MicroBatch, Units
+from limbeck.training.units import Collected, MicroBatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -120,7 +120,7 @@ class LessonEncoder:
         self.losses = losses
         self.targets = targets
         self.spans = spans
-        self.wants = frozenset(need for loss in losses for need in loss.needs)
+        self.wants = frozenset(want for loss in losses for want in loss.wants)
         noises = [loss.under for loss in losses if loss.under is not None and loss.under.on == "text"]
         # All such noises are told to rewrite alike.
         self.rewrites = noises[0].rewrites if noises else ()
@@ -284,7 +284,7 @@ class LessonEncoder:
     def _batch(self, rows: Sequence[Sequence[Example]], multipliers: Mapping[str, float]) -> MicroBatch:
         nothing = [[Tree([self.pad], [])]]
         forest = [[tree for example in row for tree in self._trees(example)] for row in rows]
-        units = Units(collate(forest or nothing, pad=self.pad), self._rest_last(self.openings), self.opening_sizes)
+        units = Collected(collate(forest or nothing, pad=self.pad), self._rest_last(self.openings), self.opening_sizes)
         scored = count()
         for example in chain.from_iterable(rows):
             lesson = example.lesson

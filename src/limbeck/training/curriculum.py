@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, SerializeAsAny, model_validator
 from scipy.stats import binomtest
 
 from limbeck.spec import Kind, Share, Table
@@ -46,8 +46,16 @@ class Ramp(Curriculum):
     borderline: Share = 0.2
     adversarial: Share = 0.4
 
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.adversarial < self.borderline:
+            raise ValueError(
+                f"adversarial ({self.adversarial:g}) comes in before borderline ({self.borderline:g}); turn them round"
+            )
+        return self
+
     def level(self, now: int, *, share: float) -> int:
-        return int(share >= self.borderline) + int(share >= max(self.borderline, self.adversarial))
+        return int(share >= self.borderline) + int(share >= self.adversarial)
 
 
 class Competence(Curriculum):

@@ -268,7 +268,8 @@ def run(
                 break
             taught = course.lessons(share)
             # Every process encodes the whole step: what is wrong with a lesson stops them all.
-            examples = [encoder.example(lesson, seed=number) for lesson in taught]
+            rewriting = drawn(f"{store.seed} {number}")
+            examples = [encoder.example(lesson, seed=rewriting) for lesson in taught]
             mine = examples[accelerator.process_index :: accelerator.num_processes]
             batches = [
                 send_to_device(batch, accelerator.device)

@@ -20,7 +20,7 @@ from limbeck.models.head import Head
 from limbeck.models.tree import hidden_states
 from limbeck.protocols import LiveTeacher, Spans, TopK
 from limbeck.training.parts import Part, parts
-from limbeck.training.passes import Reader, compared, kept, under_noise
+from limbeck.training.passes import Reader, compared, under_noise, watching
 from limbeck.training.state_maps import StateMaps
 from limbeck.training.units import MicroBatch
 
@@ -46,7 +46,7 @@ class Objective(nn.Module):
         self.live = (live,)
         self.losses = losses
         self.apart = apart
-        self.needs = frozenset(need for loss in losses for need in loss.needs)
+        self.needs = frozenset(want for loss in losses for want in loss.wants)
         pairs = [pair for loss in losses for pair in loss.layer_pairs]
         looked_at = [layer for loss in losses for layer in loss.student_layers]
         self.layers = sorted({*looked_at, *(student for student, _ in pairs)})
@@ -116,7 +116,7 @@ class Objective(nn.Module):
         if teacher is None or micro.told is None:
             return None, {}
         decoder = teacher.weights.get_decoder()
-        with torch.no_grad(), kept(decoder, self.maps.teacher_layers) as states:
+        with torch.no_grad(), watching(decoder, self.maps.teacher_layers) as states:
             told_UH = hidden_states(decoder, micro.told)
         return _Asked(Source(Head.of(teacher.weights), told_UH), micro.told.scored.at_N), states
 

@@ -44,7 +44,7 @@ class Reader:
 
     def read(self, trees: TreeBatch, *, watched: Sequence[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
         """The last hidden state (U, H) at each place, and all states (B * T, H) after each watched layer."""
-        with kept(self.decoder, watched) as states:
+        with watching(self.decoder, watched) as states:
             return self._states(self.decoder, trees), states
 
     def _states(self, decoder: Any, trees: TreeBatch) -> Tensor:
@@ -124,7 +124,7 @@ def compared(among: Compared, trees: TreeBatch, states: Mapping[int, Tensor]) ->
 
 
 @contextmanager
-def kept(decoder: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+def watching(decoder: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """The states (B * T, H) after each of the layers, once the decoder has read something in the block."""
     states: dict[int, Tensor] = {}
 

@@ -44,7 +44,8 @@ class Pool(Sequence[Lesson]):
     """Some of the lessons in some order, each read when it is asked for; `at_N` is its place among all.
 
     Of all are known: numbers drawn from id and family, whether the prompt is to be refused, whether it has a reply,
-    whether the prompt is no variant of another, and its tier; and the harms that any of them refuses.
+    whether the prompt is no variant of another, its tier, and the place of the harm that it refuses among the names of
+    all such harms, from 1, and 0 where it refuses none.
     """
 
     lessons: Sequence[Lesson]
@@ -54,20 +55,20 @@ class Pool(Sequence[Lesson]):
     answered_A: Flags
     unvaried_A: Flags
     tiers_A: NDArray[np.uint8]
-    harms: frozenset[str]
+    harms_A: NDArray[np.uint8]
+    harm_names: tuple[str, ...]
     at_N: Indices
 
     @classmethod
     def of(cls, lessons: Sequence[Lesson]) -> Pool:
         """All of the lessons in their own order, each read once."""
         ids, families, known, tiers = array("I"), array("I"), bytearray(), bytearray()
-        harms = set[str]()
+        harms, names = bytearray(), dict[str | None, int]({None: 0})
         for lesson in lessons:
             ids.append(drawn(lesson.id))
             families.append(drawn(lesson.prompt.family_or_self))
             tiers.append(TIERS.index(lesson.prompt.tier))
-            if (harm := lesson.prompt.refused_harm) is not None:
-                harms.add(harm)
+            harms.append(names.setdefault(lesson.prompt.refused_harm, len(names)))
             known += bytes((lesson.prompt.conduct == "refuse", lesson.reply is not None, lesson.prompt.root is None))
         refused_A, answered_A, unvaried_A = np.asarray(known).view(np.bool_).reshape(-1, 3).T
         return cls(
@@ -78,12 +79,18 @@ class Pool(Sequence[Lesson]):
             answered_A,
             unvaried_A,
             np.asarray(tiers),
-            frozenset(harms),
+            np.asarray(harms),
+            tuple(name for name in names if name is not None),
             np.arange(len(ids), dtype=np.int32),
         )
 
     def __len__(self) -> int:
         return len(self.at_N)
+
+    @property
+    def harms(self) -> frozenset[str]:
+        """The harms that any of them refuses."""
+        return frozenset(self.harm_names[at - 1] for at in np.unique(self.harms_A[self.at_N]).tolist() if at)
 
     @overload
     def __getitem__(self, index: int) -> Lesson: ...

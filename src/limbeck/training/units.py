@@ -108,7 +108,7 @@ class _Comparisons:
         )
 
 
-class Units:
+class Collected:
     """The units of all lessons that one forward pass reads. `opening_O` are the tokens of the refusal openings and then
     what goes on from the first of them."""
 
@@ -181,7 +181,7 @@ class Units:
 class _Learning:
     """The units of one lesson, all with its pull. Places are those of tokens among all that the pass scores."""
 
-    def __init__(self, units: Units, lesson: Lesson, pull: float) -> None:
+    def __init__(self, units: Collected, lesson: Lesson, pull: float) -> None:
         self.units = units
         self.lesson = lesson
         self.pull = pull
@@ -241,9 +241,10 @@ class _Learning:
 
     def compare_replies(self, prompt: int, foreign: Sequence[int]) -> None:
         """The end of the prompt beside its reply, the rejected ones and another lesson's."""
-        others = [*self.pooled, list(foreign[1:])]
-        if all(others):
-            self.units.replies.add([prompt], others)
+        mine, *others = (*self.pooled, list(foreign[1:]))
+        # A reply of one token has nothing to pool.
+        if mine and (others := list(filter(None, others))):
+            self.units.replies.add([prompt], [mine, *others])
             self.units.of_replies.add(self.lesson, self.lesson.weight, self.pull)
 
     def compare_prompts(self, prompt: int, beside: Sequence[int]) -> None:
