@@ -177,7 +177,9 @@ def growth(setting: work.Setting, meter: Meter) -> int:
     losses = (CrossEntropy(), ForwardKL()) if cached else (CrossEntropy(),)
     settings = TrainSettings(losses=losses, max_steps=steps + 1, batch_lessons=batch)
     student = StudentSettings(model=str(work.FILES / f"random-{setting['vocabulary']}"))
-    files = LessonFiles(files=(LessonFile(path=work.FILES / f"lessons-{setting['lessons']}-{reply}.jsonl"),))
+    files = LessonFiles(
+        supervise="last", files=(LessonFile(path=work.FILES / f"lessons-{setting['lessons']}-{reply}.jsonl"),)
+    )
     with TemporaryDirectory() as folder:
         kept = Workspace(Path(folder) / "run", seed=0, tools=ModelTools(), progress=_Laps(meter))
         with kept.open():

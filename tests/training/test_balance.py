@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from pydantic import ValidationError
 
+from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
+from limbeck.losses.noise import Noise
 from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.training import TrainSettings
 from limbeck.training.balance import Constrained, Plain, Pull, Scheduled
+from limbeck.training.curriculum import Ramp
 from limbeck.training.probe import Rate
 
 
@@ -76,5 +81,16 @@ def test_settings_that_cannot_work_together_are_refused() -> None:
     TrainSettings(balance=Constrained(robustness=0.1), losses=(NoiseConsistency(),))
     with pytest.raises(ValidationError, match=r"give them the same refuse_with"):
         TrainSettings(losses=(Decision(), Decision(refuse_with="I can't do that")))
+    with pytest.raises(ValidationError, match=r"give them the same noise\.rewrites"):
+        casing = NoiseConsistency(noise=Noise(on="text", rewrites=("casing",)))
+        TrainSettings(losses=(NoiseConsistency(noise=Noise(on="text")), casing))
+    with pytest.raises(ValidationError, match="no loss learns from a teacher"):
+        TrainSettings(teacher="live", losses=(CrossEntropy(),))
+    with pytest.raises(ValidationError, match="'floor' does nothing without 'decision_window'"):
+        CrossEntropy(floor=0.5)
+    with pytest.raises(ValidationError, match="comes in before borderline"):
+        Ramp(borderline=0.6, adversarial=0.3)
+    with pytest.raises(ValidationError, match="finite"):
+        TrainSettings(learning_rate=math.inf)
     with pytest.raises(ValidationError, match="must begin with"):
         Decision(refuse_with="No way")

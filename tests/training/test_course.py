@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from limbeck.judges.grade import GradeSettings
 from limbeck.judges.spec import JudgeSpec
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.decision import Decision
+from limbeck.losses.noise import Noise
+from limbeck.losses.noise_consistency import NoiseConsistency
 from limbeck.models.local import Local
 from limbeck.protocols import Exchange, Judge, Tools
 from limbeck.records import Checkpoint, Lesson, Prompt, Verdict, asked
@@ -192,6 +195,59 @@ def test_prompts_without_a_harm_are_held_by_the_bound_on_harm_too(store: StageSt
     lessons = [Lesson(prompt=one, reply="No.", risk=1.0) for one in plain if one.conduct == "refuse"]
     train(settings(), student, lessons, None, None, plain, JUDGES, store=store)
     assert rows(store)[0]["bounds"]["harm"] == 0.05 and "harm" in rows(store)[0]["multipliers"]
+
+
+class Souring(JudgeSpec):
+    """Finds the first probe without a fault, and refusals nowhere in those after it."""
+
+    kind: Literal["souring"] = "souring"
+    opened: ClassVar[list[int]] = []
+
+    @contextmanager
+    def open(self, tools: Tools) -> Iterator[Judge]:
+        self.opened.append(1)
+        yield _Souring(good=len(self.opened) == 1)
+
+
+class _Souring:
+    name, version = "souring", "1"
+
+    def __init__(self, *, good: bool) -> None:
+        self.good = good
+
+    def grade(self, exchanges: Iterable[Exchange]) -> Iterator[Verdict]:
+        for one in exchanges:
+            is_due = int(re.findall(r"\d+", one.prompt)[0]) % 2 == 1
+            said: Literal["full", "none"] = "full" if self.good and is_due else "none"
+            yield Verdict(of=one.id, judge="souring", version="1", refused=said)
+
+
+def test_the_best_adapter_is_the_one_that_is_saved(store: StageStore, tiny_model: Path) -> None:
+    student = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(rank=4))
+    Souring.opened.clear()
+    judges = GradeSettings(judges=(Souring(),))
+    made = train(settings(keep="best"), student, LESSONS, None, None, VALIDATION, judges, store=store)
+    # Best was the student before the first step, which is the base.
+    saved = load_file(made.folder / "adapter_model.safetensors")
+    assert not any(weight.any() for name, weight in saved.items() if "lora_B" in name)
+
+
+def test_a_bound_on_robustness_pulls_on_noise_consistency(store: StageStore, tiny_model: Path) -> None:
+    losses = (CrossEntropy(), NoiseConsistency(noise=Noise(epsilon=0.5)))
+    free, held = (
+        trained(
+            settings(
+                losses=losses,
+                balance=Constrained(harm=None, over_refusal=None, robustness=0.0, proportional=pull, integral=0, cap=9),
+            ),
+            tiny_model,
+            at(store, f"pull {pull}"),
+        )
+        for pull in (0.0, 9.0)
+    )
+    assert rows(at(store, "pull 9.0"))[0]["multipliers"]["robustness"] > 0
+    one, other = (load_file(made.folder / "adapter_model.safetensors") for made in (free, held))
+    assert any(not torch.allclose(one[name], other[name]) for name in one)
 
 
 def test_each_harm_is_probed_although_one_has_few_prompts(tiny_model: Path, store: StageStore) -> None:

@@ -222,6 +222,24 @@ def test_how_a_step_is_cut_into_micro_batches_changes_nothing(store: StageStore,
         torch.testing.assert_close(adapter(cut)[name], weight, rtol=0, atol=1e-5)
 
 
+def test_weight_decay_keeps_the_adapter_small(store: StageStore, tiny_model: Path) -> None:
+    def length(decay: float) -> float:
+        made = train(
+            settings(weight_decay=decay),
+            student(tiny_model),
+            LESSONS,
+            None,
+            None,
+            (),
+            GradeSettings(),
+            store=at(store, f"{decay}"),
+        )
+        return float(torch.cat([weight.flatten() for weight in adapter(made).values()]).norm())
+
+    # Each step takes a hundredth times ten away.
+    assert length(10.0) < 0.9 * length(0.0)
+
+
 def test_the_order_of_the_lessons_changes_nothing(store: StageStore, tiny_model: Path) -> None:
     train(settings(), student(tiny_model), LESSONS, None, None, (), GradeSettings(), store=at(store, "one"))
     train(settings(), student(tiny_model), LESSONS[::-1], None, None, (), GradeSettings(), store=at(store, "other"))
