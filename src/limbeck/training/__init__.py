@@ -116,8 +116,6 @@ class TrainSettings(Spec):
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
-        if self.teacher == "live" and not self.asks_live:
-            raise ValueError("no loss learns from a teacher; leave teacher: live out, or add one (forward_kl)")
         if self.stop_when_met is not None and not self.balance.bounds:
             raise ValueError("stop_when_met needs bounds to meet; set balance: constrained")
         if self.teacher != "live" and (looking := self.who_needs("states")):
@@ -139,6 +137,8 @@ class TrainSettings(Spec):
                     f"loss '{same}' compares ids and '{across}' what they spell, and soft targets are scored for one "
                     f"of them; keep '{across}', which is forward_kl where both tokenizers are the same, or '{same}'"
                 )
+        if self.teacher == "live" and not self.asks_live:
+            raise ValueError("no loss learns from a teacher; leave teacher: live out, or add one (forward_kl)")
         if self.reasoning == "answer_only" and self.reasoning_weight != 1:
             raise ValueError("reasoning_weight weighs reasoning that is learnt; set reasoning: then_answer")
         if self.reasoning == "then_answer" and not any(isinstance(loss, CrossEntropy) for loss in self.losses):
