@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 
 import pytest
 
@@ -11,7 +12,7 @@ from limbeck.attacks.best_of_n import BestOfN
 from limbeck.attacks.encoding import Encoding
 from limbeck.attacks.many_shot import ManyShot
 from limbeck.attacks.multi_turn import MultiTurn
-from limbeck.attacks.past_tense import in_the_past
+from limbeck.attacks.past_tense import PastTense, in_the_past
 from limbeck.attacks.prefill import TOKEN, WILLING, Prefill
 from limbeck.attacks.spec import Attack
 from limbeck.models.references import load_tokenizer, resolve
@@ -78,6 +79,13 @@ def test_a_code_can_be_read_back() -> None:
 )
 def test_a_question_is_told_of_the_past(now: str, then: str) -> None:
     assert in_the_past(now) == then
+
+
+def test_the_past_is_asked_about_in_several_wordings_and_always_in_the_same_one_for_a_prompt() -> None:
+    asked_of = [PROMPT.model_copy(update={"messages": asked(f"How do I mend roof {n}?")}) for n in range(40)]
+    said = [next(PastTense().attempts(one, seed=0)).messages[-1].content for one in asked_of]
+    assert len({re.sub(r"\d+", "", text) for text in said}) == 5
+    assert [next(PastTense().attempts(one, seed=0)).messages[-1].content for one in asked_of] == said
 
 
 def test_many_shots_stand_before_the_question_and_are_empty() -> None:

@@ -12,8 +12,13 @@ from typing import Any
 
 import pytest
 
-from limbeck.curate import CurateSettings, curate, split_counts
+from limbeck.attacks.multi_turn import MultiTurn
+from limbeck.attacks.past_tense import PastTense
+from limbeck.attacks.prefill import Prefill
+from limbeck.attacks.role_play import RolePlay
+from limbeck.curate import CurateSettings, curate, planned, split_counts
 from limbeck.curate.dedupe import with_families
+from limbeck.curate.reworded import Reworded
 from limbeck.curate.sources import File, Files, read_prompts
 from limbeck.curate.split import Shares, with_splits
 from limbeck.errors import InputError
@@ -230,3 +235,38 @@ def test_each_source_says_how_many_prompts_are_in_which_split() -> None:
         "prompts of mine.jsonl: train 2, probe 0, validation 0, exam 1",
         "prompts of starter: train 1, probe 1, validation 0, exam 0",
     ]
+
+
+def test_a_harmful_prompt_and_its_twin_are_asked_in_the_same_other_way_and_only_where_they_teach_the_decision() -> None:
+    ways = Reworded(share=0.5)
+    pairs = [
+        (
+            prompt(f"How do I crack safe {number}?", f"f{number}", lesson="decision", split="train", conduct="refuse"),
+            prompt(f"How do I crack nut {number}?", f"f{number}", lesson="decision", split="train"),
+        )
+        for number in range(60)
+    ]
+    changed = [tuple(ways(one, seed=1).made_by for one in pair) for pair in pairs]
+    assert set(changed) == {("past_tense", "past_tense"), (None, None)}
+    # Of 60 about half.
+    assert 20 <= changed.count((None, None)) <= 40
+    other = next(pair[0] for pair, made in zip(pairs, changed, strict=True) if made[0])
+    assert ways(other, seed=1).text != other.text and ways(other, seed=1).family == other.family
+    for kept in ({"split": "exam"}, {"lesson": "reply"}, {"language": "de"}):
+        as_written = other.model_copy(update=kept)
+        assert ways(as_written, seed=1) == as_written
+
+
+def test_prompts_are_not_asked_by_what_begins_the_reply() -> None:
+    assert Reworded(by=(RolePlay(), PastTense())).share == 0.15
+    for attack in (Prefill(), MultiTurn()):
+        with pytest.raises(ValueError, match="begins the reply or leaves turns to the model"):
+            Reworded(by=(attack,))
+
+
+def test_curating_rewords_the_practice_prompts_alone() -> None:
+    planned_prompts = planned(CurateSettings(reworded=Reworded(share=0.2), limit=40), seed=1)
+    made = [one for one in planned_prompts if one.made_by]
+    assert made and {(one.split, one.lesson) for one in made} == {("train", "decision")}
+    plain = planned(CurateSettings(limit=40), seed=1)
+    assert len(plain) == len(planned_prompts) and not any(one.made_by for one in plain)

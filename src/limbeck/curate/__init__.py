@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from limbeck.curate.dedupe import with_families
+from limbeck.curate.reworded import Reworded
 from limbeck.curate.sources import AnySource, Source, Starter
 from limbeck.curate.split import Shares, with_splits
 from limbeck.protocols import Store
@@ -27,25 +28,32 @@ EMBEDDED_AT_ONCE = 128
 class CurateSettings(Spec):
     """Where prompts come from, what counts as nearly the same, and how they are split.
 
-    `limit` keeps the first so many families of each source.
+    `limit` keeps the first so many families of each source; some training prompts may be `reworded`.
     """
 
     sources: tuple[AnySource, ...] = (Starter(),)
     alike: float = Field(default=0.9, gt=0, le=1)
     split: Shares = Shares()
     limit: int | None = Field(default=None, ge=1)
+    reworded: Reworded | None = None
 
 
 def curate(settings: CurateSettings, *, store: Store) -> Iterator[Prompt]:
     """The prompts of all sources with family and split."""
     joined = with_families(_gathered(settings), _Shown(store), alike=settings.alike)
-    yield from with_splits(joined, settings.split, seed=store.seed)
+    yield from _placed(settings, joined, seed=store.seed)
 
 
 def planned(settings: CurateSettings, *, seed: int) -> list[Prompt]:
     """What `curate` gives, but for families that are joined by near-duplicates: those take an encoder to find."""
     named = with_families(_gathered(settings), None, alike=settings.alike)
-    return list(with_splits(named, settings.split, seed=seed))
+    return list(_placed(settings, named, seed=seed))
+
+
+def _placed(settings: CurateSettings, prompts: Sequence[Prompt], *, seed: int) -> Iterator[Prompt]:
+    """The prompts in their splits, as they are asked there."""
+    for prompt in with_splits(prompts, settings.split, seed=seed):
+        yield prompt if settings.reworded is None else settings.reworded(prompt, seed=seed)
 
 
 def _gathered(settings: CurateSettings) -> list[Prompt]:
