@@ -44,9 +44,10 @@ from limbeck.teach.spans import score_spans
 from limbeck.training import TrainSettings
 from limbeck.training.balance import Constrained
 from limbeck.training.baselines import FilteredSft, baseline
-from limbeck.training.loop import choose, learning_rate_share, step_count, train, unfed_line
+from limbeck.training.loop import choose, step_count, train, unfed_line
 from limbeck.training.pool import Pool
 from limbeck.training.state import load_state
+from limbeck.training.stepper import learning_rate_share
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 from limbeck.workspace import Silent, StageStore
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 
 from limbeck.models.local import Local
@@ -42,19 +42,10 @@ def read_targets(settings: Brought, student: Local, *, store: Store) -> TargetSe
         found: Iterator[tuple[str, TopK]] = chain.from_iterable(rows_in(settings.lessons, reader.targets))
     else:
         found = captured(settings.captured, settings.lessons, tokenizer)
-    once = _once(found)
     folder = store.folder("targets")
-    lessons = 0
-    while part := list(islice(once, PART_LESSONS)):
-        write_part(Targets.part(folder, number=lessons // PART_LESSONS), part)
-        lessons += len(part)
-    return TargetSet(folders=(folder,), lessons=lessons, key=store.key)
-
-
-def _once(found: Iterator[tuple[str, TopK]]) -> Iterator[tuple[str, TopK]]:
-    """The first target of each lesson."""
-    seen: set[str] = set()
-    for lesson, target in found:
-        if lesson not in seen:
-            seen.add(lesson)
-            yield lesson, target
+    for number in count():
+        if not (part := list(islice(found, PART_LESSONS))):
+            break
+        write_part(Targets.part(folder, number=number), part)
+    # A lesson that stands in two rows counts once.
+    return TargetSet(folders=(folder,), lessons=len(Targets((folder,))), key=store.key)

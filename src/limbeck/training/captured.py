@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,11 +27,44 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class _Wanted(NamedTuple):
+# Hex digits of a record's id.
+ID_DIGITS = 16
+
+
+class _Found(NamedTuple):
     """A lesson, and at which of its tokens the reply begins."""
 
     lesson: str
     start: int
+
+
+class _Wanted:
+    """The lessons by the first 8 bytes of the SHA-256 of their tokens: 28 bytes of each."""
+
+    def __init__(self, files: LessonFiles, tokenizer: PreTrainedTokenizerBase) -> None:
+        sums, lessons, starts = array("Q"), bytearray(), array("i")
+        for _, lesson in lessons_in(files):
+            prompt = prompt_ids(tokenizer, lesson.prompt.messages)
+            tokens = np.array([*prompt, *reply_ids(tokenizer, lesson.reply or "", ends=lesson.ends)], dtype=np.int64)
+            sums.append(_sum_of(hashlib.sha256(tokens.tobytes())))
+            lessons += lesson.id.encode()
+            starts.append(len(prompt))
+        sums_N = np.asarray(sums, np.uint64)
+        order_N = sums_N.argsort(kind="stable")
+        self.sums_N = sums_N[order_N]
+        self.lessons_N = np.frombuffer(bytes(lessons), f"S{ID_DIGITS}")[order_N]
+        self.starts_N = np.asarray(starts, np.int32)[order_N]
+
+    def get(self, tokens: hashlib._Hash) -> _Found | None:
+        """The last lesson of these tokens."""
+        at = int(np.searchsorted(self.sums_N, np.uint64(_sum_of(tokens)), "right")) - 1
+        if at < 0 or int(self.sums_N[at]) != _sum_of(tokens):
+            return None
+        return _Found(self.lessons_N[at].decode(), int(self.starts_N[at]))
+
+
+def _sum_of(tokens: hashlib._Hash) -> int:
+    return int.from_bytes(tokens.digest()[:8], "big")
 
 
 def captured(folder: Path, files: LessonFiles, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, TopK]]:
@@ -39,11 +73,7 @@ def captured(folder: Path, files: LessonFiles, tokenizer: PreTrainedTokenizerBas
     Raises InputError where there is none, or the folder is not what DistillKit's sample_logits writes.
     """
     config = _compression(folder)
-    wanted = {}
-    for _, lesson in lessons_in(files):
-        prompt = prompt_ids(tokenizer, lesson.prompt.messages)
-        tokens = np.array([*prompt, *reply_ids(tokenizer, lesson.reply or "", ends=lesson.ends)], dtype=np.int64)
-        wanted[hashlib.sha256(tokens.tobytes()).digest()] = _Wanted(lesson.id, len(prompt))
+    wanted = _Wanted(files, tokenizer)
     end = end_of_turn(tokenizer)
     rows = found = 0
     for where, row in _rows(folder):
@@ -94,7 +124,7 @@ def _rows(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             raise InputError(f"{file}:{number + 1}: damaged ({str(error).splitlines()[0]}); capture it anew") from error
 
 
-def _lessons_of(input_ids: Any, end: int, wanted: Mapping[bytes, _Wanted]) -> Iterator[tuple[_Wanted, int]]:
+def _lessons_of(input_ids: Any, end: int, wanted: _Wanted) -> Iterator[tuple[_Found, int]]:
     """The lessons that a row's tokens are up to the end of a turn, and how many tokens that are."""
     tokens = input_ids.values.to_numpy().astype(np.int64)
     read = hashlib.sha256()
@@ -102,7 +132,7 @@ def _lessons_of(input_ids: Any, end: int, wanted: Mapping[bytes, _Wanted]) -> It
     for stop in (np.flatnonzero(tokens == end) + 1).tolist():
         read.update(tokens[begin:stop].tobytes())
         begin = stop
-        if (found := wanted.get(read.digest())) is not None:
+        if (found := wanted.get(read)) is not None:
             yield found, stop
 
 

@@ -14,12 +14,12 @@ from limbeck.files import write_atomically
 from limbeck.judges.grade import GradeSettings
 from limbeck.models.chat import check_same_vocabulary
 from limbeck.models.spec import ModelSpec
-from limbeck.processes import check_together, is_first, stopped_in_between, together
+from limbeck.processes import is_first, stopped_in_between, together
 from limbeck.protocols import LiveTeacher, Store
 from limbeck.records import Checkpoint, Lesson, Prompt, TargetSet
 from limbeck.training import TrainSettings
 from limbeck.training.pool import Pool, drawn
-from limbeck.training.probe import ROBUSTNESS, Outcome, Probe
+from limbeck.training.probe import ROBUSTNESS, Probe
 from limbeck.training.student import Student, StudentSettings, check_layers
 
 if TYPE_CHECKING:
@@ -48,102 +48,125 @@ def train(
     `targets`; `validation` is what the student is measured on, and by `judges`, where the settings measure it. Raises
     InputError when there is nothing to learn.
     """
-    given = (settings, student, lessons, targets, start_from, validation, judges, teacher, store, name)
-    return together(_train, *given)
+    given = _Given(settings, student, lessons, targets, start_from, validation, judges, teacher)
+    return together(partial(_train, store=store, name=name), given)
 
 
-def _train(
-    settings: TrainSettings,
-    student: StudentSettings,
-    lessons: Sequence[Lesson],
-    targets: TargetSet | None,
-    start_from: Checkpoint | None,
-    validation: Sequence[Prompt],
-    judges: GradeSettings,
-    teacher: ModelSpec | None,
-    store: Store,
-    name: str,
-) -> Checkpoint:
+class _Given(NamedTuple):
+    """What a training is of."""
+
+    settings: TrainSettings
+    student: StudentSettings
+    lessons: Sequence[Lesson]
+    targets: TargetSet | None
+    start_from: Checkpoint | None
+    validation: Sequence[Prompt]
+    judges: GradeSettings
+    teacher: ModelSpec | None
+
+
+def _train(given: _Given, *, store: Store, name: str) -> Checkpoint:
     """`train` in one of the processes; the first one writes."""
-    from limbeck.targets.cache import SpanTargets, Targets
-    from limbeck.training.batches import LessonEncoder
-
-    chosen = choose(settings, Pool.of(lessons), seed=store.seed, later=start_from is not None)
-    if start_from is not None:
+    settings, student, before = given.settings, given.student, given.start_from
+    chosen = choose(settings, Pool.of(given.lessons), seed=store.seed, later=before is not None)
+    if before is not None:
         rate = settings.learning_rate * settings.later_round_rate
         settings = settings.model_copy(update={"learning_rate": rate})
     learner = Student(
         student,
-        start_from=start_from.folder if start_from is not None else None,
+        start_from=before.folder if before is not None else None,
         precision=settings.precision,
         seed=store.seed,
     )
-    known = Targets.of(targets if settings.who_needs("distribution") else None)
-    spans = SpanTargets.of(targets if settings.who_needs("spans") else None)
-    number = start_from.round + 1 if start_from is not None else 0
-    with _opened(teacher, learner) as live:
+    number = before.round + 1 if before is not None else 0
+    with _opened(given.teacher, learner) as live:
         check_layers(settings.losses, learner, live)
-        encoder = LessonEncoder(
-            learner.tokenizer,
-            known,
-            spans=spans,
-            losses=settings.losses,
-            context=learner.context,
-            among=chosen,
-            live=live,
-            reasons=settings.reasons(student.reasoning),
-            reasoning_weight=settings.reasoning_weight,
-        )
-        usable = chosen.only(map(encoder.teaches, chosen))
-        if not usable:
-            kinds = ", ".join(loss.kind for loss in settings.losses)
-            raise InputError(f"none of the {len(chosen)} lessons has what the losses ({kinds}) learn from")
-        if encoder.reasons is not None and start_from is None and not any(lesson.reasoning for lesson in usable):
-            raise InputError(
-                f"train.reasoning is then_answer, and none of the {len(usable)} lessons has reasoning; name a teacher "
-                "that reasons, give lessons with 'reasoning', or use answer_only"
-            )
+        encoder = _encoder(given, learner, live, among=chosen)
+        usable = _usable(encoder, chosen, settings, is_first=before is None)
         if settings.gradient_checkpointing:
             learner.checkpoint_activations()
         if settings.who_needs("base"):
             learner.keep_untrained()
-        before = learner.frozen_hash()
-        probe = None
-        if settings.measures:
-            wants = frozenset(settings.balance.bounds)
-            base = student.untrained()
-            probe = Probe(
-                settings.probe, learner, base, validation, judges, tools=store.tools, wants=wants, seed=store.seed
-            )
-            if unheld := settings.balance.bounds_on(usable.harms - probe.harms).keys() & usable.harms:
-                raise InputError(
-                    f"train.balance: no validation prompt that must be refused is on {', '.join(sorted(unheld))}, "
-                    "which lessons refuse, so its bound cannot be held; add some, or leave the bound out (harm: null)"
-                )
+        frozen = learner.frozen_hash()
+        probe = _probe(given, learner, usable, store=store) if settings.measures else None
         taken = run(settings, learner, encoder, usable, probe, store=store, label=f"training {name}, round {number}")
-    if taken.steps and start_from is None and len(taken.unfed) == len(settings.losses):
+    if taken.steps and before is None and len(taken.unfed) == len(settings.losses):
         kinds = ", ".join(taken.unfed)
         raise InputError(
             f"training {name}: nothing was learnt, for no lesson read had what the losses ({kinds}) learn from "
             "with a weight above 0; add lessons that have (docs/losses.md says what each needs), or name other losses"
         )
-    if learner.frozen_hash() != before:
+    if learner.frozen_hash() != frozen:
         raise AssertionError("the frozen backbone has changed")
     folder = store.folder("adapter")
     if is_first():
         learner.save(folder)
-    done_before = start_from.steps if start_from is not None else 0
     return Checkpoint(
         name=name,
         folder=folder,
         base=student.model,
         base_hash=learner.identity,
         lessons=len(usable),
-        steps=done_before + taken.steps,
+        steps=(before.steps if before is not None else 0) + taken.steps,
         round=number,
         unfed=taken.unfed,
         key=store.key,
     )
+
+
+def _encoder(given: _Given, learner: Student, live: LiveTeacher | None, *, among: Pool) -> LessonEncoder:
+    """What turns the lessons into batches, with the soft targets that the losses want."""
+    from limbeck.targets.cache import SpanTargets, Targets
+    from limbeck.training.batches import LessonEncoder
+
+    settings = given.settings
+    return LessonEncoder(
+        learner.tokenizer,
+        Targets.of(given.targets if settings.who_needs("distribution") else None),
+        spans=SpanTargets.of(given.targets if settings.who_needs("spans") else None),
+        losses=settings.losses,
+        context=learner.context,
+        among=among,
+        live=live,
+        reasons=settings.reasons(given.student.reasoning),
+        reasoning_weight=settings.reasoning_weight,
+    )
+
+
+def _usable(encoder: LessonEncoder, lessons: Pool, settings: TrainSettings, *, is_first: bool) -> Pool:
+    """The lessons that any loss learns from. Raises InputError where there are none, or the `is_first` round is to
+    teach reasoning and has none."""
+    usable = lessons.only(map(encoder.teaches, lessons))
+    if not usable:
+        kinds = ", ".join(loss.kind for loss in settings.losses)
+        raise InputError(f"none of the {len(lessons)} lessons has what the losses ({kinds}) learn from")
+    if encoder.reasons is not None and is_first and not any(lesson.reasoning for lesson in usable):
+        raise InputError(
+            f"train.reasoning is then_answer, and none of the {len(usable)} lessons has reasoning; name a teacher "
+            "that reasons, give lessons with 'reasoning', or use answer_only"
+        )
+    return usable
+
+
+def _probe(given: _Given, learner: Student, usable: Pool, *, store: Store) -> Probe:
+    """What measures the student on its way. Raises InputError where a bound would not be measured."""
+    settings = given.settings
+    probe = Probe(
+        settings.probe,
+        learner,
+        given.student.untrained(),
+        given.validation,
+        given.judges,
+        tools=store.tools,
+        wants=frozenset(settings.balance.bounds),
+        seed=store.seed,
+    )
+    if unheld := settings.balance.bounds_on(usable.harms - probe.harms).keys() & usable.harms:
+        raise InputError(
+            f"train.balance: no validation prompt that must be refused is on {', '.join(sorted(unheld))}, "
+            "which lessons refuse, so its bound cannot be held; add some, or leave the bound out (harm: null)"
+        )
+    return probe
 
 
 @contextmanager
@@ -170,13 +193,6 @@ def choose(settings: TrainSettings, lessons: Pool, *, seed: int, later: bool) ->
 def step_count(settings: TrainSettings, lessons: int) -> int:
     """Optimizer steps for so many lessons."""
     return settings.max_steps or max(1, math.ceil(settings.epochs * lessons / settings.batch_lessons))
-
-
-def learning_rate_share(step: int, *, steps: int, warmup: int) -> float:
-    """Share of the full learning rate at a step (from 0): linear up to `warmup`, then half a cosine; never 0."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def unfed_line(checkpoint: Checkpoint) -> str | None:
@@ -208,46 +224,18 @@ def run(
 ) -> Taken:
     """All optimizer steps, from the last saved state on."""
     import torch
-    from accelerate import Accelerator
-    from accelerate.utils import gather_object, send_to_device
+    from accelerate.utils import send_to_device
 
     from limbeck.training.course import Course
     from limbeck.training.log import StepLog
-    from limbeck.training.objective import Objective
-    from limbeck.training.state import Moving, load_state, save_state
-    from limbeck.training.step import Scaled, names, run_step
+    from limbeck.training.state import load_state, save_state
+    from limbeck.training.step import names
+    from limbeck.training.stepper import Stepper
 
-    accelerator = Accelerator(
-        mixed_precision="no",
-        cpu=not torch.cuda.is_available(),
-        log_with=list(settings.track) or None,
-        project_dir=store.folder("track") if settings.track else None,
-    )
-    check_together(accelerator.num_processes)
-    if accelerator.distributed_type.value == "FSDP":
-        raise InputError("FSDP through accelerate is not supported yet: its shards are not saved; use DDP (torchrun)")
-    accelerator.init_trackers("limbeck")
-    apart = settings.balance.apart
-    # The maps of hidden states begin at random where both sides are not equally wide.
-    torch.manual_seed(store.seed)
-    objective = Objective(learner.model, settings.losses, apart=apart, live=encoder.live)
-    parameters = [*learner.trainable(), *objective.maps.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     steps = step_count(settings, len(lessons))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, partial(learning_rate_share, steps=steps, warmup=math.ceil(settings.warmup * steps))
-    )
-    objective, optimizer = accelerator.prepare(objective, optimizer)
-    objective.train()
-    scaled = Scaled(torch.amp.GradScaler(accelerator.device.type, enabled=settings.precision == "float16"), optimizer)
-    moving = Moving(parameters, optimizer, schedule, scaled.scaler)
-
-    def outcomes(probe: Probe) -> list[Outcome]:
-        """What a probe finds, each process with its share of the prompts."""
-        mine = list(probe.outcomes(accelerator.process_index, of=accelerator.num_processes))
-        found: list[Outcome] = gather_object(mine)
-        return found
-
+    stepper = Stepper.of(settings, learner, encoder.live, steps=steps, store=store)
+    moving, accelerator = stepper.moving, stepper.accelerator
+    here = accelerator.process_index
     state_file = store.folder("state") / "state.pt"
     harms = lessons.harms | (probe.harms if probe is not None else frozenset())
     done, fed, course = 0, set[str](), Course(settings, lessons, harms=harms, seed=store.seed)
@@ -259,9 +247,9 @@ def run(
     with StepLog(store.folder("metrics"), accelerator, rows=done) as log, stopped_in_between(store.say) as stop:
         for number in store.progress(label, range(done, steps), total=steps - done):
             begun, share = course.state(), number / steps
-            row: dict[str, Any] = {"step": number + 1, "learning_rate": schedule.get_last_lr()[0]}
+            row: dict[str, Any] = {"step": number + 1, "learning_rate": moving.schedule.get_last_lr()[0]}
             if probe is not None and settings.probe.is_due(number, steps=steps):
-                row |= course.measured(outcomes(probe), parameters, share=share)
+                row |= course.measured(stepper.outcomes(probe), moving.parameters, share=share)
             row["multipliers"] = multipliers = course.multipliers(share)
             if course.is_met:
                 log.note(row | {"losses": {}})
@@ -270,33 +258,22 @@ def run(
             # Every process encodes the whole step: what is wrong with a lesson stops them all.
             rewriting = drawn(f"{store.seed} {number}")
             examples = [encoder.example(lesson, seed=rewriting) for lesson in taught]
-            mine = examples[accelerator.process_index :: accelerator.num_processes]
+            mine = examples[here :: accelerator.num_processes]
             batches = [
                 send_to_device(batch, accelerator.device)
                 for batch in encoder.micro_batches(mine, budget=settings.micro_batch_tokens, multipliers=multipliers)
             ]
             # Dropout and noise hang on the step alone, so that a resumed training draws the same.
-            torch.manual_seed(drawn(f"{store.seed} {number} {accelerator.process_index}"))
+            torch.manual_seed(drawn(f"{store.seed} {number} {here}"))
             with learner.without_casts():
-                figures = run_step(
-                    objective,
-                    settings.losses,
-                    batches,
-                    parameters,
-                    accelerator,
-                    clip=settings.clip,
-                    apart=apart,
-                    noise_pull=1 + multipliers.get(ROBUSTNESS, 0.0),
-                    scaled=scaled,
-                )
-            if broken := figures.broken(scaled=scaled.factor(accelerator.device) > 1):
+                figures = stepper.step(settings, batches, noise_pull=1 + multipliers.get(ROBUSTNESS, 0.0))
+            if broken := figures.broken(scaled=stepper.is_scaled):
                 what = f"{label}, step {number + 1}: {' and '.join(broken)}"
-                raise _stopped(what, taught, learner, parameters, load_state(state_file), store=store)
+                raise _stopped(what, taught, learner, moving.parameters, load_state(state_file), store=store)
             # What is kept has just been seen to give finite losses, so it is never one that had broken already.
             if is_first() and (stop.is_set() or time.monotonic() - kept_at > settings.save_every_s):
                 log.keep()
-                kept = {"step": number, "fed": sorted(fed), "moving": moving.state(), "course": begun}
-                save_state(state_file, kept)
+                save_state(state_file, {"step": number, "fed": sorted(fed), "moving": moving.state(), "course": begun})
                 kept_at = time.monotonic()
             if stop.is_set():
                 break
@@ -305,9 +282,9 @@ def run(
             log.note(row | figures.row())
             done = number + 1
         if probe is not None and settings.keep == "best" and not course.is_met and not stop.is_set():
-            last = course.measured(outcomes(probe), parameters, share=1.0)
+            last = course.measured(stepper.outcomes(probe), moving.parameters, share=1.0)
             log.note({"step": done + 1, "multipliers": course.multipliers(1.0), "losses": {}} | last)
-    course.restore_best(parameters)
+    course.restore_best(moving.parameters)
     return Taken(done, tuple(name for name in names(settings.losses) if name not in fed))
 
 
