@@ -118,8 +118,8 @@ class _Bound(NamedTuple):
 
     @property
     def line(self) -> tuple[str, str, str]:
-        found = f"{min(self.ratios):.2f} to {max(self.ratios):.2f}" if self.ratios else "not measured"
-        return self.what, found, self.wanted
+        ends = sorted({f"{ratio:.2f}" for ratio in self.ratios}, key=float)
+        return self.what, " to ".join(dict.fromkeys((*ends[:1], *ends[-1:]))) or "not measured", self.wanted
 
 
 def _bounds(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
