@@ -31,7 +31,7 @@ from limbeck.models.chat import prompt_ids
 from limbeck.models.local import Local, LocalModel
 from limbeck.models.tree import by_length
 from limbeck.records import ChoiceRequest, Prompt, Trial
-from limbeck.stats import Figure, auc, mean
+from limbeck.stats import Figure, auc, mean, proportion
 from seeds import rows_of, trials_of
 
 LAYERS = (6, 10, 14, 16, 18, 20, 22, 24, 26, 28)
@@ -64,10 +64,17 @@ def main(folders: Sequence[Path]) -> None:
                 elif trial.prompt.is_twin:
                     decisions[trial.subject][1].append(trial.p_refusing)
     handled = [f"twins refused at {share:.0%} handled" for share in HANDLED]
-    table = Table("subject", "AUC", *handled, "replies under the base")
+    table = Table("subject", "harmful, twins", "AUC", *handled, "replies under the base")
     for subject, (due, twins) in decisions.items():
-        at = [f"{float(np.mean(np.array(twins) >= np.quantile(due, 1 - share))):.0%}" for share in HANDLED]
-        table.add_row(subject, said(auc(due, twins)), *at, said(mean(likely[subject])) if subject in likely else "-")
+        thresholds = [float(np.quantile(due, 1 - share)) for share in HANDLED]
+        at = [said(proportion([chance >= threshold for chance in twins])) for threshold in thresholds]
+        table.add_row(
+            subject,
+            f"{len(due)}, {len(twins)}",
+            said(auc(due, twins)),
+            *at,
+            said(mean(likely[subject])) if subject in likely else "-",
+        )
     Console(width=160).print(table)
 
 

@@ -17,6 +17,10 @@ from limbeck.taxonomy import HOUSE, Conduct, FailureKind, Finish, Refused, Split
 SCHEMA = 1
 
 
+# Of a record's id, in hex.
+ID_DIGITS = 16
+
+
 class Record(BaseModel):
     """A row of a run folder. `identity` names the fields that make two rows the same thing, `identity_if_given` those
     that do so only where they are not None: rows without them keep their ids."""
@@ -27,10 +31,10 @@ class Record(BaseModel):
 
     @cached_property
     def id(self) -> str:
-        """Hash of the identifying fields, 16 hex digits."""
+        """Hash of the identifying fields, ID_DIGITS hex digits."""
         given = {name for name in self.identity_if_given if getattr(self, name) is not None}
         said = self.model_dump_json(include={*self.identity, *given} or None)
-        return hashlib.sha256(f"{type(self).__name__} {said}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{type(self).__name__} {said}".encode()).hexdigest()[:ID_DIGITS]
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """The record with other values, and so with an id of its own."""

@@ -121,13 +121,11 @@ def test_a_gradient_is_cut_to_its_length_and_the_log_has_what_it_was(learner: St
 
 
 def test_a_student_that_can_learn_no_more_is_named_and_one_that_has_learnt_is_not() -> None:
-    dead = StepFigures(
-        {"cross_entropy": 10.8}, {"cross_entropy": 5.0}, 0.0, supervised_tokens=5, learnt=frozenset({"cross_entropy"})
-    )
-    # A loss of no weight is watched, not learnt.
-    assert dead._replace(learnt=frozenset()).broken(scaled=False) == []
-    assert dead.broken(scaled=False) == ["the gradient is 0 while the loss 'cross_entropy' is 10.8"]
-    assert dead.broken(scaled=True) == dead._replace(losses={"cross_entropy": 0.0}).broken(scaled=False) == []
+    dead = StepFigures({"cross_entropy": 10.8}, {"cross_entropy": 5.0}, gradient_norm=0.0, supervised_tokens=5)
+    taught, watched = [CrossEntropy()], [CrossEntropy(weight=0)]
+    assert dead.broken(taught, scaled=False) == ["the gradient is 0 while the loss 'cross_entropy' is 10.8"]
+    assert dead.broken(watched, scaled=False) == dead.broken(taught, scaled=True) == []
+    assert dead._replace(losses={"cross_entropy": 0.0}).broken(taught, scaled=False) == []
 
 
 @pytest.mark.parametrize("loss", CUT, ids=lambda loss: loss.kind)

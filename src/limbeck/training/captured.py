@@ -20,15 +20,12 @@ from limbeck.files import noun_at
 from limbeck.models.chat import end_of_turn, prompt_ids, reply_ids
 from limbeck.models.local import top_of
 from limbeck.protocols import TopK
+from limbeck.records import ID_DIGITS
 from limbeck.targets.distillkit import COLUMNS, CONFIG, Compression, decoded
 from limbeck.training.lessons import LessonFiles, lessons_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-# Hex digits of a record's id.
-ID_DIGITS = 16
 
 
 class _Found(NamedTuple):

@@ -267,7 +267,7 @@ def run(
             torch.manual_seed(drawn(f"{store.seed} {number} {here}"))
             with learner.without_casts():
                 figures = stepper.step(settings, batches, noise_pull=1 + multipliers.get(ROBUSTNESS, 0.0))
-            if broken := figures.broken(scaled=stepper.is_scaled):
+            if broken := figures.broken(settings.losses, scaled=stepper.is_scaled):
                 what = f"{label}, step {number + 1}: {' and '.join(broken)}"
                 raise _stopped(what, taught, learner, moving.parameters, load_state(state_file), store=store)
             # What is kept has just been seen to give finite losses, so it is never one that had broken already.

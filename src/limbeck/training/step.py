@@ -29,7 +29,7 @@ class StepFigures(NamedTuple):
     """Each loss (nats per unit), its units in the step, the gradient norm before clipping, and tokens learnt from.
 
     `gradient_cosine` is that between the gradients of harmless and harmful prompts, None where they are not kept apart
-    or one is nothing. `learnt` are the losses that have any share in the objective.
+    or one is nothing.
     With float16 the norm of a step that is left out, for its scaled gradients overflowed, is infinite or NaN.
     """
 
@@ -38,11 +38,10 @@ class StepFigures(NamedTuple):
     gradient_norm: float
     supervised_tokens: int
     gradient_cosine: float | None = None
-    learnt: frozenset[str] = frozenset()
 
-    def broken(self, *, scaled: bool) -> list[str]:
+    def broken(self, losses: Sequence[Loss], *, scaled: bool) -> list[str]:
         """What is NaN or infinite, by name, or lost for good; nothing may be learnt from a step with any. `scaled`
-        gradients may be anything."""
+        gradients may be anything, and losses of no weight, which are watched alone, anything finite."""
         figures = {f"loss '{name}'": value for name, value in self.losses.items()}
         if not scaled:
             figures["gradient norm"] = self.gradient_norm
@@ -51,9 +50,9 @@ class StepFigures(NamedTuple):
             # So it is where logits have grown until every probability is 0 or 1, and where nothing that is trained
             # reaches what a loss looks at.
             found = [
-                f"the gradient is 0 while the loss '{name}' is {value:.4g}"
-                for name, value in self.losses.items()
-                if value > LEARNT and name in self.learnt
+                f"the gradient is 0 while the loss '{name}' is {self.losses[name]:.4g}"
+                for name, loss in zip(names(losses), losses, strict=True)
+                if loss.weight > 0 and self.losses.get(name, 0.0) > LEARNT
             ]
         return found
 
@@ -63,7 +62,7 @@ class StepFigures(NamedTuple):
             name: value if value is not None and math.isfinite(value) else None
             for name, value in (("gradient_norm", self.gradient_norm), ("gradient_cosine", self.gradient_cosine))
         }
-        return {name: value for name, value in self._asdict().items() if name != "learnt"} | kept
+        return self._asdict() | kept
 
 
 class Scaled(NamedTuple):
@@ -132,7 +131,6 @@ def run_step(
         gradient_norm=float(norm),
         supervised_tokens=int(supervised),
         gradient_cosine=cosine,
-        learnt=frozenset(name for name, loss in zip(names(losses), losses, strict=True) if loss.weight > 0),
     )
 
 
