@@ -26,8 +26,8 @@ from limbeck.report.verdict import choice
 from limbeck.sift import sift
 from limbeck.teach import teach
 from limbeck.teach.risk import draw_risk
-from limbeck.teach.score import score
-from limbeck.teach.spans import score_spans, unaligned
+from limbeck.teach.score import score, unlabelled
+from limbeck.teach.spans import score_spans
 from limbeck.training.baselines import baseline
 from limbeck.training.lessons import LessonFiles, read_lessons
 from limbeck.training.loop import train, unfed_line
@@ -89,10 +89,10 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
             live = config.teach.live_teacher() if config.train.asks_live else None
             if config.train.who_needs("spans"):
                 targets = at.keep("spans", score_spans, config.teach, base, lessons, targets)
-                for line in unaligned(targets):
-                    work.progress.say(line)
             elif config.train.who_needs("distribution") and live is None:
                 targets = at.keep("targets", score, config.teach, base, lessons, targets, reasons)
+            for line in unlabelled(targets):
+                work.progress.say(line)
             before = checkpoints[-1] if checkpoints else None
             checkpoint = at.keep(
                 "checkpoint",

@@ -145,7 +145,8 @@ class SoftLabeller(Protocol):
 
     vocabulary: str
 
-    def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]: ...
+    def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]:
+        """Each reply's id and its distributions; one that the model will not read, or has no room for, is left out."""
 
 
 # Says what is kept of a model's distributions behind each reply, by its id.
@@ -162,7 +163,7 @@ class WholeLabeller(Protocol):
     tokenizer: Any
 
     def places(self, replies: Sequence[Continuation]) -> Iterator[tuple[str, Tensor]]:
-        """The hidden states before each token of each reply, shape (N, H)."""
+        """The hidden states before each token of each reply, shape (N, H); none for one that exceeds the context."""
 
     def logprobs(self, hidden_NH: Tensor) -> Tensor:
         """The next-token distributions at some of these places, nats, shape (N, V)."""

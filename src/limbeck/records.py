@@ -365,11 +365,11 @@ class Lesson(Record):
 
 class TargetSet(Record):
     """Where the soft targets of the lessons so far are kept, this round's folder last, how many there are, and how many
-    replies have none because their tokens could not be aligned with the teacher's."""
+    replies have none."""
 
     folders: tuple[Path, ...]
     lessons: int
-    unaligned: int = 0
+    without: int = 0
     key: str
 
 

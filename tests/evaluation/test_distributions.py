@@ -17,6 +17,7 @@ from limbeck.evaluation.overall import overall
 from limbeck.evaluation.robustness import Robustness
 from limbeck.judges.spec import JudgeSpec
 from limbeck.models.answer import AnswerSettings
+from limbeck.models.context import PrivilegedContext
 from limbeck.models.local import Local
 from limbeck.models.recorded import Recorded
 from limbeck.models.scripted import Line, Scripted
@@ -69,6 +70,15 @@ def test_a_model_is_its_own_teacher_in_full(store: StageStore, judge: JudgeSpec,
     tiny = Local(name="tiny", model=str(tiny_model))
     found = examined(tiny, Fidelity(teacher=tiny), store=store, judge=judge)
     assert found == {"kd_alignment": (pytest.approx(1), 1, 0), "top1_agreement": (1.0, 1, 0)}
+
+
+def test_a_reference_for_which_a_teacher_has_no_room_is_unscored(
+    store: StageStore, judge: JudgeSpec, tiny_model: Path
+) -> None:
+    tiny = Local(name="tiny", model=str(tiny_model))
+    full = PrivilegedContext(name="told", model=str(tiny_model), policy="x" * 2000)
+    found = examined(tiny, Fidelity(teacher=full), store=store, judge=judge)
+    assert found == {"kd_alignment": (None, 0, 1), "top1_agreement": (None, 0, 1)}
 
 
 def test_noise_moves_the_distributions_of_a_model(store: StageStore, judge: JudgeSpec, tiny_model: Path) -> None:

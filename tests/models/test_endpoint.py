@@ -607,13 +607,21 @@ def test_a_server_that_cuts_text_otherwise_gives_no_soft_labels(tiny_model: Path
         labels(teacher(server.url, soft_labels="top_logprobs", tokenizer=str(tiny_model)), QUESTION)
 
 
-def test_a_reply_that_cannot_be_scored_is_one_message(local: Any, tiny_model: Path) -> None:
+@pytest.mark.parametrize("why", ["context_length_exceeded", "content_policy_violation"])
+def test_a_reply_that_a_server_declines_to_score_is_left_out(why: str, local: Any, tiny_model: Path) -> None:
     def script(seen: Seen) -> Said:
-        return scoring(local)(seen) if seen.path == "/tokenize" else refused(400, "context_length_exceeded", "too long")
+        declined = seen.path != "/tokenize" and "egg" in local.tokenizer.decode(seen.body["prompt"])
+        return refused(400, why, "not this") if declined else scoring(local)(seen)
 
+    with served(script) as server:
+        spec = teacher(server.url, soft_labels="prompt_logprobs", tokenizer=str(tiny_model))
+        assert labels(spec, QUESTION, COLOUR).keys() == {COLOUR.id}
+
+
+def test_a_server_that_says_nothing_of_use_of_a_reply_is_one_message(local: Any, tiny_model: Path) -> None:
     with (
-        served(script) as server,
-        pytest.raises(InputError, match=r"no soft labels to be had \(400, too long\); give the server"),
+        served(lambda seen: scoring(local)(seen) if seen.path == "/tokenize" else TORN) as server,
+        pytest.raises(InputError, match=r"no soft labels to be had \(the answer is .*\); set soft_labels: none"),
     ):
         labels(teacher(server.url, soft_labels="prompt_logprobs", tokenizer=str(tiny_model)), QUESTION)
 

@@ -73,6 +73,14 @@ def dense(found: TopK) -> torch.Tensor:
 CLOSE = {"rtol": 5e-3, "atol": 1e-4}
 
 
+def test_a_reply_for_which_one_teacher_of_a_mixture_has_no_room_has_no_target(
+    teachers: tuple[ModelSpec, ...], tiny_model: Path, store: StageStore
+) -> None:
+    long = EVERYDAY.model_copy(update={"reply": "y" * 1000})
+    found, apart = scored(settings(teachers, weights={"safety": 1, "plain": 1}), tiny_model, store, EVERYDAY, long)
+    assert set(found) == set(apart) == {EVERYDAY.id}
+
+
 def test_the_target_is_the_weighted_sum_of_both_distributions_whoever_replied(
     teachers: tuple[ModelSpec, ...], tiny_model: Path, store: StageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from limbeck.records import Lesson, Prompt, asked
 from limbeck.targets.cache import Targets
 from limbeck.teach import score as score_module
 from limbeck.teach.keep import Top
-from limbeck.teach.score import score
+from limbeck.teach.score import score, unlabelled
 from limbeck.teach.settings import TeachSettings
 from limbeck.workspace import Silent, StageStore
 
@@ -70,6 +70,19 @@ def test_a_later_round_scores_the_new_lessons_alone(store: StageStore, tiny_mode
 def test_without_soft_labels_a_teacher_of_text_alone_has_no_target(store: StageStore, tiny_model: Path) -> None:
     made = score(settings(tiny_model), base(tiny_model), LESSONS, None, store=store)
     assert (set(Targets(made.folders)), made.lessons) == ({LESSONS[1].id}, 1)
+
+
+def test_a_reply_for_which_the_context_of_who_scores_it_has_no_room_has_none_and_is_told(
+    store: StageStore, tiny_model: Path
+) -> None:
+    # The policy takes all but some of the 1,024 tokens; a byte is a token.
+    full = told(tiny_model).model_copy(update={"policy": "x" * 850})
+    long = lesson("Of the expert?", "expert", "y" * 200)
+    given = [*LESSONS, long]
+    made = score(settings(tiny_model, soft_labels=full), base(tiny_model), given, None, store=store)
+    assert set(Targets(made.folders)) == {LESSONS[0].id, LESSONS[1].id}
+    (line,) = unlabelled(made)
+    assert line.startswith("soft labels: 1 of 3 replies have none")
 
 
 def test_a_model_that_is_told_the_reasons_says_something_else_than_the_bare_one(

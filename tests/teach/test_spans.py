@@ -19,7 +19,7 @@ from limbeck.targets.cache import SpanTargets
 from limbeck.teach.keep import Top
 from limbeck.teach.mixture import continuation
 from limbeck.teach.settings import TeachSettings
-from limbeck.teach.spans import Translator, score_spans, unaligned
+from limbeck.teach.spans import Translator, score_spans
 from limbeck.workspace import StageStore
 
 
@@ -49,13 +49,10 @@ def test_every_reply_that_both_spell_alike_has_a_target_of_the_students_length(
     # A byte a token, and the end of the turn; "Yes", ",", " this", " ", "is", "." and the end are the teacher's.
     assert {name: len(one.tail_N) for name, one in found.items()} == {LESSONS[0].id: 14, LESSONS[1].id: 6}
     assert int(found[LESSONS[0].id].known_N.sum()) == 7
-    assert (first.lessons, first.unaligned) == (2, 1)
-    assert list(unaligned(first)) == [
-        "soft labels: 1 of 3 replies have none, for teacher and student do not spell them alike"
-    ]
+    assert (first.lessons, first.without) == (2, 1)
     new = [*LESSONS[:2], lesson("New?")]
     second = score_spans(settings(merging_model), student, new, first, store=replace(store, root=store.root / "b"))
-    assert (second.lessons, second.unaligned, len(SpanTargets(second.folders[-1:]))) == (3, 0, 1)
+    assert (second.lessons, second.without, len(SpanTargets(second.folders[-1:]))) == (3, 0, 1)
     for file in first.folders[0].iterdir():
         file.unlink()
     with pytest.raises(InputError, match="of 2 soft targets 0 are there"):

@@ -50,8 +50,14 @@ def _alike(model: ChatModel, other: ChatModel, trials: Sequence[Trial], store: S
     for trial in store.progress(f"{model.name} distributions", trials, total=len(trials)):
         key = hashlib.sha256(f"alike {model.identity} {other.identity} {trial.id}".encode()).hexdigest()
         if (line := store.get(key)) is None:
-            said = _of(model, trial.sent or trial.prompt.messages, trial), _of(other, trial.prompt.messages, trial)
-            line = json.dumps(alike(*said))
+            said = _of(model, trial.sent or trial.prompt.messages, trial)
+            taught = _of(other, trial.prompt.messages, trial)
+            if said is None or taught is None:
+                full = model if said is None else other
+                why = f"the context of {full.name} does not hold the prompt and its reference reply"
+                yield trial.model_copy(update={"why": why})
+                continue
+            line = json.dumps(alike(said, taught))
             store.put(key, line)
         alignment, same_top, tokens = json.loads(line)
         yield trial.model_copy(update={"scores": (alignment, same_top), "tokens": (tokens, tokens)})
@@ -67,11 +73,11 @@ def _unlike(model: ChatModel, other: ChatModel) -> str:
     return "" if model.vocabulary == other.vocabulary else f"{other.name} has another vocabulary"
 
 
-def _of(model: ChatModel, messages: tuple[Message, ...], trial: Trial) -> TopK:
+def _of(model: ChatModel, messages: tuple[Message, ...], trial: Trial) -> TopK | None:
+    """The model's distributions over the reference reply; None where its context does not hold it."""
     assert isinstance(model, SoftLabeller)
     told = Continuation(trial.id, messages, trial.prompt.reference or "", ends=True)
-    ((_, found),) = model.soft_targets([told], top=ALL)
-    return found
+    return dict(model.soft_targets([told], top=ALL)).get(trial.id)
 
 
 def alike(first: TopK, second: TopK) -> Alike:

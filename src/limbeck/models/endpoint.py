@@ -207,6 +207,10 @@ class _Outcome(Exception):
         self.why = why
 
 
+class _Declined(_Outcome):
+    """A request that this server will not take, by what it is about or how long: others it may."""
+
+
 class _Again(Exception):
     """What may go better another time, after `rest_s` (None: as long as the recipe says). `answered` tells that the
     server is there and that what it said is of no use."""
@@ -312,7 +316,9 @@ class EndpointModel:
     def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]:
         """The distribution behind each token of each reply. Raises InputError where the server gives less."""
         self.portal.call(self._check_tokenizer)
-        yield from self._as_they_come(partial(self._label, top=top), replies)
+        for name, found in self._as_they_come(partial(self._label, top=top), replies):
+            if found is not None:
+                yield name, found
 
     def _as_they_come(self, ask: Callable[[Item], Awaitable[Answer]], items: Sequence[Item]) -> Iterator[Answer]:
         async def in_turn(item: Item) -> Answer:
@@ -443,9 +449,9 @@ class EndpointModel:
             rest_s = _retry_after_s(error.response.headers)
             return _Again(said if rest_s is None else f"{said}; to be let be for {rest_s:.0f} s", rest_s=rest_s)
         if POLICY.search(called):
-            raise _Outcome("blocked", said)
+            raise _Declined("blocked", said)
         if TOO_LONG.search(f"{called} {said}"):
-            raise _Outcome("failed", said)
+            raise _Declined("failed", said)
         if error.status_code in (401, 403):
             env = self.spec.api_key_env
             remedy = f"put a key that is valid there into {env}" if env else "name the variable of its key: api_key_env"
@@ -474,7 +480,13 @@ class EndpointModel:
                 "of the model that is served, or set soft_labels: none"
             )
 
-    async def _label(self, one: Continuation, *, top: int) -> tuple[str, TopK]:
+    async def _label(self, one: Continuation, *, top: int) -> tuple[str, TopK | None]:
+        try:
+            return one.id, await self._target(one, top=top)
+        except _Declined:
+            return one.id, None
+
+    async def _target(self, one: Continuation, *, top: int) -> TopK:
         from limbeck.models.chat import prompt_ids, reply_ids
 
         prompt = prompt_ids(self.tokenizer, one.messages)
@@ -490,7 +502,7 @@ class EndpointModel:
                 scored = await self._complete(whole[:end], logprobs=top)
                 content = scored.logprobs.content if scored.logprobs is not None else None
                 likely.append({said.id: said.logprob for said in content[0].top_logprobs} if content else {})
-        return one.id, self._top_k(likely, tokens=len(whole) - len(prompt), top=top)
+        return self._top_k(likely, tokens=len(whole) - len(prompt), top=top)
 
     async def _complete(self, ids: Sequence[int], **wanted: int) -> _Scored:
         """What the server says of these token ids and the one after them."""
@@ -504,13 +516,15 @@ class EndpointModel:
         return await self._answered(ask, tokens=len(ids) + 1)
 
     async def _answered(self, ask: Callable[[AsyncOpenAI], Awaitable[Answer]], *, tokens: float) -> Answer:
-        """As `_call`, for what has no other outcome than an answer. Raises InputError without one."""
+        """As `_call`, for what has no other outcome than an answer. Raises InputError without one, but _Declined where
+        the server does not take what is asked."""
         try:
             return await self._call(ask, tokens=tokens)
+        except _Declined:
+            raise
         except _Outcome as outcome:
             raise InputError(
-                f"teacher '{self.name}': there are no soft labels to be had ({outcome.why}); give the server a longer "
-                "context where it lacks one, or set soft_labels: none"
+                f"teacher '{self.name}': there are no soft labels to be had ({outcome.why}); set soft_labels: none"
             ) from outcome
 
     def _top_k(self, likely: Sequence[Mapping[int, float]], *, tokens: int, top: int) -> TopK:

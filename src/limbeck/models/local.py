@@ -381,26 +381,21 @@ class LocalModel:
         """The hidden states before each token of each reply."""
         import torch
 
-        from limbeck.models.chat import check_room, prompt_ids, reply_ids
+        from limbeck.models.chat import prompt_ids, reply_ids
         from limbeck.models.tree import Tree, tree_length
 
         trees = []
         for one in replies:
-            prompt, reply = (
-                prompt_ids(self.tokenizer, one.messages),
-                reply_ids(self.tokenizer, one.reply, ends=one.ends),
-            )
-            sizes = {"prompt": len(prompt), "reply": len(reply)}
-            check_room(
-                one.id, one.messages, **sizes, context=self.context, of=f"teacher '{self.name or 'soft labels'}'"
-            )
-            trees.append(Tree(prompt, [reply]))
-        lengths = [tree_length(tree) for tree in trees]
+            prompt = prompt_ids(self.tokenizer, one.messages)
+            tree = Tree(prompt, [reply_ids(self.tokenizer, one.reply, ends=one.ends)])
+            if tree_length(tree) <= self.context:
+                trees.append((one.id, tree))
+        lengths = [tree_length(tree) for _, tree in trees]
         for rows in self._packed(lengths):
             with torch.inference_mode():
-                batch, hidden_UH = self._read([[trees[item] for item in row] for row in rows])
+                batch, hidden_UH = self._read([[trees[item][1] for item in row] for row in rows])
             for position, item in enumerate(chain.from_iterable(rows)):
-                yield replies[item].id, hidden_UH[batch.scored.at_N[batch.scored.owner_N == position]]
+                yield trees[item][0], hidden_UH[batch.scored.at_N[batch.scored.owner_N == position]]
 
     def logprobs(self, hidden_NH: Tensor) -> Tensor:
         """The next-token distributions at these places, nats."""

@@ -28,11 +28,10 @@ CONTESTED = 5
 
 
 class Label(NamedTuple):
-    """The soft target of one lesson, none where tokens could not be aligned, and how far its teachers are apart; None
-    where one alone was heard."""
+    """The soft target of one lesson, and how far its teachers are apart; None where one alone was heard."""
 
     lesson: str
-    target: Target | Spans | None
+    target: Target | Spans
     apart: Disagreement | None = None
 
 
@@ -73,7 +72,7 @@ class Panel(NamedTuple):
             yield cls(mixture, members, tokenizer, keep, reasons)
 
     def labels(self, lessons: Sequence[Lesson]) -> Iterator[Label]:
-        """The mixture behind each token of each reply; each teacher reads the lessons on which it is heard."""
+        """The mixture behind each token of each reply that the contexts of all hold who are heard on it."""
         heard = {lesson.id: self.mixture.heard(lesson.prompt) for lesson in lessons}
         places = {
             name: dict(
@@ -82,7 +81,10 @@ class Panel(NamedTuple):
             for name, model in self.members.items()
         }
         for lesson in lessons:
-            yield self._label(lesson, {name: places[name].pop(lesson.id) for name in heard[lesson.id]})
+            found = {name: places[name].pop(lesson.id, None) for name in heard[lesson.id]}
+            said = {name: hidden_NH for name, hidden_NH in found.items() if hidden_NH is not None}
+            if len(said) == len(found):
+                yield self._label(lesson, said)
 
     def _label(self, lesson: Lesson, places: Mapping[str, Tensor]) -> Label:
         """Whole distributions exist for a few tokens at a time."""

@@ -56,11 +56,22 @@ def score(
 
     Where `settings.mixture` is given, those are the mixture of its teachers, whoever replied. Else a teacher that
     offers distributions gives its own; for one that offers text alone `settings.soft_labels` scores the reply. Without
-    any of them a lesson has no soft target. Where the student `reasons`, its reasoning is scored too. Raises InputError
-    where ids mean other tokens than the student's.
+    any of them a lesson has no soft target; nor has one that exceeds the context of who scores it, or that a server
+    declines, which is counted. Where the student `reasons`, its reasoning is scored too. Raises InputError where ids
+    mean other tokens than the student's.
     """
     form = Form(Targets, write_part, partial(_one, reasons=reasons), reasons)
     return scored(form, settings, student, lessons, before, store=store)
+
+
+def unlabelled(targets: TargetSet | None) -> Iterator[str]:
+    """What to tell of replies without a soft target."""
+    if targets is not None and targets.without:
+        yield (
+            f"soft labels: {targets.without} of {targets.lessons + targets.without} replies have none: who scores them "
+            "has no room for them in its context, declines them or spells them otherwise than the student; what needs "
+            "a soft label learns nothing from them"
+        )
 
 
 def scored(
@@ -89,7 +100,7 @@ def scored(
         for _ in store.progress(f"{task.name} soft labels", work, total=total):
             pass
     found = len(known) + len(form.read((folder,)))
-    return TargetSet(folders=(*earlier, folder), lessons=found, unaligned=asked - found, key=store.key)
+    return TargetSet(folders=(*earlier, folder), lessons=found, without=asked - found, key=store.key)
 
 
 def _tasks(
@@ -151,4 +162,4 @@ def _write(form: Form, task: Task, missing: Sequence[tuple[Path, Sequence[Lesson
             if apart := [label.apart for label in found if label.apart is not None]:
                 write_disagreements(file, apart)
             # Last, for it says that the part is there.
-            form.write(file, [(label.lesson, label.target) for label in found if label.target is not None])
+            form.write(file, [(label.lesson, label.target) for label in found])

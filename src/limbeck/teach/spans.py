@@ -30,19 +30,10 @@ def score_spans(
 ) -> TargetSet:
     """Soft targets as `score` makes them, in the student's tokens whatever the teacher's are.
 
-    A reply that both tokenizers do not spell alike has none, and is counted. Raises InputError for a tokenizer whose
+    A reply that both tokenizers do not spell alike has none, either. Raises InputError for a tokenizer whose
     tokens spell no text.
     """
     return scored(Form(SpanTargets, write_spans, _across), settings, student, lessons, before, store=store)
-
-
-def unaligned(targets: TargetSet) -> Iterator[str]:
-    """What to tell of replies without a soft target."""
-    if targets.unaligned:
-        yield (
-            f"soft labels: {targets.unaligned} of {targets.lessons + targets.unaligned} replies have none, for teacher "
-            "and student do not spell them alike"
-        )
 
 
 @contextmanager
@@ -77,7 +68,7 @@ class Translator(NamedTuple):
         return cls(model, tokenizer, theirs, mine, theirs.counterparts(mine), keep)
 
     def labels(self, lessons: Sequence[Lesson]) -> Iterator[Label]:
-        """The distributions at the start of each span of each reply, none for one that cannot be cut into spans."""
+        """The distributions at the start of each span of each reply that can be cut into spans."""
         read = {lesson.id: self.read(lesson) for lesson in lessons}
         told = [
             continuation(lesson)._replace(ends=lesson.ends and self.theirs.knows_ends)
@@ -86,7 +77,6 @@ class Translator(NamedTuple):
         ]
         for name, hidden_MH in self.model.places(told):
             yield Label(name, self._target(name, read[name], hidden_MH))
-        yield from (Label(name, None) for name, one in read.items() if not one.spans)
 
     def read(self, lesson: Lesson) -> Reading:
         """The reply in both tokenizers. Its end is a span where the teacher was told of ends: a base model does not end
