@@ -289,10 +289,11 @@ def test_the_users_own_code_belongs_to_what_a_stage_is_made_from(recipe: Path, t
 
 
 def test_a_missing_file_or_class_of_the_users_own_is_named(recipe: Path, tmp_path: Path) -> None:
-    (tmp_path / "my_file.py").write_text(MY_LOSS)
+    (tmp_path / "my_file.py").write_text(MY_LOSS + "class Half(Loss):\n    pass\n")
     for kind, said in (
         (f"{tmp_path}/no.py:MyLoss", "there is no file"),
         (f"{tmp_path}/my_file.py:Mine", "has no Loss called Mine"),
+        (f"{tmp_path}/my_file.py:Half", "Half has no __call__ and no over, and a loss needs it"),
     ):
         (line,) = complaint(recipe, RECIPE.replace("kind: forward_kl, temperature: 2.0", f"kind: '{kind}'"))
         assert line.startswith("recipe.yaml:9: train.losses.1: ") and said in line

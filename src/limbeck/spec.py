@@ -91,6 +91,9 @@ class Table(Mapping[str, type[Member]], Generic[Member]):
         member = getattr(module, name, None)
         if not (isinstance(member, type) and issubclass(member, self.base)):
             raise ValueError(f"'{kind}': {path} has no {self.base.__name__} called {name}")
+        unsaid = {field for field in self.base.__class_vars__ if getattr(member, field, None) is None}
+        if missing := sorted(member.__abstractmethods__ | unsaid):
+            raise ValueError(f"'{kind}': {name} has no {' and no '.join(missing)}, and a {self.family} needs it")
         return member
 
 
