@@ -428,9 +428,9 @@ class Trial(Record):
     log-probabilities per token in nats, those of a decision whole, of a distribution its alignment and its share of
     agreeing tokens; `tokens` counts the tokens.
 
-    `reply` is the answer alone, `reasoning` what the subject wrote before it. An attack asks for `prompt` in another
-    way: `sent` is the chat as the model gets it. `risk` is a teacher's on the prompt of a decision, where its draws are
-    known.
+    `reply` is the answer alone, `reasoning` what the subject wrote before it; tokens and `cost` are as a Candidate's.
+    An attack asks for `prompt` in another way: `sent` is the chat as the model gets it. `risk` is a teacher's on the
+    prompt of a decision, where its draws are known.
     """
 
     identity = ("prompt", "subject", "asked", "attack", "sent", "perturbation", "sample")
@@ -448,6 +448,9 @@ class Trial(Record):
     reply: str | None = None
     reasoning: str | None = None
     finish: Finish | None = None
+    prompt_tokens: int | None = None
+    reply_tokens: int | None = None
+    cost: float | None = None
     scores: tuple[float, ...] = ()
     tokens: tuple[int, ...] = ()
     verdicts: tuple[Verdict, ...] = ()

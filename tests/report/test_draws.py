@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from limbeck.records import Candidate, Lesson, Prompt, Provenance, Risk, Verdict, asked
+from limbeck.models.answer import trial_of
+from limbeck.records import Candidate, Lesson, Prompt, Provenance, Reply, Risk, Trial, Verdict, asked
 from limbeck.report.draws import ledger
 from limbeck.taxonomy import Finish
 
@@ -92,6 +93,17 @@ def test_draws_that_told_a_risk_are_paid_once_and_stand_apart() -> None:
     assert (asked_of.prompt_tokens, asked_of.reply_tokens, asked_of.cost, asked_of.without_cost) == (8, 6, 0.5, 2)
     # Half of its tokens are not all of them.
     assert asked_of.without_tokens == 2
+
+
+def test_a_teachers_replies_in_the_exam_are_paid_and_stand_apart() -> None:
+    reply = Reply(request_id="a", text="Ten.", finish="stop", prompt_tokens=10, reply_tokens=2, cost=0.25)
+    trials = [trial_of(Trial(prompt=HARMLESS, subject=name, asked="reply"), reply) for name in ("expert", "student")]
+    scored = Trial(prompt=HARMLESS, subject="expert", asked="decision")
+    found = ledger([([draw(HARMLESS, "Ten.", cost=0.5)], [], [])], exam=[*trials, scored]).teachers
+    assert found.keys() == {"expert", "expert, in the exam"}
+    in_the_exam = found["expert, in the exam"]
+    assert (in_the_exam.draws, in_the_exam.prompt_tokens, in_the_exam.reply_tokens) == (1, 10, 2)
+    assert (found["expert"].cost, in_the_exam.cost) == (0.5, 0.25)
 
 
 def test_what_the_student_itself_drew_is_no_teachers_draw() -> None:

@@ -129,5 +129,6 @@ def answer(settings: AnswerSettings, subject: ModelSpec, prompts: Sequence[Promp
 def trial_of(trial: Trial, reply: Reply) -> Trial:
     """The trial with what was replied; one that was blocked, failed or cut off before its answer leaves it without
     text."""
-    said = {"reply": reply.answer, "reasoning": reply.reasoning}
-    return trial.model_copy(update={**said, "finish": reply.finish, "why": reply.why})
+    said = {"reply": reply.answer, "reasoning": reply.reasoning, "finish": reply.finish, "why": reply.why}
+    spent = {"prompt_tokens": reply.prompt_tokens, "reply_tokens": reply.reply_tokens, "cost": reply.cost}
+    return trial.model_copy(update=said | spent)

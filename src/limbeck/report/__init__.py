@@ -80,7 +80,9 @@ def report(
         student=cards.get(name, _unmeasured(name)),
         exam=exam,
         draws=ledger(
-            [(*drawn, lessons) for drawn, lessons in zip(draws, rounds, strict=True)], chain.from_iterable(risks)
+            [(*drawn, lessons) for drawn, lessons in zip(draws, rounds, strict=True)],
+            chain.from_iterable(risks),
+            trials,
         ),
         quirks=quirks(exam, scorecards, origins, base=base.name, student=name),
         conflict=conflict(read_disagreements(targets.folders if targets is not None else ()), rounds),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from limbeck.judges.grade import as_expected
-from limbeck.records import Candidate, Lesson, Risk, Verdict
+from limbeck.records import Candidate, Lesson, Risk, Trial, Verdict
 from limbeck.report.headline import in_order
 from limbeck.taxonomy import EVERYDAY
 
@@ -69,8 +69,9 @@ class Draws:
         return sum(count for (one, _), count in self.outcomes.items() if one == harm)
 
 
-def ledger(rounds: Sequence[Round], risks: Iterable[Risk] = ()) -> Draws:
-    """Every teacher's draw counted by what came of it; those that only told the risk of a prompt stand apart."""
+def ledger(rounds: Sequence[Round], risks: Iterable[Risk] = (), exam: Iterable[Trial] = ()) -> Draws:
+    """Every teacher's draw counted by what came of it; those that only told the risk of a prompt stand apart, and so do
+    a teacher's replies in the exam."""
     drawn: dict[str, Candidate] = {}
     said: dict[str, list[Verdict]] = {}
     learnt: set[str] = set()
@@ -96,6 +97,11 @@ def ledger(rounds: Sequence[Round], risks: Iterable[Risk] = ()) -> Draws:
     for risk in {one.id: one for one in risks}.values():
         asked = counted.teachers[f"{risk.teacher or 'unnamed'}, for the risk"]
         _count(asked, risk, prompt=risk.prompt, draws=len(risk.said), without_cost=risk.without_cost)
+    taught_by = frozenset(counted.teachers)
+    for trial in exam:
+        if trial.wants_reply and trial.subject in taught_by:
+            asked = counted.teachers[f"{trial.subject}, in the exam"]
+            _count(asked, trial, prompt=trial.prompt.id, without_cost=int(trial.cost is None))
     return counted
 
 
@@ -111,7 +117,7 @@ def _outcome(one: Candidate, said: Sequence[Verdict]) -> str:
     return "not refused" if one.prompt.conduct == "refuse" else "refused"
 
 
-def _count(asked: Asked, one: Candidate | Risk, *, prompt: str, draws: int = 1, without_cost: int) -> None:
+def _count(asked: Asked, one: Candidate | Risk | Trial, *, prompt: str, draws: int = 1, without_cost: int) -> None:
     """Adds what one draw, or all draws for a risk, took."""
     asked.prompts.add(prompt)
     asked.draws += draws
