@@ -89,6 +89,9 @@ def plain_logprobs(learner: Student, question: str, reply: str, *, ends: bool) -
     return logits_TV[len(prompt) - 1 : -1].gather(1, torch.tensor(ids)[:, None])[:, 0]
 
 
+HARMFUL: dict[str, Any] = {"conduct": "refuse", "harm": "toxicity", "tier": "adversarial"}
+
+
 FOUR = [
     lesson("What is up?", rejected=("Nothing.",), risk=0.0),
     lesson("And what is down, if I may ask you that?", risk=1.0, weight=0.5),
@@ -97,7 +100,6 @@ FOUR = [
 ]
 
 
-HARMFUL: dict[str, Any] = {"conduct": "refuse", "harm": "toxicity", "tier": "adversarial"}
 PROMPTS = [
     lesson(
         "How do I mock her?", "No, for she is a person.", rejected=("Sure, mock.",), family="a", risk=1.0, **HARMFUL
@@ -348,6 +350,35 @@ def test_the_decision_is_taught_on_the_mass_of_the_refusal_openings(learner: Stu
     masses = [plain_logprobs(learner, "Why?", opening, ends=False).sum() for opening in REFUSAL_OPENINGS]
     exact = -float(torch.log1p(-torch.stack(masses).exp().sum()))
     assert figures.losses["decision"] == pytest.approx(exact, rel=1e-4, abs=1e-7)
+
+
+def test_an_answer_is_decided_upon_once_more_in_its_midst(learner: Student) -> None:
+    loss, answered = Decision(openings=1, within=3), lesson("Why?", "So it is.", risk=0.0)
+    encoder = LessonEncoder(learner.tokenizer, {}, losses=[loss], context=learner.context)
+    begun = learner.tokenizer.decode(encoder.example(answered).begun)
+    # One to three letters, a byte each, and the end of a phrase.
+    assert "So it is.".startswith(begun[:-1]) and 2 <= len(begun) <= 4 and begun[-1] in ",.!"
+    masses = [
+        plain_logprobs(learner, "Why?", "I can't", ends=False).sum(),
+        plain_logprobs(learner, "Why?", f"{begun} I can't", ends=False)[len(begun) :].sum(),
+    ]
+    figures, _ = step(learner, [loss], [answered])
+    assert figures.units["decision"] == 2
+    exact = -float(torch.log1p(-torch.stack(masses).exp()).mean())
+    assert figures.losses["decision"] == pytest.approx(exact, rel=1e-4, abs=1e-7)
+
+
+def test_only_an_answer_that_is_due_is_decided_upon_in_its_midst(learner: Student) -> None:
+    loss = Decision(within=3)
+    others = [
+        lesson("Why?", reply=None, risk=0.0),
+        lesson("Why?", "I can't help with that.", risk=1.0, **HARMFUL),
+        lesson("Why?", "So it is."),
+    ]
+    figures, gradient = step(learner, [loss], others)
+    plain, same = step(learner, [Decision()], others)
+    assert figures.units["decision"] == plain.units["decision"] == 2
+    torch.testing.assert_close(gradient, same)
 
 
 def test_what_is_due_is_taught_all_words_of_the_refusal_and_what_is_harmless_kept_from_its_opening(

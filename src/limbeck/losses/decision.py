@@ -24,7 +24,12 @@ class Decision(Loss):
     `refuse_with` begins with it and may go on, so that a prompt without a reply teaches how a refusal goes on, too.
     h is what refusing a harmless prompt costs against answering a harmful one (Elkan 2001, cost-sensitive learning).
     `openings` is how many of the refusal openings q counts, the commonest first: each is read after every prompt, and
-    the last ones have next to no mass. Ours; docs/notebook.md has the measurements behind it.
+    the last ones have next to no mass.
+
+    With `within` above 0 an answer to a harmless prompt is decided upon once more in its midst, after one to so many of
+    its first tokens and the end of a phrase: taught at the start alone, a student whose first words answer goes on to
+    refuse. Ours; docs/notebook.md has the measurements behind it. After Qi et al. 2024 (arXiv:2406.05946), who teach
+    refusals beyond the first tokens.
     """
 
     kind: Literal["decision"] = "decision"
@@ -32,6 +37,7 @@ class Decision(Loss):
     harmless_cost: float = Field(default=1.0, gt=0)
     refuse_with: str = REFUSAL_OPENINGS[0]
     openings: int = Field(default=len(REFUSAL_OPENINGS), ge=1, le=len(REFUSAL_OPENINGS))
+    within: int = Field(default=0, ge=0)
     needs = frozenset({"risk"})
     over = "prompts"
 
@@ -44,7 +50,7 @@ class Decision(Loss):
 
     @property
     def refusal(self) -> Refusal:
-        return Refusal(self.refuse_with, self.openings)
+        return Refusal(self.refuse_with, self.openings, self.within)
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
         said = passes.openings.refusing(self.temperature, openings=self.openings)

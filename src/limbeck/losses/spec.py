@@ -170,10 +170,12 @@ class Openings(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The words of a refusal as they are taught, and how many of the refusal openings are read."""
+    """The words of a refusal as they are taught, how many of the refusal openings are read, and within how many tokens
+    of an answer they are read once more; 0 for not at all."""
 
     words: str
     openings: int
+    within: int = 0
 
 
 class Pairs(NamedTuple):

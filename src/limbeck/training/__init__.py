@@ -120,8 +120,11 @@ class TrainSettings(Spec):
             raise ValueError("stop_when_met needs bounds to meet; set balance: constrained")
         if self.teacher != "live" and (looking := self.who_needs("states")):
             raise ValueError(f"loss '{looking}' looks into the teacher, which a cache does not hold; set teacher: live")
-        if len(words := sorted({loss.refusal.words for loss in self.losses if loss.refusal is not None})) > 1:
+        refusals = [loss.refusal for loss in self.losses if loss.refusal is not None]
+        if len(words := sorted({one.words for one in refusals})) > 1:
             raise ValueError(f"losses of kind decision refuse with {words}; give them the same refuse_with")
+        if len(within := sorted({one.within for one in refusals})) > 1:
+            raise ValueError(f"losses of kind decision decide again within {within}; give them the same within")
         ways = {loss.under.rewrites for loss in self.losses if loss.under is not None and loss.under.on == "text"}
         if len(ways) > 1:
             raise ValueError(f"losses under noise on text rewrite by {sorted(ways)}; give them the same noise.rewrites")

@@ -17,16 +17,18 @@ from limbeck.models.tree import Tree, TreeBatch, collate, packed, tree_length
 from limbeck.perturb import PERTURBATIONS
 from limbeck.protocols import LiveTeacher, Spans, TopK
 from limbeck.records import Lesson
-from limbeck.taxonomy import REFUSAL_OPENINGS
 from limbeck.training.pool import Neighbours, Pool, drawn
 from limbeck.training.probe import OVER_REFUSAL, USEFULNESS
 from limbeck.training.units import Collected, MicroBatch
+from limbeck.training.wording import Wording
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # What losses learn of a reply.
 OF_A_REPLY = {"reply", "distribution", "spans"}
+# After these a reply may take another turn.
+PHRASE_ENDS = ",.!"
 
 
 class Example(NamedTuple):
@@ -34,13 +36,16 @@ class Example(NamedTuple):
 
     `thought` is what a student that reasons writes before any answer: tags, and between them the lesson's reasoning.
     The `reply` begins with it, `tags` are the places there that no teacher speaks of, and openings, rejected and
-    foreign replies come after it. `foreign` is another lesson's reply, `beside` are prompts to compare the prompt with,
+    foreign replies come after it. `begun` is the beginning of an answer after which the openings `midway` are read, to
+    see that it is not broken off. `foreign` is another lesson's reply, `beside` are prompts to compare the prompt with,
     the one alike first, `rewritten` is the prompt written otherwise, and `told` what a live teacher sees in its place.
     """
 
     lesson: Lesson
     prompt: list[int]
     openings: list[list[int]]
+    begun: list[int]
+    midway: list[list[int]]
     reply: list[int]
     rejected: list[list[int]]
     foreign: list[int]
@@ -58,8 +63,9 @@ class Example(NamedTuple):
     def tree(self) -> Tree:
         """Prompt and branches: openings first, then the reply, then what to avoid."""
         reply = [self.reply] if self.reply else []
+        openings = [*self.openings, *(self.begun + one for one in self.midway)]
         answers = [*self.rejected, *([self.foreign] if self.foreign else [])]
-        before, after = ([self.thought + one for one in some] for some in (self.openings, answers))
+        before, after = ([self.thought + one for one in some] for some in (openings, answers))
         return Tree(self.prompt, [*before, *reply, *after])
 
     def teaches(self) -> bool:
@@ -68,7 +74,8 @@ class Example(NamedTuple):
 
     def check_room(self, context: int) -> None:
         """Raises InputError where one of its sequences exceeds the student's context."""
-        longest = max((len(one) for one in (*self.openings, *self.rejected)), default=0)
+        midway = (self.begun + one for one in self.midway)
+        longest = max((len(one) for one in (*self.openings, *midway, *self.rejected)), default=0)
         said = max(len(self.reply), len(self.thought) + longest)
         prompts = [(len(self.prompt), said), (len(self.rewritten), len(self.reply))]
         for prompt, reply in [*prompts, *((len(other), 0) for other in self.beside)]:
@@ -126,19 +133,8 @@ class LessonEncoder:
         self.rewrites = noises[0].rewrites if noises else ()
         self.context = context
         refusals = [loss.refusal for loss in losses if loss.refusal is not None] or [Decision().refusal]
-        counted = [
-            reply_ids(tokenizer, opening, ends=False)
-            for opening in REFUSAL_OPENINGS[: max(one.openings for one in refusals)]
-        ]
-        self.opening_sizes = tuple(map(len, counted))
-        # All decisions teach the same words.
-        words = reply_ids(tokenizer, refusals[0].words, ends=False)
-        if words[: self.opening_sizes[0]] != counted[0]:
-            raise InputError(
-                f"loss 'decision': the student's tokens of {refusals[0].words!r} do not begin with those of "
-                f"{REFUSAL_OPENINGS[0]!r}; choose other words for refuse_with"
-            )
-        self.openings = [words, *counted[1:]]
+        self.refusal, self.midway = (Wording.of(tokenizer, refusals, after=text) for text in ("", " "))
+        self.within = refusals[0].within
         self.pad = end_of_turn(tokenizer)
         self.live = live
         compared = among if self.wants & {"contrasts", "reply_contrasts"} else None
@@ -194,12 +190,15 @@ class LessonEncoder:
         beside = self.neighbours.beside(lesson) if "contrasts" in self.wants else []
         told = self.live.told(lesson.prompt.messages, written) if reply and self.live is not None else None
         prompt = self._prompt(lesson)
+        begun = self._begun(lesson)
         # Any beginning of it will do to compare with.
         room = max(0, self.context - len(prompt) - len(thought))
         example = Example(
             lesson,
             prompt=prompt,
-            openings=self._openings_at(lesson.risk) if "risk" in self.wants and lesson.risk is not None else [],
+            openings=self.refusal.at(lesson.risk) if "risk" in self.wants and lesson.risk is not None else [],
+            begun=begun,
+            midway=self.midway.at(0.0) if begun else [],
             reply=reply,
             rejected=[tokens for tokens in avoided if tokens] if "rejected" in self.wants else [],
             foreign=reply_ids(self.tokenizer, foreign.reply or "", ends=False)[:room] if foreign is not None else [],
@@ -216,6 +215,17 @@ class LessonEncoder:
             told_tokens = len(example.told)
             check_room(where, lesson.prompt.messages, prompt=told_tokens, reply=len(reply), context=held, of=of)
         return example
+
+    def _begun(self, lesson: Lesson) -> list[int]:
+        """Some first tokens of an answer that is due, and the end of a phrase: where a student may change its mind."""
+        if not self.within or "risk" not in self.wants or lesson.risk is None or lesson.prompt.conduct != "answer":
+            return []
+        said = reply_ids(self.tokenizer, lesson.reply or "", ends=False)
+        said = said[: 1 + drawn(f"begun {lesson.id}") % self.within]
+        if not said or self.tokenizer.decode(said).rstrip()[-1:] in PHRASE_ENDS:
+            return said
+        stop = PHRASE_ENDS[drawn(f"stop {lesson.id}") % len(PHRASE_ENDS)]
+        return [*said, *reply_ids(self.tokenizer, stop, ends=False)]
 
     def _rewritten(self, lesson: Lesson, prompt: list[int], reply: Sequence[int], *, seed: int) -> list[int]:
         """The prompt written otherwise, or as it is where the context does not hold that."""
@@ -262,16 +272,6 @@ class LessonEncoder:
         if not useful:
             yield self._batch([], multipliers)
 
-    def _openings_at(self, risk: float) -> list[list[int]]:
-        """The openings to read: the first goes on as `refuse_with` does where there is any risk."""
-        first, *others = self.openings
-        return [first if risk > 0 else first[: self.opening_sizes[0]], *others]
-
-    def _rest_last(self, openings: Sequence[Sequence[int]]) -> list[int]:
-        """What belongs to the openings, one after the other, and then what goes on from the first."""
-        first = self.opening_sizes[0]
-        return [*openings[0][:first], *chain.from_iterable(openings[1:]), *openings[0][first:]]
-
     def _trees(self, example: Example) -> list[Tree]:
         """The lesson's own tree and one for each prompt beside it. A branch of one token asks for the state before it
         and is not read itself."""
@@ -284,7 +284,7 @@ class LessonEncoder:
     def _batch(self, rows: Sequence[Sequence[Example]], multipliers: Mapping[str, float]) -> MicroBatch:
         nothing = [[Tree([self.pad], [])]]
         forest = [[tree for example in row for tree in self._trees(example)] for row in rows]
-        units = Collected(collate(forest or nothing, pad=self.pad), self._rest_last(self.openings), self.opening_sizes)
+        units = Collected(collate(forest or nothing, pad=self.pad), (self.refusal, self.midway))
         scored = count()
         for example in chain.from_iterable(rows):
             lesson = example.lesson
@@ -294,7 +294,12 @@ class LessonEncoder:
             )
             branches, thought = iter(own), len(example.thought)
             if example.openings:
-                learning.decide(self._rest_last([next(branches)[thought:] for _ in example.openings]))
+                places = [next(branches)[thought:] for _ in example.openings]
+                learning.decide(self.refusal, places, risk=lesson.risk or 0.0)
+            if example.midway:
+                before = thought + len(example.begun)
+                places = [next(branches)[before:] for _ in example.midway]
+                learning.decide(self.midway, places, risk=0.0)
             if example.reply:
                 target = self.targets.get(lesson.id) if "distribution" in self.wants else None
                 spans = self.spans.get(lesson.id) if "spans" in self.wants else None

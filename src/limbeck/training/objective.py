@@ -22,7 +22,7 @@ from limbeck.protocols import LiveTeacher, Spans, TopK
 from limbeck.training.parts import Part, parts
 from limbeck.training.passes import Reader, compared, under_noise, watching
 from limbeck.training.state_maps import StateMaps
-from limbeck.training.units import MicroBatch
+from limbeck.training.units import Decided, MicroBatch
 
 ALL = slice(None)
 
@@ -87,7 +87,7 @@ class Objective(nn.Module):
             elif part.kind == "rejected":
                 passes = silent._replace(rejected=said["student"])
             else:
-                passes = silent._replace(openings=silent.openings._replace(places=said["student"], at_BO=part.at_BO))
+                passes = silent._replace(openings=_openings(said["student"], part.decided))
             value_G = weigh(passes, part.labels)
             if (pull_GP := pulls.of(part)) is not None:
                 tokens = part.labels.tokens_N if part.kind == "taught" else part.labels.rejected_R
@@ -128,7 +128,7 @@ class Objective(nn.Module):
         return Passes(
             student=nothing,
             rejected=nothing,
-            openings=Openings(nothing, micro.openings_BO[:0], micro.opening_O, micro.opening_sizes),
+            openings=_openings(nothing, micro.decided[0].none),
             teacher=TopK(*(column[:0] for column in micro.teacher)),
             spans=Spans(*(column[:0] for column in micro.spans)),
             base=nothing,
@@ -138,6 +138,10 @@ class Objective(nn.Module):
             reply_contrasts=compared(nobody, micro.trees, {}),
             states={},
         )
+
+
+def _openings(places: Places, decided: Decided) -> Openings:
+    return Openings(places, decided.at_BO, decided.token_O, decided.sizes)
 
 
 class _Asked(NamedTuple):

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from limbeck.losses.spec import Labels
 from limbeck.protocols import Spans, TopK
-from limbeck.training.units import MicroBatch
+from limbeck.training.units import Decided, MicroBatch
 
 
 class Part(NamedTuple):
     """Some taught tokens, some rejected ones, or some deciding prompts.
 
-    `some` are their numbers in the micro-batch, `rows` the places that they read, among which `at_BO` finds where each
-    token of an opening is predicted; `kept_NK` are the ids that losses ask for with their rest.
+    `some` are their numbers in the micro-batch, `rows` the places that they read, among which `decided` finds where
+    each token of an opening is predicted; `kept_NK` are the ids that losses ask for with their rest.
     """
 
     kind: Literal["taught", "rejected", "prompts"]
@@ -28,7 +28,7 @@ class Part(NamedTuple):
     rows: Tensor
     teacher: TopK
     spans: Spans
-    at_BO: Tensor
+    decided: Decided
     kept_NK: Tensor | None = None
 
 
@@ -38,7 +38,8 @@ def parts(micro: MicroBatch, rows: int) -> Iterator[Part]:
     A part whose teacher is live keeps no ids: all of its vocabulary is compared.
     """
     at_N, labels = micro.trees.scored.at_N, micro.labels
-    no_teacher, nowhere_BO = TopK(*(column[:0] for column in micro.teacher)), micro.openings_BO[:0]
+    none = micro.decided[0].none
+    no_teacher = TopK(*(column[:0] for column in micro.teacher))
     no_spans = Spans(*(column[:0] for column in micro.spans))
     # Apart, so that a part has a teacher for all of its tokens or for none.
     for known in (True, False):
@@ -49,14 +50,17 @@ def parts(micro: MicroBatch, rows: int) -> Iterator[Part]:
             if bool(spans.known_N.any()):
                 kept_NK = spans.ids_NW
             taught = labels.only(taught=some)
-            yield Part("taught", some, taught, at_N[micro.taught_N[some]], teacher, spans, nowhere_BO, kept_NK)
+            yield Part("taught", some, taught, at_N[micro.taught_N[some]], teacher, spans, none, kept_NK)
     for some in torch.arange(len(micro.rejected_R), device=at_N.device).split(rows):
         avoided = labels.only(rejected=some)
         kept_NK = avoided.rejected_R[:, None]
-        yield Part("rejected", some, avoided, at_N[micro.rejected_R[some]], no_teacher, no_spans, nowhere_BO, kept_NK)
-    for some in torch.arange(len(micro.openings_BO), device=at_N.device).split(max(1, rows // len(micro.opening_O))):
-        places, at_BO = at_N[micro.openings_BO[some]].unique(return_inverse=True)
-        yield Part("prompts", some, labels.only(prompts=some), places, no_teacher, no_spans, at_BO)
+        yield Part("rejected", some, avoided, at_N[micro.rejected_R[some]], no_teacher, no_spans, none, kept_NK)
+    for words in micro.decided:
+        for few in torch.arange(len(words.which_B), device=at_N.device).split(max(1, rows // len(words.token_O))):
+            some, at_BO = words.which_B[few], words.at_BO[few]
+            places, found_BO = at_N[at_BO].unique(return_inverse=True)
+            decided = words._replace(which_B=some, at_BO=found_BO)
+            yield Part("prompts", some, labels.only(prompts=some), places, no_teacher, no_spans, decided)
 
 
 def _whole_spans(some: Tensor, begins_N: Tensor, rows: int) -> tuple[Tensor, ...]:

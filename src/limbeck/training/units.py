@@ -19,6 +19,7 @@ from limbeck.protocols import Spans, TopK
 from limbeck.records import Lesson
 from limbeck.targets.ragged import widened
 from limbeck.targets.spans import placed
+from limbeck.training.wording import Wording
 
 Soft = TypeVar("Soft", TopK, Spans)
 
@@ -36,11 +37,24 @@ class Compared(NamedTuple):
     valid_CM: Tensor
 
 
+class Decided(NamedTuple):
+    """Decisions in the same words: which of all they are, where each token of the words is scored, and the words."""
+
+    which_B: Tensor
+    at_BO: Tensor
+    token_O: Tensor
+    sizes: tuple[int, ...]
+
+    @property
+    def none(self) -> Decided:
+        """None of them."""
+        return self._replace(which_B=self.which_B[:0], at_BO=self.at_BO[:0])
+
+
 class MicroBatch(NamedTuple):
     """One forward pass: the trees, the labels, and which scored tokens belong to which loss.
 
-    `openings_BO` are the scored tokens of refusal openings for each deciding prompt, `opening_O` the tokens
-    themselves and `opening_sizes` how many of them each opening has; the rest go on from the first. `chosen_N` and
+    `decided` are the prompts with a risk, those that are decided in the same words together. `chosen_N` and
     `avoided_R` count the replies that tokens belong to, `pair_L2` is which of them are pairs. `rewritten` are the trees
     of taught replies after their prompts written otherwise, `told` those after what a live teacher sees; None where
     nobody wants them.
@@ -50,9 +64,7 @@ class MicroBatch(NamedTuple):
     labels: Labels
     taught_N: Tensor
     rejected_R: Tensor
-    openings_BO: Tensor
-    opening_O: Tensor
-    opening_sizes: tuple[int, ...]
+    decided: tuple[Decided, ...]
     teacher: TopK
     spans: Spans
     chosen_N: Tensor
@@ -109,13 +121,11 @@ class _Comparisons:
 
 
 class Collected:
-    """The units of all lessons that one forward pass reads. `opening_O` are the tokens of the refusal openings and then
-    what goes on from the first of them."""
+    """The units of all lessons that one forward pass reads, with all the words in which refusals are read."""
 
-    def __init__(self, trees: TreeBatch, opening_O: Sequence[int], opening_sizes: tuple[int, ...]) -> None:
+    def __init__(self, trees: TreeBatch, wordings: Sequence[Wording]) -> None:
         self.trees = trees
-        self.opening_O = list(opening_O)
-        self.opening_sizes = opening_sizes
+        self.wordings = wordings
         self.taught: list[int] = []
         self.positions: list[int] = []
         self.known: list[bool] = []
@@ -124,8 +134,8 @@ class Collected:
         self.chosen: list[int] = []
         self.rejected: list[int] = []
         self.avoided: list[int] = []
-        self.openings: list[list[int]] = []
-        self.risks: list[float | None] = []
+        self.decisions: list[tuple[Wording, list[int]]] = []
+        self.risks: list[float] = []
         self.pairs: list[tuple[int, int]] = []
         self.prompts, self.replies = _Comparisons(), _Comparisons()
         self.of_taught, self.of_rejected, self.of_prompts, self.of_pairs = (_Counting() for _ in range(4))
@@ -163,9 +173,7 @@ class Collected:
             labels=labels,
             taught_N=taught_N,
             rejected_R=rejected_R,
-            openings_BO=torch.tensor(self.openings, dtype=torch.long).view(len(self.openings), len(self.opening_O)),
-            opening_O=torch.tensor(self.opening_O),
-            opening_sizes=self.opening_sizes,
+            decided=tuple(map(self._decided, self.wordings)),
             teacher=_stacked(self.teachers),
             spans=spanned,
             chosen_N=torch.tensor(chosen, dtype=torch.long),
@@ -176,6 +184,12 @@ class Collected:
             rewritten=rewritten,
             told=told,
         )
+
+    def _decided(self, wording: Wording) -> Decided:
+        mine = {which: places for which, (words, places) in enumerate(self.decisions) if words is wording}
+        token_O = torch.tensor(wording.tokens)
+        at_BO = torch.tensor(list(mine.values()), dtype=torch.long).view(len(mine), len(token_O))
+        return Decided(torch.tensor(list(mine), dtype=torch.long), at_BO, token_O, wording.sizes)
 
 
 class _Learning:
@@ -189,12 +203,13 @@ class _Learning:
         # The taught answer, then each rejected one, without their first tokens: what is pooled of each.
         self.pooled: list[list[int]] = []
 
-    def decide(self, places: list[int]) -> None:
-        """The decision, by the places of the openings' tokens."""
+    def decide(self, wording: Wording, openings: Sequence[Sequence[int]], *, risk: float) -> None:
+        """A decision, by the places of the openings' tokens."""
+        places = wording.rest_last(openings)
         # What goes on from the first opening weighs nothing where there is no risk; any place will do.
-        missing = len(self.units.opening_O) - len(places)
-        self.units.openings.append(places + places[-1:] * missing)
-        self.units.risks.append(self.lesson.risk)
+        missing = len(wording.tokens) - len(places)
+        self.units.decisions.append((wording, places + places[-1:] * missing))
+        self.units.risks.append(risk)
         self.units.of_prompts.add(self.lesson, 1.0, self.pull)
 
     def reply(
