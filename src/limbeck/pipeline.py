@@ -61,6 +61,8 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         if work.only is None:
             save_config(config, work.folder / "recipe.yaml")
         base = config.student.untrained()
+        for model in (base, *config.teach.models):
+            model.fetch()
         prompts = work.keep("prompts", curate, config.curate)
         for line in split_counts(prompts):
             work.progress.say(line)

@@ -359,7 +359,7 @@ def test_check_says_that_all_needs_are_met(limbeck: Command, recipe: str) -> Non
 def test_check_does_not_vouch_for_a_model_that_it_did_not_look_up(limbeck: Command, recipe: str) -> None:
     code, out, _ = limbeck("check", recipe, "--set", "student.model=org/name")
     assert code == 0 and out.endswith(
-        "not checked: org/name is on the Hub, and is looked up when it is first used; without @revision a later change "
+        "not checked: org/name is on the Hub, and is looked up when the run begins; without @revision a later change "
         "there redoes nothing\nall else is met\n"
         "not estimated: org/name is on the Hub, and its files are not on this disk yet\n"
     )
@@ -964,6 +964,13 @@ def test_a_hub_that_cannot_be_reached_is_one_message(limbeck: Command) -> None:
         err.startswith("model 'org/name' is no folder here, and could not be fetched from the Hub (")
         and "; check the id and" in err
     )
+
+
+def test_a_student_that_cannot_be_fetched_is_told_before_anything_is_made(limbeck: Command, recipe: str) -> None:
+    hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    code, err = apart("run", recipe, "--folder", "out", "--set", "student.model=org/name", **hub)
+    assert code == 3 and err.startswith("model 'org/name' is no folder here, and could not be fetched from the Hub (")
+    assert not list(Path("out").glob("prompts-*"))
 
 
 def test_export_never_writes_where_something_is(limbeck: Command, tiny_model: Path, adapter: str) -> None:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import ClassVar
 
 from limbeck.models.reasoning import Reasoning
-from limbeck.models.references import resolve
+from limbeck.models.references import files_of, resolve
 from limbeck.protocols import ChatModel
 from limbeck.records import Prompt
 from limbeck.spec import Kind, MayBeFolder
@@ -53,11 +53,24 @@ class ModelSpec(Kind):
 
     def looked_up_later(self) -> Iterator[str]:
         """What no check can vouch for before the run. Raises InputError for a model that is nowhere."""
+        for named in self._named:
+            if resolve(named).is_on_hub:
+                pinned = "" if "@" in named else "; without @revision a later change there redoes nothing"
+                yield f"{named} is on the Hub, and is looked up when the run begins{pinned}"
+
+    def fetch(self) -> None:
+        """Has the files of all models that it names on this disk. Raises InputError for one that is nowhere,
+        Unreachable for one that is on the Hub and cannot be had."""
+        for named in self._named:
+            files_of(resolve(named))
+
+    @property
+    def _named(self) -> Iterator[str]:
+        """The models in its settings."""
         for name, field in type(self).model_fields.items():
             named = getattr(self, name)
-            if named and any(isinstance(mark, MayBeFolder) for mark in field.metadata) and resolve(named).is_on_hub:
-                pinned = "" if "@" in named else "; without @revision a later change there redoes nothing"
-                yield f"{named} is on the Hub, and is looked up when it is first used{pinned}"
+            if named and any(isinstance(mark, MayBeFolder) for mark in field.metadata):
+                yield named
 
     def is_for(self, prompt: Prompt) -> bool:
         """Whether this model is the one to ask."""
