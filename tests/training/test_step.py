@@ -352,10 +352,17 @@ def test_the_decision_is_taught_on_the_mass_of_the_refusal_openings(learner: Stu
     assert figures.losses["decision"] == pytest.approx(exact, rel=1e-4, abs=1e-7)
 
 
+def begun_in(encoder: LessonEncoder, one: Lesson) -> str:
+    """The beginning of an answer after which the lesson is decided upon once more."""
+    begun = encoder.example(one).begun
+    assert begun is not None
+    return str(encoder.tokenizer.decode(begun.tokens))
+
+
 def test_an_answer_is_decided_upon_once_more_in_its_midst(learner: Student) -> None:
     loss, answered = Decision(openings=1, within=3), lesson("Why?", "So it is.", risk=0.0)
     encoder = LessonEncoder(learner.tokenizer, {}, losses=[loss], context=learner.context)
-    begun = learner.tokenizer.decode(encoder.example(answered).begun)
+    begun = begun_in(encoder, answered)
     # One to three letters, a byte each, and the end of a phrase.
     assert "So it is.".startswith(begun[:-1]) and 2 <= len(begun) <= 4 and begun[-1] in ",.!"
     masses = [
@@ -368,7 +375,19 @@ def test_an_answer_is_decided_upon_once_more_in_its_midst(learner: Student) -> N
     assert figures.losses["decision"] == pytest.approx(exact, rel=1e-4, abs=1e-7)
 
 
-def test_only_an_answer_that_is_due_is_decided_upon_in_its_midst(learner: Student) -> None:
+def test_an_answer_to_avoid_is_broken_off_in_its_midst(learner: Student) -> None:
+    loss, due = Decision(openings=1, within=3), lesson("Why?", reply=None, rejected=("Sure!",), risk=1.0, **HARMFUL)
+    begun = begun_in(LessonEncoder(learner.tokenizer, {}, losses=[loss], context=learner.context), due)
+    values = [
+        plain_logprobs(learner, "Why?", "I can't", ends=False).sum(),
+        plain_logprobs(learner, "Why?", f"{begun} I can't", ends=False)[len(begun) :].sum(),
+    ]
+    figures, _ = step(learner, [loss], [due])
+    assert (figures.units["decision"], figures.units.get("unlikelihood", 0)) == (2, 0)
+    assert figures.losses["decision"] == pytest.approx(-float(torch.stack(values).mean()), rel=1e-4)
+
+
+def test_a_lesson_without_an_answer_is_decided_upon_at_its_start_alone(learner: Student) -> None:
     loss = Decision(within=3)
     others = [
         lesson("Why?", reply=None, risk=0.0),

@@ -26,10 +26,11 @@ class Decision(Loss):
     `openings` is how many of the refusal openings q counts, the commonest first: each is read after every prompt, and
     the last ones have next to no mass.
 
-    With `within` above 0 an answer to a harmless prompt is decided upon once more in its midst, after one to so many of
-    its first tokens and the end of a phrase: taught at the start alone, a student whose first words answer goes on to
-    refuse. Ours; docs/notebook.md has the measurements behind it. After Qi et al. 2024 (arXiv:2406.05946), who teach
-    refusals beyond the first tokens.
+    With `within` above 0 it is taken once more in the midst of an answer, after one to so many of its first tokens and
+    the end of a phrase: one that is due is not broken off, and a rejected one to another prompt is. Taught at the start
+    alone, a student whose first words answer goes on to refuse, and one that is made to begin goes on with anything.
+    Ours; docs/notebook.md has the measurements behind it. After Qi et al. 2024 (arXiv:2406.05946), who teach refusals
+    beyond the first tokens.
     """
 
     kind: Literal["decision"] = "decision"

@@ -31,21 +31,33 @@ OF_A_REPLY = {"reply", "distribution", "spans"}
 PHRASE_ENDS = ",.!"
 
 
+class Begun(NamedTuple):
+    """The beginning of an answer, the risk of going on with it, and the refusal openings that are read after it."""
+
+    tokens: list[int]
+    risk: float
+    openings: list[list[int]]
+
+    @property
+    def branches(self) -> list[list[int]]:
+        """The beginning with each opening."""
+        return [self.tokens + opening for opening in self.openings]
+
+
 class Example(NamedTuple):
     """A lesson as token ids; what no loss wants of it is empty.
 
-    `thought` is what a student that reasons writes before any answer: tags, and between them the lesson's reasoning.
-    The `reply` begins with it, `tags` are the places there that no teacher speaks of, and openings, rejected and
-    foreign replies come after it. `begun` is the beginning of an answer after which the openings `midway` are read, to
-    see that it is not broken off. `foreign` is another lesson's reply, `beside` are prompts to compare the prompt with,
-    the one alike first, `rewritten` is the prompt written otherwise, and `told` what a live teacher sees in its place.
+    `thought` is what a student that reasons writes before any answer: tags, and between them the lesson's
+    reasoning. The `reply` begins with it, `tags` are the places there that no teacher speaks of, and openings,
+    rejected and foreign replies come after it. `begun` is where the decision is taken once more. `foreign` is
+    another lesson's reply, `beside` are prompts to compare the prompt with, the one alike first, `rewritten` is the
+    prompt written otherwise, and `told` what a live teacher sees in its place.
     """
 
     lesson: Lesson
     prompt: list[int]
     openings: list[list[int]]
-    begun: list[int]
-    midway: list[list[int]]
+    begun: Begun | None
     reply: list[int]
     rejected: list[list[int]]
     foreign: list[int]
@@ -63,7 +75,7 @@ class Example(NamedTuple):
     def tree(self) -> Tree:
         """Prompt and branches: openings first, then the reply, then what to avoid."""
         reply = [self.reply] if self.reply else []
-        openings = [*self.openings, *(self.begun + one for one in self.midway)]
+        openings = [*self.openings, *(self.begun.branches if self.begun is not None else [])]
         answers = [*self.rejected, *([self.foreign] if self.foreign else [])]
         before, after = ([self.thought + one for one in some] for some in (openings, answers))
         return Tree(self.prompt, [*before, *reply, *after])
@@ -74,8 +86,8 @@ class Example(NamedTuple):
 
     def check_room(self, context: int) -> None:
         """Raises InputError where one of its sequences exceeds the student's context."""
-        midway = (self.begun + one for one in self.midway)
-        longest = max((len(one) for one in (*self.openings, *midway, *self.rejected)), default=0)
+        begun = self.begun.branches if self.begun is not None else []
+        longest = max((len(one) for one in (*self.openings, *begun, *self.rejected)), default=0)
         said = max(len(self.reply), len(self.thought) + longest)
         prompts = [(len(self.prompt), said), (len(self.rewritten), len(self.reply))]
         for prompt, reply in [*prompts, *((len(other), 0) for other in self.beside)]:
@@ -190,15 +202,13 @@ class LessonEncoder:
         beside = self.neighbours.beside(lesson) if "contrasts" in self.wants else []
         told = self.live.told(lesson.prompt.messages, written) if reply and self.live is not None else None
         prompt = self._prompt(lesson)
-        begun = self._begun(lesson)
         # Any beginning of it will do to compare with.
         room = max(0, self.context - len(prompt) - len(thought))
         example = Example(
             lesson,
             prompt=prompt,
             openings=self.refusal.at(lesson.risk) if "risk" in self.wants and lesson.risk is not None else [],
-            begun=begun,
-            midway=self.midway.at(0.0) if begun else [],
+            begun=self._begun(lesson) if "risk" in self.wants else None,
             reply=reply,
             rejected=[tokens for tokens in avoided if tokens] if "rejected" in self.wants else [],
             foreign=reply_ids(self.tokenizer, foreign.reply or "", ends=False)[:room] if foreign is not None else [],
@@ -216,16 +226,19 @@ class LessonEncoder:
             check_room(where, lesson.prompt.messages, prompt=told_tokens, reply=len(reply), context=held, of=of)
         return example
 
-    def _begun(self, lesson: Lesson) -> list[int]:
-        """Some first tokens of an answer that is due, and the end of a phrase: where a student may change its mind."""
-        if not self.within or "risk" not in self.wants or lesson.risk is None or lesson.prompt.conduct != "answer":
-            return []
-        said = reply_ids(self.tokenizer, lesson.reply or "", ends=False)
-        said = said[: 1 + drawn(f"begun {lesson.id}") % self.within]
-        if not said or self.tokenizer.decode(said).rstrip()[-1:] in PHRASE_ENDS:
-            return said
-        stop = PHRASE_ENDS[drawn(f"stop {lesson.id}") % len(PHRASE_ENDS)]
-        return [*said, *reply_ids(self.tokenizer, stop, ends=False)]
+    def _begun(self, lesson: Lesson) -> Begun | None:
+        """Some first tokens of an answer that is due, or of one to avoid, and the end of a phrase: where a student may
+        change its mind. None where the lesson has neither."""
+        is_due = lesson.prompt.conduct == "answer"
+        text = lesson.reply if is_due else next(iter(lesson.rejected), None)
+        if not self.within or lesson.risk is None or not text:
+            return None
+        said = reply_ids(self.tokenizer, text, ends=False)[: 1 + drawn(f"begun {lesson.id}") % self.within]
+        if self.tokenizer.decode(said).rstrip()[-1:] not in PHRASE_ENDS:
+            stop = PHRASE_ENDS[drawn(f"stop {lesson.id}") % len(PHRASE_ENDS)]
+            said += reply_ids(self.tokenizer, stop, ends=False)
+        risk = 0.0 if is_due else lesson.risk
+        return Begun(said, risk, self.midway.at(risk))
 
     def _rewritten(self, lesson: Lesson, prompt: list[int], reply: Sequence[int], *, seed: int) -> list[int]:
         """The prompt written otherwise, or as it is where the context does not hold that."""
@@ -296,10 +309,10 @@ class LessonEncoder:
             if example.openings:
                 places = [next(branches)[thought:] for _ in example.openings]
                 learning.decide(self.refusal, places, risk=lesson.risk or 0.0)
-            if example.midway:
-                before = thought + len(example.begun)
-                places = [next(branches)[before:] for _ in example.midway]
-                learning.decide(self.midway, places, risk=0.0)
+            if (begun := example.begun) is not None:
+                before = thought + len(begun.tokens)
+                places = [next(branches)[before:] for _ in begun.openings]
+                learning.decide(self.midway, places, risk=begun.risk)
             if example.reply:
                 target = self.targets.get(lesson.id) if "distribution" in self.wants else None
                 spans = self.spans.get(lesson.id) if "spans" in self.wants else None
