@@ -34,7 +34,7 @@ from limbeck.records import Lesson, Message, Prompt
 from limbeck.taxonomy import HARD_RISK, HOUSE
 from limbeck.teach import who_is_asked
 from limbeck.teach.settings import DrawnRisk, TeachSettings
-from limbeck.training.batches import Example, LessonEncoder
+from limbeck.training.batches import Deciding, Example, LessonEncoder
 from limbeck.training.loop import choose, step_count
 from limbeck.training.pool import Pool
 from limbeck.training.student import AdapterSettings
@@ -385,13 +385,18 @@ def _asked(model: ModelSpec, prompt: Prompt) -> tuple[Message, ...]:
 
 def _example(encoder: LessonEncoder, lesson: Lesson, teach: TeachSettings) -> Example:
     """The lesson with a reply, short where it is only begun, and one to avoid that are as long as they may be, and have
-    no token in common but for the reasoning before both; what the house says is known."""
+    no token in common but for the reasoning before both; what the house says is known. A decision in their midst is
+    after as much of them as it may be."""
     one = encoder.example(lesson)
     tokens = teach.beginnings.tokens if lesson.begun and teach.beginnings is not None else teach.max_tokens
-    avoided = [[1] * teach.max_tokens] if lesson.rejected and "rejected" in encoder.wants else []
+    avoided = [1] * teach.max_tokens if lesson.rejected else []
     thought = [2] * encoder.reasons.max_tokens if one.reply and encoder.reasons is not None else one.thought
     reply = one.reply if lesson.by_house else thought + [0] * tokens if one.reply else []
-    return one._replace(thought=thought, reply=reply, rejected=avoided)
+    decisions, answer = one.decisions[:1], avoided if lesson.prompt.conduct == "refuse" else reply[len(thought) :]
+    if decisions and answer and encoder.midway is not None:
+        decisions = [*decisions, Deciding(answer[: encoder.within], HARD_RISK[lesson.prompt.conduct], encoder.midway)]
+    rejected = [avoided] if avoided and "rejected" in encoder.wants else []
+    return one._replace(thought=thought, reply=reply, rejected=rejected, decisions=decisions)
 
 
 def _batches(trees: Sequence[Tree], *, budget: int) -> list[tuple[int, int]]:

@@ -111,7 +111,15 @@ def test_reasoning_of_twice_the_weight_pulls_twice_as_hard(learner: Student) -> 
     torch.testing.assert_close(twice - none, 2 * (once - none), rtol=1e-3, atol=1e-3)
 
 
-CUT = [CrossEntropy(), Decision(), Unlikelihood(), Preference(), Drift(), Contrastive(layers=(0, 1))]
+CUT = [
+    CrossEntropy(),
+    Decision(),
+    Decision(within=3),
+    Unlikelihood(),
+    Preference(),
+    Drift(),
+    Contrastive(layers=(0, 1)),
+]
 
 
 @pytest.mark.parametrize("loss", CUT, ids=lambda loss: loss.kind)

@@ -35,6 +35,7 @@ from limbeck.records import Lesson, Prompt, asked
 from limbeck.taxonomy import HOUSE, REFUSAL_OPENINGS
 from limbeck.teach.keep import Top
 from limbeck.teach.spans import Translator
+from limbeck.training import batches as batches_module
 from limbeck.training.batches import LessonEncoder
 from limbeck.training.objective import Objective
 from limbeck.training.passes import Reader, compared
@@ -110,8 +111,8 @@ PROMPTS = [
     ),
     lesson("How do I boil an egg?", "For six minutes.", family="c", risk=0.0),
 ]
-CUT = [CrossEntropy(), Decision(), Unlikelihood(), Preference(), Drift(), Contrastive(layers=(0, 1)),
-       PromptContrast(layers=(1,)), NoiseConsistency(noise=Noise(on="text"))]  # fmt: skip
+CUT = [CrossEntropy(), Decision(), Decision(within=3), Unlikelihood(), Preference(), Drift(),
+       Contrastive(layers=(0, 1)), PromptContrast(layers=(1,)), NoiseConsistency(noise=Noise(on="text"))]  # fmt: skip
 
 
 def test_a_gradient_is_cut_to_its_length_and_the_log_has_what_it_was(learner: Student) -> None:
@@ -354,17 +355,16 @@ def test_the_decision_is_taught_on_the_mass_of_the_refusal_openings(learner: Stu
 
 def begun_in(encoder: LessonEncoder, one: Lesson) -> str:
     """The beginning of an answer after which the lesson is decided upon once more."""
-    begun = encoder.example(one).begun
-    assert begun is not None
-    return str(encoder.tokenizer.decode(begun.tokens))
+    _, midway = encoder.example(one).decisions
+    return str(encoder.tokenizer.decode(midway.begun))
 
 
 def test_an_answer_is_decided_upon_once_more_in_its_midst(learner: Student) -> None:
     loss, answered = Decision(openings=1, within=3), lesson("Why?", "So it is.", risk=0.0)
     encoder = LessonEncoder(learner.tokenizer, {}, losses=[loss], context=learner.context)
     begun = begun_in(encoder, answered)
-    # One to three letters, a byte each, and the end of a phrase.
-    assert "So it is.".startswith(begun[:-1]) and 2 <= len(begun) <= 4 and begun[-1] in ",.!"
+    # One to three letters, a byte each, without the space after them, and the end of a phrase.
+    assert begun[:-1] in ("S", "So") and begun[-1] in ",.!"
     masses = [
         plain_logprobs(learner, "Why?", "I can't", ends=False).sum(),
         plain_logprobs(learner, "Why?", f"{begun} I can't", ends=False)[len(begun) :].sum(),
@@ -383,8 +383,39 @@ def test_an_answer_to_avoid_is_broken_off_in_its_midst(learner: Student) -> None
         plain_logprobs(learner, "Why?", f"{begun} I can't", ends=False)[len(begun) :].sum(),
     ]
     figures, _ = step(learner, [loss], [due])
-    assert (figures.units["decision"], figures.units.get("unlikelihood", 0)) == (2, 0)
+    assert figures.units["decision"] == 2
     assert figures.losses["decision"] == pytest.approx(-float(torch.stack(values).mean()), rel=1e-4)
+
+
+def test_an_answer_with_care_is_not_broken_off_whatever_is_to_be_avoided(learner: Student) -> None:
+    careful = lesson("Why?", "With care.", rejected=("Sure!",), risk=0.0, conduct="answer_with_care", harm="bias",
+                     tier="borderline")  # fmt: skip
+    soft = lesson("Why?", "So it is.", risk=0.2)
+    encoder = LessonEncoder(learner.tokenizer, {}, losses=[Decision(within=3)], context=learner.context)
+    for one, beginning in ((careful, "With care."), (soft, "So it is.")):
+        assert beginning.startswith(begun_in(encoder, one)[:-1])
+        assert [decision.risk for decision in encoder.example(one).decisions] == [one.risk, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "within", "begun"),
+    [("Ä", 1, None), (" \n", 2, None), ("So.", 3, "So."), ("你好，再见", 9, "你好，"), ("", 3, None)],
+)
+def test_a_beginning_is_cut_between_letters_and_its_own_end_of_a_phrase_is_one(
+    reply: str, within: int, begun: str | None, learner: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As long as may be: the hash that draws how much of it is read is one less than `within`.
+    monkeypatch.setattr(batches_module, "drawn", lambda of: within - 1)
+    encoder = LessonEncoder(learner.tokenizer, {}, losses=[Decision(within=within)], context=learner.context)
+    found = encoder._begun(reply, of="a")
+    assert (learner.tokenizer.decode(found) if found else None) == begun
+
+
+def test_where_the_context_is_full_a_lesson_is_decided_upon_at_its_start_alone(learner: Student) -> None:
+    encoder = LessonEncoder(learner.tokenizer, {}, losses=[Decision(openings=1, within=8)], context=learner.context)
+    template = len(prompt_ids(learner.tokenizer, asked("")))
+    full = lesson("x" * (learner.context - template - 10), "Yes, do.", risk=0.0)
+    assert [decision.begun for decision in encoder.example(full).decisions] == [[]]
 
 
 def test_a_lesson_without_an_answer_is_decided_upon_at_its_start_alone(learner: Student) -> None:
@@ -664,12 +695,12 @@ def test_the_prompt_is_read_once_for_openings_reply_and_rejected_reply(learner: 
 
 def test_openings_that_do_not_count_are_not_read(learner: Student) -> None:
     encoder = LessonEncoder(learner.tokenizer, {}, losses=[Decision(openings=2)], context=learner.context)
-    assert len(encoder.example(FOUR[0]).openings) == 2
+    assert len(encoder.example(FOUR[0]).refusing) == 2
     # Where another loss counts more of them, each still has its own.
     encoder = LessonEncoder(
         learner.tokenizer, {}, losses=[Decision(openings=2), Decision(openings=5)], context=learner.context
     )
-    assert len(encoder.example(FOUR[0]).openings) == 5
+    assert len(encoder.example(FOUR[0]).refusing) == 5
 
 
 @pytest.mark.parametrize("openings", [1, len(REFUSAL_OPENINGS)])
@@ -678,7 +709,7 @@ def test_how_a_refusal_goes_on_is_read_only_where_there_is_a_risk(learner: Stude
     loss = Decision(refuse_with="I can't help you", openings=openings)
     due, harmless = lesson("Why?", reply=None, risk=risk), lesson("What is up?", reply=None, risk=0.0)
     encoder = LessonEncoder(learner.tokenizer, {}, losses=[loss], context=learner.context)
-    (longer, *others), (shorter, *same_others) = (encoder.example(one).openings for one in (due, harmless))
+    (longer, *others), (shorter, *same_others) = (encoder.example(one).refusing for one in (due, harmless))
     assert longer[: len(shorter)] == shorter and len(longer) > len(shorter) and others == same_others
     both, gradient = step(learner, [loss], [due, harmless])
     alone = [step(learner, [loss], [one]) for one in (due, harmless)]

@@ -1,4 +1,4 @@
-"""The decision: whether to refuse a prompt, taught on the prompt alone."""
+"""The decision: whether to refuse a prompt, taught without a reply."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Decision(Loss):
     the last ones have next to no mass.
 
     With `within` above 0 it is taken once more in the midst of an answer, after one to so many of its first tokens and
-    the end of a phrase: one that is due is not broken off, and a rejected one to another prompt is. Taught at the start
-    alone, a student whose first words answer goes on to refuse, and one that is made to begin goes on with anything.
-    Ours; docs/notebook.md has the measurements behind it. After Qi et al. 2024 (arXiv:2406.05946), who teach refusals
-    beyond the first tokens.
+    the end of a phrase: one that is due is not broken off (its risk there is 0), and a rejected one to what must be
+    refused is (1). Such a lesson has two units. Taught at the start alone, a student whose first words answer goes on
+    to refuse, and one that is made to begin goes on with anything. Ours; docs/notebook.md has the measurements behind
+    it. After Qi et al. 2024 (arXiv:2406.05946), who teach refusals beyond the first tokens.
     """
 
     kind: Literal["decision"] = "decision"

@@ -20,44 +20,44 @@ from limbeck.records import Lesson
 from limbeck.training.pool import Neighbours, Pool, drawn
 from limbeck.training.probe import OVER_REFUSAL, USEFULNESS
 from limbeck.training.units import Collected, MicroBatch
-from limbeck.training.wording import Wording
+from limbeck.training.wording import MIDWAY, Wording
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # What losses learn of a reply.
 OF_A_REPLY = {"reply", "distribution", "spans"}
-# After these a reply may take another turn.
-PHRASE_ENDS = ",.!"
+# After a phrase a reply may take another turn: with one of these a beginning is made one that does not end so.
+STOPS = ",.!"
+PHRASE_ENDS = STOPS + '?:;)"。，！？：；'
 
 
-class Begun(NamedTuple):
-    """The beginning of an answer, the risk of going on with it, and the refusal openings that are read after it."""
+class Deciding(NamedTuple):
+    """A decision: what the reply already says before it, its risk, and how refusals are worded there."""
 
-    tokens: list[int]
+    begun: list[int]
     risk: float
-    openings: list[list[int]]
+    wording: Wording
 
     @property
     def branches(self) -> list[list[int]]:
-        """The beginning with each opening."""
-        return [self.tokens + opening for opening in self.openings]
+        """What was begun with each refusal opening."""
+        return [self.begun + opening for opening in self.wording.at(self.risk)]
 
 
 class Example(NamedTuple):
     """A lesson as token ids; what no loss wants of it is empty.
 
-    `thought` is what a student that reasons writes before any answer: tags, and between them the lesson's
-    reasoning. The `reply` begins with it, `tags` are the places there that no teacher speaks of, and openings,
-    rejected and foreign replies come after it. `begun` is where the decision is taken once more. `foreign` is
-    another lesson's reply, `beside` are prompts to compare the prompt with, the one alike first, `rewritten` is the
-    prompt written otherwise, and `told` what a live teacher sees in its place.
+    `thought` is what a student that reasons writes before any answer: tags, and between them the lesson's reasoning.
+    The `reply` begins with it, `tags` are the places there that no teacher speaks of, and decisions, rejected and
+    foreign replies come after it. `foreign` is another lesson's reply, `beside` are prompts to compare the prompt
+    with, the one alike first, `rewritten` is the prompt written otherwise, and `told` what a live teacher sees in its
+    place.
     """
 
     lesson: Lesson
     prompt: list[int]
-    openings: list[list[int]]
-    begun: Begun | None
+    decisions: list[Deciding]
     reply: list[int]
     rejected: list[list[int]]
     foreign: list[int]
@@ -73,12 +73,16 @@ class Example(NamedTuple):
         return common(self.reply, self.thought)
 
     def tree(self) -> Tree:
-        """Prompt and branches: openings first, then the reply, then what to avoid."""
+        """Prompt and branches: refusal openings first, then the reply, then what to avoid."""
         reply = [self.reply] if self.reply else []
-        openings = [*self.openings, *(self.begun.branches if self.begun is not None else [])]
         answers = [*self.rejected, *([self.foreign] if self.foreign else [])]
-        before, after = ([self.thought + one for one in some] for some in (openings, answers))
+        before, after = ([self.thought + one for one in some] for some in (self.refusing, answers))
         return Tree(self.prompt, [*before, *reply, *after])
+
+    @property
+    def refusing(self) -> list[list[int]]:
+        """What is read for all decisions."""
+        return [branch for decision in self.decisions for branch in decision.branches]
 
     def teaches(self) -> bool:
         """Whether any loss learns from it."""
@@ -86,8 +90,7 @@ class Example(NamedTuple):
 
     def check_room(self, context: int) -> None:
         """Raises InputError where one of its sequences exceeds the student's context."""
-        begun = self.begun.branches if self.begun is not None else []
-        longest = max((len(one) for one in (*self.openings, *begun, *self.rejected)), default=0)
+        longest = max((len(one) for one in (*self.refusing, *self.rejected)), default=0)
         said = max(len(self.reply), len(self.thought) + longest)
         prompts = [(len(self.prompt), said), (len(self.rewritten), len(self.reply))]
         for prompt, reply in [*prompts, *((len(other), 0) for other in self.beside)]:
@@ -145,8 +148,10 @@ class LessonEncoder:
         self.rewrites = noises[0].rewrites if noises else ()
         self.context = context
         refusals = [loss.refusal for loss in losses if loss.refusal is not None] or [Decision().refusal]
-        self.refusal, self.midway = (Wording.of(tokenizer, refusals, after=text) for text in ("", " "))
         self.within = refusals[0].within
+        self.refusal = Wording.of(tokenizer, refusals)
+        self.midway = Wording.of(tokenizer, refusals, after=MIDWAY) if self.within else None
+        self.wordings = [one for one in (self.refusal, self.midway) if one is not None]
         self.pad = end_of_turn(tokenizer)
         self.live = live
         compared = among if self.wants & {"contrasts", "reply_contrasts"} else None
@@ -207,8 +212,7 @@ class LessonEncoder:
         example = Example(
             lesson,
             prompt=prompt,
-            openings=self.refusal.at(lesson.risk) if "risk" in self.wants and lesson.risk is not None else [],
-            begun=self._begun(lesson) if "risk" in self.wants else None,
+            decisions=list(self._decisions(lesson, room=room)) if "risk" in self.wants else [],
             reply=reply,
             rejected=[tokens for tokens in avoided if tokens] if "rejected" in self.wants else [],
             foreign=reply_ids(self.tokenizer, foreign.reply or "", ends=False)[:room] if foreign is not None else [],
@@ -226,19 +230,27 @@ class LessonEncoder:
             check_room(where, lesson.prompt.messages, prompt=told_tokens, reply=len(reply), context=held, of=of)
         return example
 
-    def _begun(self, lesson: Lesson) -> Begun | None:
-        """Some first tokens of an answer that is due, or of one to avoid, and the end of a phrase: where a student may
-        change its mind. None where the lesson has neither."""
-        is_due = lesson.prompt.conduct == "answer"
+    def _decisions(self, lesson: Lesson, *, room: int) -> Iterator[Deciding]:
+        """Where the lesson is decided upon: at the start of its reply, and once more in the midst of an answer that is
+        due or to avoid, where there are so many tokens of `room` for it."""
+        if lesson.risk is None:
+            return
+        yield Deciding([], lesson.risk, self.refusal)
+        is_due = lesson.prompt.conduct != "refuse"
         text = lesson.reply if is_due else next(iter(lesson.rejected), None)
-        if not self.within or lesson.risk is None or not text:
-            return None
-        said = reply_ids(self.tokenizer, text, ends=False)[: 1 + drawn(f"begun {lesson.id}") % self.within]
-        if self.tokenizer.decode(said).rstrip()[-1:] not in PHRASE_ENDS:
-            stop = PHRASE_ENDS[drawn(f"stop {lesson.id}") % len(PHRASE_ENDS)]
-            said += reply_ids(self.tokenizer, stop, ends=False)
-        risk = 0.0 if is_due else lesson.risk
-        return Begun(said, risk, self.midway.at(risk))
+        if self.midway is not None and (begun := self._begun(text or "", of=lesson.id)):
+            midway = Deciding(begun, 0.0 if is_due else 1.0, self.midway)
+            if max(map(len, midway.branches)) <= room:
+                yield midway
+
+    def _begun(self, text: str, *, of: str) -> list[int]:
+        """Some first tokens of an answer and the end of a phrase, where a student may change its mind."""
+        tokens = reply_ids(self.tokenizer, text, ends=False)[: 1 + drawn(f"begun {of}") % self.within]
+        # A cut within a character leaves none.
+        begun = str(self.tokenizer.decode(tokens)).rstrip("\ufffd").rstrip()
+        if begun and begun[-1] not in PHRASE_ENDS:
+            begun += STOPS[drawn(f"stop {of}") % len(STOPS)]
+        return reply_ids(self.tokenizer, begun, ends=False) if begun else []
 
     def _rewritten(self, lesson: Lesson, prompt: list[int], reply: Sequence[int], *, seed: int) -> list[int]:
         """The prompt written otherwise, or as it is where the context does not hold that."""
@@ -297,7 +309,7 @@ class LessonEncoder:
     def _batch(self, rows: Sequence[Sequence[Example]], multipliers: Mapping[str, float]) -> MicroBatch:
         nothing = [[Tree([self.pad], [])]]
         forest = [[tree for example in row for tree in self._trees(example)] for row in rows]
-        units = Collected(collate(forest or nothing, pad=self.pad), (self.refusal, self.midway))
+        units = Collected(collate(forest or nothing, pad=self.pad), self.wordings)
         scored = count()
         for example in chain.from_iterable(rows):
             lesson = example.lesson
@@ -306,13 +318,10 @@ class LessonEncoder:
                 [list(islice(scored, len(branch))) for branch in tree.branches] for tree in self._trees(example)
             )
             branches, thought = iter(own), len(example.thought)
-            if example.openings:
-                places = [next(branches)[thought:] for _ in example.openings]
-                learning.decide(self.refusal, places, risk=lesson.risk or 0.0)
-            if (begun := example.begun) is not None:
-                before = thought + len(begun.tokens)
-                places = [next(branches)[before:] for _ in begun.openings]
-                learning.decide(self.midway, places, risk=begun.risk)
+            for decision in example.decisions:
+                before = thought + len(decision.begun)
+                places = [next(branches)[before:] for _ in decision.branches]
+                learning.decide(decision.wording, places, risk=decision.risk)
             if example.reply:
                 target = self.targets.get(lesson.id) if "distribution" in self.wants else None
                 spans = self.spans.get(lesson.id) if "spans" in self.wants else None

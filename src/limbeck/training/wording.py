@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from limbeck.errors import InputError
 from limbeck.losses.spec import Refusal
 from limbeck.models.chat import reply_ids
+from limbeck.models.prefill import common
 from limbeck.taxonomy import REFUSAL_OPENINGS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+# What stands before a refusal in the midst of a reply: tokenizers spell a word otherwise there.
+MIDWAY = "Yes, "
 
 
 class Wording(NamedTuple):
@@ -23,19 +28,24 @@ class Wording(NamedTuple):
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, refusals: Sequence[Refusal], *, after: str = "") -> Wording:
-        """The openings that any of the refusals reads, spelt as they are after some text. Raises InputError where the
-        words do not begin with the first opening's tokens."""
+        """The openings that any of the refusals reads, spelt as a reply goes on after some text. Raises InputError
+        where the words do not begin with the first opening's tokens."""
+        before = reply_ids(tokenizer, after.rstrip(), ends=False)
+
+        def spelt(text: str) -> list[int]:
+            whole = reply_ids(tokenizer, after + text, ends=False)
+            return whole[common(before, whole) :]
+
         # All decisions teach the same words.
-        words = refusals[0].words
-        counted = REFUSAL_OPENINGS[: max(one.openings for one in refusals)]
-        first, *others = (reply_ids(tokenizer, after + text, ends=False) for text in counted)
-        whole = reply_ids(tokenizer, after + words, ends=False)
-        if whole[: len(first)] != first:
+        words = spelt(refusals[0].words)
+        first, *others = map(spelt, REFUSAL_OPENINGS[: max(one.openings for one in refusals)])
+        if words[: len(first)] != first:
+            place = f"after {after!r} " if after else ""
             raise InputError(
-                f"loss 'decision': the student's tokens of {words!r} do not begin with those of "
+                f"loss 'decision': the student's tokens of {refusals[0].words!r} {place}do not begin with those of "
                 f"{REFUSAL_OPENINGS[0]!r}; choose other words for refuse_with"
             )
-        return cls([whole, *others], tuple(map(len, (first, *others))))
+        return cls([words, *others], tuple(map(len, (first, *others))))
 
     @property
     def tokens(self) -> list[int]:
