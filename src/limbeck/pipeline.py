@@ -26,7 +26,7 @@ from limbeck.report.verdict import choice
 from limbeck.sift import sift
 from limbeck.teach import teach
 from limbeck.teach.risk import draw_risk
-from limbeck.teach.score import score, unlabelled
+from limbeck.teach.score import score, unlabelled_line
 from limbeck.teach.spans import score_spans
 from limbeck.training.baselines import baseline
 from limbeck.training.lessons import LessonFiles, read_lessons
@@ -61,8 +61,9 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         if work.only is None:
             save_config(config, work.folder / "recipe.yaml")
         base = config.student.untrained()
-        for model in (base, *config.teach.models):
-            model.fetch()
+        if work.only is None and work.until is None:
+            for model in (base, *config.teach.models):
+                model.fetch()
         prompts = work.keep("prompts", curate, config.curate)
         for line in split_counts(prompts):
             work.progress.say(line)
@@ -93,8 +94,8 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
                 targets = at.keep("spans", score_spans, config.teach, base, lessons, targets)
             elif config.train.who_needs("distribution") and live is None:
                 targets = at.keep("targets", score, config.teach, base, lessons, targets, reasons)
-            for line in unlabelled(targets):
-                work.progress.say(line)
+            if unlabelled := unlabelled_line(targets):
+                work.progress.say(unlabelled)
             before = checkpoints[-1] if checkpoints else None
             checkpoint = at.keep(
                 "checkpoint",
@@ -139,7 +140,16 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         scorecards = work.keep("scorecards", measure, config.evaluate, trials, examined)
         exported = work.keep("export", export, base, chosen)
         risked += [caution] if caution is not None else []
-        learnt = (tuple(draws), tuple(rounds), tuple(variants), tuple(checkpoints), targets, origins, tuple(risked))
+        learnt = (
+            examined,
+            tuple(draws),
+            tuple(rounds),
+            tuple(variants),
+            tuple(checkpoints),
+            targets,
+            origins,
+            tuple(risked),
+        )
         page = work.keep("report", report, config.report, config.gates, base, chosen, scorecards, trials, *learnt)
         work.publish({"student": exported / "student"} | {file.name: file for file in (page / "page").iterdir()})
         save_config(config, work.folder / "recipe.yaml")

@@ -369,7 +369,7 @@ class TargetSet(Record):
 
     folders: tuple[Path, ...]
     lessons: int
-    without: int = 0
+    unlabelled: int = 0
     key: str
 
 

@@ -97,10 +97,10 @@ def test_draws_that_told_a_risk_are_paid_once_and_stand_apart() -> None:
 
 def test_a_teachers_replies_in_the_exam_are_paid_and_stand_apart() -> None:
     reply = Reply(request_id="a", text="Ten.", finish="stop", prompt_tokens=10, reply_tokens=2, cost=0.25)
-    trials = [trial_of(Trial(prompt=HARMLESS, subject=name, asked="reply"), reply) for name in ("expert", "student")]
+    trials = [trial_of(Trial(prompt=HARMLESS, subject=name, asked="reply"), reply) for name in ("expert", "silent")]
     scored = Trial(prompt=HARMLESS, subject="expert", asked="decision")
     found = ledger([([draw(HARMLESS, "Ten.", cost=0.5)], [], [])], exam=[*trials, scored]).teachers
-    assert found.keys() == {"expert", "expert, in the exam"}
+    assert found.keys() == {"expert", "expert, in the exam", "silent, in the exam"}
     in_the_exam = found["expert, in the exam"]
     assert (in_the_exam.draws, in_the_exam.prompt_tokens, in_the_exam.reply_tokens) == (1, 10, 2)
     assert (found["expert"].cost, in_the_exam.cost) == (0.5, 0.25)

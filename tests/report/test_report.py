@@ -94,7 +94,7 @@ def published(
     store: Any = Folders(folder)
     chosen = made.model_copy(update={"strength": 0.6, "tried": tried})
     learnt = (((drawn, verdicts),), (lessons,), (variants,), (made,), targets, origins, ())
-    page = report(ReportSettings(**settings), gates, BASE, chosen, cards, trials, *learnt, store=store)
+    page = report(ReportSettings(**settings), gates, BASE, chosen, cards, trials, (), *learnt, store=store)
     return {file.name: file.read_text(encoding="utf-8") for file in page.iterdir()}
 
 

@@ -20,7 +20,7 @@ from limbeck.records import Lesson, Prompt, asked
 from limbeck.targets.cache import Targets
 from limbeck.teach import score as score_module
 from limbeck.teach.keep import Top
-from limbeck.teach.score import score, unlabelled
+from limbeck.teach.score import score, unlabelled_line
 from limbeck.teach.settings import TeachSettings
 from limbeck.workspace import Silent, StageStore
 
@@ -81,8 +81,14 @@ def test_a_reply_for_which_the_context_of_who_scores_it_has_no_room_has_none_and
     given = [*LESSONS, long]
     made = score(settings(tiny_model, soft_labels=full), base(tiny_model), given, None, store=store)
     assert set(Targets(made.folders)) == {LESSONS[0].id, LESSONS[1].id}
-    (line,) = unlabelled(made)
-    assert line.startswith("soft labels: 1 of 3 replies have none")
+    assert (unlabelled_line(made) or "").startswith("soft labels: 1 of 3 replies have none, and losses that need one")
+
+
+def test_where_no_reply_can_be_scored_the_run_stops_with_what_to_do(store: StageStore, tiny_model: Path) -> None:
+    full = told(tiny_model).model_copy(update={"policy": "x" * 2000})
+    asked_for = settings(tiny_model, soft_labels=full)
+    with pytest.raises(InputError, match=r"none of 1 replies has one: .* give who scores them a longer context"):
+        score(asked_for, base(tiny_model), [lesson("Of the expert?", "expert")], None, store=store)
 
 
 def test_a_model_that_is_told_the_reasons_says_something_else_than_the_bare_one(

@@ -49,10 +49,10 @@ def test_every_reply_that_both_spell_alike_has_a_target_of_the_students_length(
     # A byte a token, and the end of the turn; "Yes", ",", " this", " ", "is", "." and the end are the teacher's.
     assert {name: len(one.tail_N) for name, one in found.items()} == {LESSONS[0].id: 14, LESSONS[1].id: 6}
     assert int(found[LESSONS[0].id].known_N.sum()) == 7
-    assert (first.lessons, first.without) == (2, 1)
+    assert (first.lessons, first.unlabelled) == (2, 1)
     new = [*LESSONS[:2], lesson("New?")]
     second = score_spans(settings(merging_model), student, new, first, store=replace(store, root=store.root / "b"))
-    assert (second.lessons, second.without, len(SpanTargets(second.folders[-1:]))) == (3, 0, 1)
+    assert (second.lessons, second.unlabelled, len(SpanTargets(second.folders[-1:]))) == (3, 0, 1)
     for file in first.folders[0].iterdir():
         file.unlink()
     with pytest.raises(InputError, match="of 2 soft targets 0 are there"):

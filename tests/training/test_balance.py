@@ -81,7 +81,7 @@ def test_settings_that_cannot_work_together_are_refused() -> None:
     TrainSettings(balance=Constrained(robustness=0.1), losses=(NoiseConsistency(),))
     with pytest.raises(ValidationError, match=r"give them the same refuse_with"):
         TrainSettings(losses=(Decision(), Decision(refuse_with="I can't do that")))
-    with pytest.raises(ValidationError, match=r"decide again within \[0, 8\]; give them the same within"):
+    with pytest.raises(ValidationError, match=r"have within \[0, 8\]; give them the same"):
         TrainSettings(losses=(Decision(), Decision(within=8)))
     with pytest.raises(ValidationError, match=r"give them the same noise\.rewrites"):
         casing = NoiseConsistency(noise=Noise(on="text", rewrites=("casing",)))

@@ -122,7 +122,8 @@ class Refusing(NamedTuple):
 
 
 class Openings(NamedTuple):
-    """The places where tokens of refusal openings would come, for B prompts.
+    """The places where tokens of refusal openings would come, for B decisions: one a prompt, at the start of the reply,
+    and perhaps one in its midst.
 
     All prompts share the openings: `token_O` are their tokens, one opening after the other, `sizes` their lengths,
     `at_BO` the place of each token. What comes after the last opening goes on from the first, and is anywhere where the

@@ -293,6 +293,7 @@ class EndpointModel:
         self.slots = anyio.CapacityLimiter(spec.concurrency)
         self.requests = Pace(spec.requests_per_minute)
         self.tokens = Pace(spec.tokens_per_minute)
+        self.declined = False
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -472,7 +473,10 @@ class EndpointModel:
             bare = {"add_special_tokens": False, "add_special": False}
             return _Cut.model_validate_json(await client.post(url, body={**texts, **bare}, cast_to=str))
 
-        cut = await self._answered(ask, tokens=0)
+        try:
+            cut = await self._call(ask, tokens=0)
+        except _Outcome as outcome:
+            raise self._without_labels(outcome) from outcome
         if cut.tokens != self.tokenizer.encode(PROBE, add_special_tokens=False):
             raise InputError(
                 f"teacher '{self.name}': the tokenizer of {self.spec.tokenizer} cuts text otherwise than that of "
@@ -483,8 +487,18 @@ class EndpointModel:
     async def _label(self, one: Continuation, *, top: int) -> tuple[str, TopK | None]:
         try:
             return one.id, await self._target(one, top=top)
-        except _Declined:
+        except _Declined as outcome:
+            if not self.declined:
+                LOG.warning("teacher '%s': the server declines to score a reply (%s)", self.name, outcome.why)
+            self.declined = True
             return one.id, None
+        except _Outcome as outcome:
+            raise self._without_labels(outcome) from outcome
+
+    def _without_labels(self, outcome: _Outcome) -> InputError:
+        return InputError(
+            f"teacher '{self.name}': there are no soft labels to be had ({outcome.why}); set soft_labels: none"
+        )
 
     async def _target(self, one: Continuation, *, top: int) -> TopK:
         from limbeck.models.chat import prompt_ids, reply_ids
@@ -496,12 +510,12 @@ class EndpointModel:
             rows = [] if scored.prompt_logprobs is None else scored.prompt_logprobs[len(prompt) :]
             likely = [{token: said.logprob for token, said in (row or {}).items()} for row in rows]
         else:
-            # One beginning after the other, so that the server reads each token once (its prefix cache).
+            # The longest beginning first: the server reads each token once (its prefix cache), and has no room at once.
             likely = []
-            for end in range(len(prompt), len(whole)):
+            for end in reversed(range(len(prompt), len(whole))):
                 scored = await self._complete(whole[:end], logprobs=top)
                 content = scored.logprobs.content if scored.logprobs is not None else None
-                likely.append({said.id: said.logprob for said in content[0].top_logprobs} if content else {})
+                likely.insert(0, {said.id: said.logprob for said in content[0].top_logprobs} if content else {})
         return self._top_k(likely, tokens=len(whole) - len(prompt), top=top)
 
     async def _complete(self, ids: Sequence[int], **wanted: int) -> _Scored:
@@ -513,19 +527,7 @@ class EndpointModel:
             )
             return _Completion.model_validate_json(raw.content).choices[0]
 
-        return await self._answered(ask, tokens=len(ids) + 1)
-
-    async def _answered(self, ask: Callable[[AsyncOpenAI], Awaitable[Answer]], *, tokens: float) -> Answer:
-        """As `_call`, for what has no other outcome than an answer. Raises InputError without one, but _Declined where
-        the server does not take what is asked."""
-        try:
-            return await self._call(ask, tokens=tokens)
-        except _Declined:
-            raise
-        except _Outcome as outcome:
-            raise InputError(
-                f"teacher '{self.name}': there are no soft labels to be had ({outcome.why}); set soft_labels: none"
-            ) from outcome
+        return await self._call(ask, tokens=len(ids) + 1)
 
     def _top_k(self, likely: Sequence[Mapping[int, float]], *, tokens: int, top: int) -> TopK:
         """The `top` likeliest ids of each place. Raises InputError where the server said less."""

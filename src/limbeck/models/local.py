@@ -121,7 +121,7 @@ def check_lengths(model: Local, told: Iterable[Continuation], *, reply_tokens: i
 
     reference = resolve(model.model)
     tokenizer = load_tokenizer(reference)
-    config = AutoConfig.from_pretrained(files_of(reference))
+    config = AutoConfig.from_pretrained(files_of(reference, weights=False))
     context = config.get_text_config().max_position_embeddings
     for one in told:
         if reply_tokens == 0 and not may_exceed(one.messages, [one.reply], context=context):

@@ -119,13 +119,15 @@ def on_disk(reference: Reference) -> Reference | None:
 
 
 # What transformers reads of a repository on the Hub: weights once, as safetensors.
-HUB_FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "*.safetensors")
+HUB_WEIGHTS = "*.safetensors"
+HUB_FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
 HUB_COPIES = ("*/*", "consolidated*")
 
 
 @cache
-def files_of(reference: Reference) -> str:
-    """The folder of the model's files: of a Hub id fetched, or without a connection as they were fetched before.
+def files_of(reference: Reference, *, weights: bool = True) -> str:
+    """The folder of the model's files: of a Hub id fetched, or without a connection as they were fetched before;
+    without its `weights` where only its settings and tokenizer are wanted.
 
     Raises Unreachable where they are neither here nor to be had.
     """
@@ -137,7 +139,7 @@ def files_of(reference: Reference) -> str:
         return snapshot_download(
             reference.location,
             revision=reference.revision,
-            allow_patterns=list(HUB_FILES),
+            allow_patterns=[*HUB_FILES, *([HUB_WEIGHTS] if weights else [])],
             ignore_patterns=list(HUB_COPIES),
         )
     except (OSError, ValueError) as error:
@@ -170,7 +172,7 @@ def load_own_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(files_of(reference))
+        return AutoTokenizer.from_pretrained(files_of(reference, weights=False))
     except (OSError, ValueError) as error:
         raise InputError(
             f"model '{reference.location}': its tokenizer could not be loaded ({_first_line(error)}); "

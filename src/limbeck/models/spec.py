@@ -59,10 +59,12 @@ class ModelSpec(Kind):
                 yield f"{named} is on the Hub, and is looked up when the run begins{pinned}"
 
     def fetch(self) -> None:
-        """Has the files of all models that it names on this disk. Raises InputError for one that is nowhere,
-        Unreachable for one that is on the Hub and cannot be had."""
+        """Has what it reads of the models that it names on this disk: of one that a server serves the tokenizer alone.
+
+        Raises InputError for one that is nowhere, Unreachable for one that is on the Hub and cannot be had.
+        """
         for named in self._named:
-            files_of(resolve(named))
+            files_of(resolve(named), weights=self.shareable)
 
     @property
     def _named(self) -> Iterator[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import Field
 
 from limbeck.models.local import Local
+from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Store
 from limbeck.records import Candidate, Checkpoint, Lesson, Origin, Prompt, Risk, Scorecard, TargetSet, Trial, Verdict
 from limbeck.report.conflict import conflict
@@ -53,6 +54,7 @@ def report(
     chosen: Checkpoint,
     scorecards: Sequence[Scorecard],
     trials: Sequence[Trial],
+    examined: tuple[ModelSpec, ...],
     draws: tuple[tuple[Sequence[Candidate], Sequence[Verdict]], ...],
     rounds: tuple[Sequence[Lesson], ...],
     variants: tuple[Sequence[Prompt], ...],
@@ -82,7 +84,7 @@ def report(
         draws=ledger(
             [(*drawn, lessons) for drawn, lessons in zip(draws, rounds, strict=True)],
             chain.from_iterable(risks),
-            trials,
+            (trial for trial in trials if trial.subject in {teacher.name for teacher in examined}),
         ),
         quirks=quirks(exam, scorecards, origins, base=base.name, student=name),
         conflict=conflict(read_disagreements(targets.folders if targets is not None else ()), rounds),

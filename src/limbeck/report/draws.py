@@ -71,7 +71,7 @@ class Draws:
 
 def ledger(rounds: Sequence[Round], risks: Iterable[Risk] = (), exam: Iterable[Trial] = ()) -> Draws:
     """Every teacher's draw counted by what came of it; those that only told the risk of a prompt stand apart, and so do
-    a teacher's replies in the exam."""
+    the replies in the `exam` of teachers that sat it."""
     drawn: dict[str, Candidate] = {}
     said: dict[str, list[Verdict]] = {}
     learnt: set[str] = set()
@@ -97,9 +97,8 @@ def ledger(rounds: Sequence[Round], risks: Iterable[Risk] = (), exam: Iterable[T
     for risk in {one.id: one for one in risks}.values():
         asked = counted.teachers[f"{risk.teacher or 'unnamed'}, for the risk"]
         _count(asked, risk, prompt=risk.prompt, draws=len(risk.said), without_cost=risk.without_cost)
-    taught_by = frozenset(counted.teachers)
     for trial in exam:
-        if trial.wants_reply and trial.subject in taught_by:
+        if trial.wants_reply:
             asked = counted.teachers[f"{trial.subject}, in the exam"]
             _count(asked, trial, prompt=trial.prompt.id, without_cost=int(trial.cost is None))
     return counted

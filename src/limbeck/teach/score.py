@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from limbeck.errors import InputError
 from limbeck.models.chat import check_same_vocabulary
 from limbeck.models.local import Local
 from limbeck.models.reasoning import Reasoning
@@ -20,6 +21,8 @@ from limbeck.teach.keep import Keep
 from limbeck.teach.mixture import Label, Panel, continuation
 from limbeck.teach.settings import TeachSettings
 
+# Why a reply may have no soft target.
+UNHEARD = "who scores them has no room for them in its context, declines them or spells them otherwise than the student"
 # Says the soft targets of each of some parts of the lessons, with its position among them.
 Labels = Callable[[Sequence[Sequence[Lesson]]], Iterator[tuple[int, Iterator[Label]]]]
 
@@ -64,14 +67,14 @@ def score(
     return scored(form, settings, student, lessons, before, store=store)
 
 
-def unlabelled(targets: TargetSet | None) -> Iterator[str]:
-    """What to tell of replies without a soft target."""
-    if targets is not None and targets.without:
-        yield (
-            f"soft labels: {targets.without} of {targets.lessons + targets.without} replies have none: who scores them "
-            "has no room for them in its context, declines them or spells them otherwise than the student; what needs "
-            "a soft label learns nothing from them"
-        )
+def unlabelled_line(targets: TargetSet | None) -> str | None:
+    """What to say where some replies have no soft target."""
+    if targets is None or not targets.unlabelled:
+        return None
+    return (
+        f"soft labels: {targets.unlabelled} of {targets.lessons + targets.unlabelled} replies have none, and losses "
+        f"that need one learn nothing from them: {UNHEARD}"
+    )
 
 
 def scored(
@@ -100,7 +103,12 @@ def scored(
         for _ in store.progress(f"{task.name} soft labels", work, total=total):
             pass
     found = len(known) + len(form.read((folder,)))
-    return TargetSet(folders=(*earlier, folder), lessons=found, without=asked - found, key=store.key)
+    if asked and not found:
+        raise InputError(
+            f"soft labels: none of {asked} replies has one: {UNHEARD}; give who scores them a longer context or a "
+            "shorter policy, set soft_labels: none, or take out the losses that need a distribution"
+        )
+    return TargetSet(folders=(*earlier, folder), lessons=found, unlabelled=asked - found, key=store.key)
 
 
 def _tasks(
@@ -163,3 +171,5 @@ def _write(form: Form, task: Task, missing: Sequence[tuple[Path, Sequence[Lesson
                 write_disagreements(file, apart)
             # Last, for it says that the part is there.
             form.write(file, [(label.lesson, label.target) for label in found])
+            heard = {label.lesson for label in found}
+            yield from (lesson.id for lesson in missing[at][1] if lesson.id not in heard)

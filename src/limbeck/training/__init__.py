@@ -124,7 +124,9 @@ class TrainSettings(Spec):
         if len(words := sorted({one.words for one in refusals})) > 1:
             raise ValueError(f"losses of kind decision refuse with {words}; give them the same refuse_with")
         if len(within := sorted({one.within for one in refusals})) > 1:
-            raise ValueError(f"losses of kind decision decide again within {within}; give them the same within")
+            raise ValueError(
+                f"losses of kind decision, or that look at refusals, have within {within}; give them the same"
+            )
         ways = {loss.under.rewrites for loss in self.losses if loss.under is not None and loss.under.on == "text"}
         if len(ways) > 1:
             raise ValueError(f"losses under noise on text rewrite by {sorted(ways)}; give them the same noise.rewrites")
