@@ -966,11 +966,29 @@ def test_a_hub_that_cannot_be_reached_is_one_message(limbeck: Command) -> None:
     )
 
 
-def test_a_student_that_cannot_be_fetched_is_told_before_anything_is_made(limbeck: Command, recipe: str) -> None:
-    hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
-    code, err = apart("run", recipe, "--folder", "out", "--set", "student.model=org/name", **hub)
+NO_HUB = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "student.model=org/name",
+        "teach.soft_labels={kind: context, model: org/name}",
+        "teach.teachers=[{name: far, kind: endpoint, base_url: 'http://127.0.0.1:9/v1', model: big, "
+        "soft_labels: top_logprobs, tokenizer: org/name}]",
+    ],
+)
+def test_a_model_that_cannot_be_fetched_is_told_before_anything_is_made(
+    limbeck: Command, recipe: str, wrong: str
+) -> None:
+    code, err = apart("run", recipe, "--folder", "out", "--set", wrong, **NO_HUB)
     assert code == 3 and err.startswith("model 'org/name' is no folder here, and could not be fetched from the Hub (")
     assert not list(Path("out").glob("prompts-*"))
+
+
+def test_prompts_are_curated_whether_or_not_the_student_can_be_fetched(limbeck: Command, recipe: str) -> None:
+    code, _ = apart("curate", recipe, "--folder", "out", "--set", "student.model=org/name", **NO_HUB)
+    assert code == 0 and list(Path("out").glob("prompts-*"))
 
 
 def test_export_never_writes_where_something_is(limbeck: Command, tiny_model: Path, adapter: str) -> None:
