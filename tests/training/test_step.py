@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from limbeck.errors import InputError
 from limbeck.losses.anti_teacher import AntiTeacher
 from limbeck.losses.contrastive import Contrastive
 from limbeck.losses.cross_entropy import CrossEntropy
@@ -551,6 +552,15 @@ def test_a_step_beside_a_live_teacher_may_be_cut_as_well(learner: Student, teach
     assert cut.units == whole.units and cut.losses == pytest.approx(whole.losses, rel=1e-5, abs=1e-7)
     torch.testing.assert_close(gradient_cut, gradient, rtol=1e-3, atol=1e-6)
     assert float(gradient.norm()) > 1e-4
+
+
+def test_a_reply_for_which_a_live_teacher_has_no_room_is_named_before_any_step(
+    learner: Student, teacher: LocalModel
+) -> None:
+    full = ContextModel(teacher, "x" * 1000)
+    encoder = LessonEncoder(learner.tokenizer, {}, losses=[ForwardKL()], context=learner.context, live=full)
+    with pytest.raises(InputError, match=f"lesson {PROMPTS[0].id}: .* exceeds the 1024 of teacher 'teacher'"):
+        encoder.teaches(PROMPTS[0])
 
 
 def test_a_live_teacher_may_know_what_the_student_does_not(learner: Student, teacher: LocalModel) -> None:

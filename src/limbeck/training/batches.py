@@ -154,16 +154,21 @@ class LessonEncoder:
         self.wordings = [one for one in (self.refusal, self.midway) if one is not None]
         self.pad = end_of_turn(tokenizer)
         self.live = live
+        self.live_context = 0 if live is None else int(live.weights.config.get_text_config().max_position_embeddings)
         compared = among if self.wants & {"contrasts", "reply_contrasts"} else None
         self.neighbours = Neighbours(compared if compared is not None else Pool.of(()))
 
     def teaches(self, lesson: Lesson) -> bool:
         """Whether any loss of some weight learns from the lesson, which is not encoded before its step comes unless it
-        may be longer than the context. Raises InputError for one that is."""
+        may be longer than the context, be it the student's or a live teacher's. Raises InputError for one that is."""
         before = before_answer(lesson, self.reasons)
         self._check_tags(lesson)
         said = [before + text for text in (lesson.reply or "", *lesson.rejected)]
-        if may_exceed(lesson.prompt.messages, said, context=self.context):
+        may_be_long = may_exceed(lesson.prompt.messages, said, context=self.context)
+        if self.live is not None and lesson.reply is not None:
+            told = self.live.told(lesson.prompt.messages, said[0])
+            may_be_long |= may_exceed(told, said[:1], context=self.live_context)
+        if may_be_long:
             self.example(lesson)
         return any(loss.weight > 0 and self._feeds(lesson, loss) for loss in self.losses)
 
@@ -224,10 +229,9 @@ class LessonEncoder:
         )
         example.check_room(self.context)
         if self.live is not None:
-            held = int(self.live.weights.config.get_text_config().max_position_embeddings)
             where, of = f"lesson {lesson.id}", f"teacher '{self.live.name}'"
-            told_tokens = len(example.told)
-            check_room(where, lesson.prompt.messages, prompt=told_tokens, reply=len(reply), context=held, of=of)
+            sizes = {"prompt": len(example.told), "reply": len(reply)}
+            check_room(where, lesson.prompt.messages, **sizes, context=self.live_context, of=of)
         return example
 
     def _decisions(self, lesson: Lesson, *, room: int) -> Iterator[Deciding]:
