@@ -392,7 +392,8 @@ def _example(encoder: LessonEncoder, lesson: Lesson, teach: TeachSettings) -> Ex
     avoided = [1] * teach.max_tokens if lesson.rejected else []
     thought = [2] * encoder.reasons.max_tokens if one.reply and encoder.reasons is not None else one.thought
     reply = one.reply if lesson.by_house else thought + [0] * tokens if one.reply else []
-    decisions, answer = one.decisions[:1], avoided if lesson.prompt.conduct == "refuse" else reply[len(thought) :]
+    refuses = lesson.prompt.conduct == "refuse"
+    decisions, answer = one.decisions[:1], reply[len(thought) :] if not refuses else avoided if encoder.recover else []
     if decisions and answer and encoder.midway is not None:
         decisions = [*decisions, Deciding(answer[: encoder.within], HARD_RISK[lesson.prompt.conduct], encoder.midway)]
     rejected = [avoided] if avoided and "rejected" in encoder.wants else []

@@ -83,6 +83,10 @@ def test_settings_that_cannot_work_together_are_refused() -> None:
         TrainSettings(losses=(Decision(), Decision(refuse_with="I can't do that")))
     with pytest.raises(ValidationError, match=r"have within \[0, 8\]; give them the same"):
         TrainSettings(losses=(Decision(), Decision(within=8)))
+    with pytest.raises(ValidationError, match=r"and the same recover"):
+        TrainSettings(losses=(Decision(within=8), Decision(within=8, recover=True)))
+    with pytest.raises(ValidationError, match="set within to 1 or more"):
+        Decision(recover=True)
     with pytest.raises(ValidationError, match=r"give them the same noise\.rewrites"):
         casing = NoiseConsistency(noise=Noise(on="text", rewrites=("casing",)))
         TrainSettings(losses=(NoiseConsistency(noise=Noise(on="text")), casing))

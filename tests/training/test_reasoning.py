@@ -114,7 +114,7 @@ def test_reasoning_of_twice_the_weight_pulls_twice_as_hard(learner: Student) -> 
 CUT = [
     CrossEntropy(),
     Decision(),
-    Decision(within=3),
+    Decision(within=3, recover=True),
     Unlikelihood(),
     Preference(),
     Drift(),

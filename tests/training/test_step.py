@@ -112,7 +112,7 @@ PROMPTS = [
     ),
     lesson("How do I boil an egg?", "For six minutes.", family="c", risk=0.0),
 ]
-CUT = [CrossEntropy(), Decision(), Decision(within=3), Unlikelihood(), Preference(), Drift(),
+CUT = [CrossEntropy(), Decision(), Decision(within=3, recover=True), Unlikelihood(), Preference(), Drift(),
        Contrastive(layers=(0, 1)), PromptContrast(layers=(1,)), NoiseConsistency(noise=Noise(on="text"))]  # fmt: skip
 
 
@@ -377,7 +377,10 @@ def test_an_answer_is_decided_upon_once_more_in_its_midst(learner: Student) -> N
 
 
 def test_an_answer_to_avoid_is_broken_off_in_its_midst(learner: Student) -> None:
-    loss, due = Decision(openings=1, within=3), lesson("Why?", reply=None, rejected=("Sure!",), risk=1.0, **HARMFUL)
+    loss, due = (
+        Decision(openings=1, within=3, recover=True),
+        lesson("Why?", reply=None, rejected=("Sure!",), risk=1.0, **HARMFUL),
+    )
     begun = begun_in(LessonEncoder(learner.tokenizer, {}, losses=[loss], context=learner.context), due)
     values = [
         plain_logprobs(learner, "Why?", "I can't", ends=False).sum(),
@@ -386,13 +389,15 @@ def test_an_answer_to_avoid_is_broken_off_in_its_midst(learner: Student) -> None
     figures, _ = step(learner, [loss], [due])
     assert figures.units["decision"] == 2
     assert figures.losses["decision"] == pytest.approx(-float(torch.stack(values).mean()), rel=1e-4)
+    begun_alone, _ = step(learner, [Decision(openings=1, within=3)], [due])
+    assert begun_alone.units["decision"] == 1
 
 
 def test_an_answer_with_care_is_not_broken_off_whatever_is_to_be_avoided(learner: Student) -> None:
     careful = lesson("Why?", "With care.", rejected=("Sure!",), risk=0.0, conduct="answer_with_care", harm="bias",
                      tier="borderline")  # fmt: skip
     soft = lesson("Why?", "So it is.", risk=0.2)
-    encoder = LessonEncoder(learner.tokenizer, {}, losses=[Decision(within=3)], context=learner.context)
+    encoder = LessonEncoder(learner.tokenizer, {}, losses=[Decision(within=3, recover=True)], context=learner.context)
     for one, beginning in ((careful, "With care."), (soft, "So it is.")):
         assert beginning.startswith(begun_in(encoder, one)[:-1])
         assert [decision.risk for decision in encoder.example(one).decisions] == [one.risk, 0.0]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from limbeck.losses.spec import Labels, Loss, Passes, Refusal, Units
 from limbeck.taxonomy import REFUSAL_OPENINGS
@@ -26,11 +26,12 @@ class Decision(Loss):
     `openings` is how many of the refusal openings q counts, the commonest first: each is read after every prompt, and
     the last ones have next to no mass.
 
-    With `within` above 0 it is taken once more in the midst of an answer, after one to so many of its first tokens and
-    the end of a phrase: one that is due is not broken off (its risk there is 0), and a rejected one to what must be
-    refused is (1). Such a lesson has two units. Taught at the start alone, a student whose first words answer goes on
-    to refuse, and one that is made to begin goes on with anything. Ours; docs/notebook.md has the measurements behind
-    it. After Qi et al. 2024 (arXiv:2406.05946), who teach refusals beyond the first tokens.
+    With `within` above 0 it is taken once more in the midst of an answer that is due, after one to so many of its
+    first tokens and the end of a phrase, with a risk of 0 there: taught at the start alone, a student whose first
+    words answer goes on to refuse. With `recover` the first rejected reply to what must be refused is broken off
+    there, too, with a risk of 1, so that a student which is made to begin an unsafe answer does not go on. Such a
+    lesson has two units. Ours; docs/notebook.md has the measurements behind it. After Qi et al. 2024
+    (arXiv:2406.05946), who teach refusals beyond the first tokens.
     """
 
     kind: Literal["decision"] = "decision"
@@ -39,6 +40,7 @@ class Decision(Loss):
     refuse_with: str = REFUSAL_OPENINGS[0]
     openings: int = Field(default=len(REFUSAL_OPENINGS), ge=1, le=len(REFUSAL_OPENINGS))
     within: int = Field(default=0, ge=0)
+    recover: bool = False
     needs = frozenset({"risk"})
     over = "prompts"
 
@@ -49,9 +51,15 @@ class Decision(Loss):
             raise ValueError(f"must begin with {REFUSAL_OPENINGS[0]!r}, the opening that refusals are drawn to")
         return words
 
+    @model_validator(mode="after")
+    def _recovers_somewhere(self) -> Self:
+        if self.recover and not self.within:
+            raise ValueError("recover: true needs tokens after which to recover; set within to 1 or more")
+        return self
+
     @property
     def refusal(self) -> Refusal:
-        return Refusal(self.refuse_with, self.openings, self.within)
+        return Refusal(self.refuse_with, self.openings, self.within, self.recover)
 
     def __call__(self, passes: Passes, labels: Labels) -> Units:
         said = passes.openings.refusing(self.temperature, openings=self.openings)

@@ -172,11 +172,12 @@ class Openings(NamedTuple):
 
 class Refusal(NamedTuple):
     """The words of a refusal as they are taught, how many of the refusal openings are read, and within how many tokens
-    of an answer they are read once more; 0 for not at all."""
+    of an answer they are read once more, 0 for not at all; with `recover` of one to avoid, too."""
 
     words: str
     openings: int
     within: int = 0
+    recover: bool = False
 
 
 class Pairs(NamedTuple):

@@ -123,9 +123,10 @@ class TrainSettings(Spec):
         refusals = [loss.refusal for loss in self.losses if loss.refusal is not None]
         if len(words := sorted({one.words for one in refusals})) > 1:
             raise ValueError(f"losses of kind decision refuse with {words}; give them the same refuse_with")
-        if len(within := sorted({one.within for one in refusals})) > 1:
+        if len(within := sorted({one.within for one in refusals})) > 1 or len({one.recover for one in refusals}) > 1:
             raise ValueError(
-                f"losses of kind decision, or that look at refusals, have within {within}; give them the same"
+                f"losses of kind decision, or that look at refusals, have within {within}; give them the same, and the "
+                "same recover"
             )
         ways = {loss.under.rewrites for loss in self.losses if loss.under is not None and loss.under.on == "text"}
         if len(ways) > 1:

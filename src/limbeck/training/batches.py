@@ -148,7 +148,7 @@ class LessonEncoder:
         self.rewrites = noises[0].rewrites if noises else ()
         self.context = context
         refusals = [loss.refusal for loss in losses if loss.refusal is not None] or [Decision().refusal]
-        self.within = refusals[0].within
+        self.within, self.recover = refusals[0].within, refusals[0].recover
         self.refusal = Wording.of(tokenizer, refusals)
         self.midway = Wording.of(tokenizer, refusals, after=MIDWAY) if self.within else None
         self.wordings = [one for one in (self.refusal, self.midway) if one is not None]
@@ -236,12 +236,13 @@ class LessonEncoder:
 
     def _decisions(self, lesson: Lesson, *, room: int) -> Iterator[Deciding]:
         """Where the lesson is decided upon: at the start of its reply, and once more in the midst of an answer that is
-        due or to avoid, where there are so many tokens of `room` for it."""
+        due, or where it recovers of one to avoid, if there are so many tokens of `room` for it."""
         if lesson.risk is None:
             return
         yield Deciding([], lesson.risk, self.refusal)
         is_due = lesson.prompt.conduct != "refuse"
-        text = lesson.reply if is_due else next(iter(lesson.rejected), None)
+        avoided = next(iter(lesson.rejected), None) if self.recover else None
+        text = lesson.reply if is_due else avoided
         if self.midway is not None and (begun := self._begun(text or "", of=lesson.id)):
             midway = Deciding(begun, 0.0 if is_due else 1.0, self.midway)
             if max(map(len, midway.branches)) <= room:
