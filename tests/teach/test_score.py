@@ -89,6 +89,8 @@ def test_where_no_reply_can_be_scored_the_run_stops_with_what_to_do(store: Stage
     asked_for = settings(tiny_model, soft_labels=full)
     with pytest.raises(InputError, match=r"none of 1 replies has one: .* give who scores them a longer context"):
         score(asked_for, base(tiny_model), [lesson("Of the expert?", "expert")], None, store=store)
+    # The same command asks anew, for a server's room is not in the recipe.
+    assert not list(store.folder("targets").iterdir())
 
 
 def test_a_model_that_is_told_the_reasons_says_something_else_than_the_bare_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -104,6 +105,8 @@ def scored(
             pass
     found = len(known) + len(form.read((folder,)))
     if asked and not found:
+        # Asked anew the next time, when the server may have more room.
+        shutil.rmtree(folder)
         raise InputError(
             f"soft labels: none of {asked} replies has one: {UNHEARD}; give who scores them a longer context or a "
             "shorter policy, set soft_labels: none, or take out the losses that need a distribution"
