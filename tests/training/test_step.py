@@ -377,10 +377,8 @@ def test_an_answer_is_decided_upon_once_more_in_its_midst(learner: Student) -> N
 
 
 def test_an_answer_to_avoid_is_broken_off_in_its_midst(learner: Student) -> None:
-    loss, due = (
-        Decision(openings=1, within=3, recover=True),
-        lesson("Why?", reply=None, rejected=("Sure!",), risk=1.0, **HARMFUL),
-    )
+    loss = Decision(openings=1, within=3, recover=True)
+    due = lesson("Why?", reply=None, rejected=("Sure!",), risk=1.0, **HARMFUL)
     begun = begun_in(LessonEncoder(learner.tokenizer, {}, losses=[loss], context=learner.context), due)
     values = [
         plain_logprobs(learner, "Why?", "I can't", ends=False).sum(),
