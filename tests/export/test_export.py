@@ -101,3 +101,15 @@ def test_at_strength_0_the_student_says_what_the_base_says_and_at_1_what_it_was_
     wanted = "Take one step." if strength else said(student.untrained())
     assert said(Local(model=str(tmp_path / "out" / "merged"))) == wanted
     assert said(Local(model=student.model, adapter=tmp_path / "out" / "adapter")) == wanted
+
+
+def test_whoever_may_read_the_settings_may_read_the_weights(
+    student: StudentSettings, checkpoint: Checkpoint, store: StageStore
+) -> None:
+    folder = export(student.untrained(), checkpoint, store=store) / "student"
+    adapter, merged = folder / "adapter", folder / "merged"
+    for settings, weights in (
+        (adapter / "adapter_config.json", adapter / "adapter_model.safetensors"),
+        (merged / "config.json", merged / "model.safetensors"),
+    ):
+        assert weights.stat().st_mode == settings.stat().st_mode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import copymode
 
 from limbeck.export.checksums import write_checksums
 from limbeck.models.adapter import is_whole_model, mixed_model, scaled_adapter
@@ -26,9 +27,11 @@ def write_student(model: str, adapter: Path, folder: Path, *, strength: float) -
     reference = resolve(model)
     if is_whole_model(adapter):
         mixed_model(reference, adapter, folder / "merged", strength)
-        write_checksums(folder)
-        return
-    scaled_adapter(adapter, folder / "adapter", strength)
-    load_merged(reference, folder / "adapter").save_pretrained(folder / "merged")
-    load_tokenizer(reference).save_pretrained(folder / "merged")
+    else:
+        scaled_adapter(adapter, folder / "adapter", strength)
+        load_merged(reference, folder / "adapter").save_pretrained(folder / "merged")
+        load_tokenizer(reference).save_pretrained(folder / "merged")
+    # safetensors lets nobody but the writer read what it writes; a server often is somebody else.
+    for weights in folder.rglob("*.safetensors"):
+        copymode(next(weights.parent.glob("*config.json")), weights)
     write_checksums(folder)
