@@ -27,7 +27,6 @@ from limbeck.workspace import Kept, Silent, StageStore
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-DIMENSIONS = 16
 VOCABULARY = 258  # 256 bytes, the end of a turn and its beginning
 MERGES = (("e", "r"), ("Ġ", "t"), ("Ġt", "h"), ("i", "s"), ("Ġth", "is"), ("Y", "e"), ("Ye", "s"))
 CONTEXT = 1024
@@ -56,20 +55,24 @@ class HashEncoder:
     """A unit vector for each text, drawn from a hash of it: unlike texts are nearly at right angles, `same` texts
     nearly parallel to the text that they are mapped to."""
 
-    def __init__(self, same: dict[str, str] | None = None) -> None:
+    def __init__(self, same: dict[str, str] | None = None, *, dimensions: int = 16) -> None:
         self.same = same or {}
+        self.dimensions = dimensions
 
     def encode(self, texts: Sequence[str], *, exact: bool = False) -> NDArray[np.float32]:
-        return np.stack([self._vector(text) for text in texts]) if texts else np.zeros((0, DIMENSIONS), np.float32)
+        return np.stack([self._vector(text) for text in texts]) if texts else np.zeros((0, self.dimensions), np.float32)
+
+    def read(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        worded_BSD = np.stack([self.encode([f"{text} {what}" for what in range(3)]) for text in texts])
+        return self.encode(texts), worded_BSD
 
     def _vector(self, text: str) -> NDArray[np.float32]:
-        drawn = _drawn(self.same.get(text, text)) + 0.01 * _drawn(text)
+        drawn = self._drawn(self.same.get(text, text)) + 0.01 * self._drawn(text)
         return np.asarray(drawn / np.linalg.norm(drawn), dtype=np.float32)
 
-
-def _drawn(text: str) -> NDArray[np.float64]:
-    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-    return np.random.default_rng(seed).standard_normal(DIMENSIONS)
+    def _drawn(self, text: str) -> NDArray[np.float64]:
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        return np.random.default_rng(seed).standard_normal(self.dimensions)
 
 
 class FakeTools:
@@ -94,6 +97,12 @@ class FakeTools:
 def alike() -> Callable[[dict[str, str]], FakeTools]:
     """Tools whose encoder takes each text of a mapping for nearly the text it is mapped to."""
     return lambda same: FakeTools(HashEncoder(same))
+
+
+@pytest.fixture
+def hashing() -> FakeTools:
+    """Tools whose encoder means nothing by its vectors, and has as many dimensions as the real one."""
+    return FakeTools(HashEncoder(dimensions=384))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from limbeck.judges.harm import HEAD_FILE as HARM_HEAD_FILE
 from limbeck.judges.harm import KINDS as HARM_KINDS
 from limbeck.judges.harm import harm_features
 from limbeck.judges.head import Head, softmax
-from limbeck.judges.reading import DIMENSIONS, readings
+from limbeck.judges.reading import readings
 from limbeck.judges.refusal import (
     HEAD_FILE,
     KINDS,
@@ -30,17 +30,20 @@ from limbeck.judges.refusal import (
     together,
 )
 from limbeck.judges.wording import Wording
-from limbeck.protocols import Encoder, Exchange
+from limbeck.models.encoder import DIMENSIONS
+from limbeck.protocols import Exchange, ReadingEncoder
 from limbeck.stats import auc, calibration_error
 
 # B examples, F features, K classes
 EXAMPLES = HEAD_FILE.with_name("examples")
-STRENGTHS = (1.0, 3.0, 10.0)  # inverse regularisation, in scikit-learn's sense
+STRENGTHS = (0.3, 1.0, 3.0)  # inverse regularisation, in scikit-learn's sense
 FOLDS = 10
 # Spread of all traits together against that of one embedding; 2 beat 1 and 3 in cross-validation.
 TRAITS_SAY = 2.0
 LEAST_SPREAD = 1e-6  # standard deviation; live dimensions of an embedding have about 0.05
-SPEAKING_EMBEDDINGS = 4  # blocks of features between the traits and the words
+# How much each block of a reading says, against one embedding: those of what is meant, then the four of wording.
+WORDING_SAYS = (2.0,) * 4
+SPEAKING_SAYS = (*(1.0,) * 4, *WORDING_SAYS)
 BELONGING_STRENGTH = 3.0
 # Answers given to somebody else's prompt: how much one counts beside a labelled example, for they are rare in life,
 # and how many words it must have, for a short answer fits many prompts.
@@ -48,7 +51,7 @@ STRANGER_WEIGHT = 0.1
 STRANGER_WORDS = 8
 
 HARM_STRENGTH = 1.0
-HARM_EMBEDDINGS = 2
+HARM_SAYS = (1.0, 1.0, *WORDING_SAYS)
 # Every so manieth refusal, lest they outweigh the replies that do what they were asked.
 REFUSALS_APART = 4
 # PyRIT's sets labelled by people, and the harm each is about; its scores go from 0 to 1 in quarters.
@@ -64,7 +67,7 @@ HARMFUL_SCORE = 0.5
 Row = Mapping[str, str]
 
 
-def fit_refusal(rows: Sequence[Row], encoder: Encoder) -> dict[str, Any]:
+def fit_refusal(rows: Sequence[Row], encoder: ReadingEncoder) -> dict[str, Any]:
     """Both heads as they are stored, with cross-validated figures; no prompt is in two folds.
 
     Rows of prompt, reply, refused; those that `stray` speak of something else, and only the belonging head learns
@@ -101,7 +104,7 @@ def fit_refusal(rows: Sequence[Row], encoder: Encoder) -> dict[str, Any]:
             features_BF[seen_B & main_B],
             kinds_B[seen_B & main_B],
             strength,
-            embeddings=SPEAKING_EMBEDDINGS,
+            says=SPEAKING_SAYS,
             words=len(wording.terms),
         )
 
@@ -131,7 +134,7 @@ def refusal_examples() -> list[Row]:
     ]
 
 
-def fit_harm(rows: Sequence[Row], encoder: Encoder) -> dict[str, Any]:
+def fit_harm(rows: Sequence[Row], encoder: ReadingEncoder) -> dict[str, Any]:
     """A head for each harm as it is stored, with cross-validated figures; no prompt is in two folds.
 
     Rows of prompt, reply, harm (several apart by blanks, or none). A row may name the one harm it is `about`: to the
@@ -184,9 +187,7 @@ def _harm_head(
     seen_B: NDArray[np.bool_],
 ) -> Head:
     chosen_B = seen_B & told_B
-    return regression(
-        features_BF[chosen_B], harmful_B[chosen_B], HARM_STRENGTH, embeddings=HARM_EMBEDDINGS, balanced=True
-    )
+    return regression(features_BF[chosen_B], harmful_B[chosen_B], HARM_STRENGTH, says=HARM_SAYS, balanced=True)
 
 
 def harm_examples(people: Path | None = None) -> list[Row]:
@@ -235,22 +236,22 @@ def regression(
     classes_B: NDArray[np.int64],
     strength: float,
     *,
-    embeddings: int = 0,
+    says: Sequence[float] = (),
     words: int = 0,
     weight_B: NDArray[np.float64] | None = None,
     balanced: bool = False,
 ) -> Head:
-    """The head on raw features: traits, blocks of `embeddings`, then `words`.
+    """The head on raw features: traits, a block of an embedding's size for each of `says`, then `words`.
 
-    Inside, each embedding has one variance in all, the traits together that times TRAITS_SAY squared, and words are as
-    they come.
+    Inside, all of a block has a variance of what it says squared, that of the traits is TRAITS_SAY squared, and words
+    are as they come.
     """
     from sklearn.linear_model import LogisticRegression
 
     mean_F, spread_F = features_BF.mean(axis=0), features_BF.std(axis=0)
-    blocks = [features_BF.shape[1] - words - embeddings * DIMENSIONS, *[DIMENSIONS] * embeddings]
-    says = [TRAITS_SAY, *[1.0] * embeddings]
-    scale_F = np.concatenate([np.full(size, say / np.sqrt(size)) for say, size in zip(says, blocks, strict=True)])
+    blocks = [features_BF.shape[1] - words - len(says) * DIMENSIONS, *[DIMENSIONS] * len(says)]
+    weighed = zip((TRAITS_SAY, *says), blocks, strict=True)
+    scale_F = np.concatenate([np.full(size, say / np.sqrt(size)) for say, size in weighed])
     # What hardly varies among the examples gets no say: MiniLM has dimensions that are 0 but for rounding.
     scaled_F = spread_F[: sum(blocks)]
     varies_F = scaled_F > LEAST_SPREAD

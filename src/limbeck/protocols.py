@@ -229,6 +229,16 @@ class Encoder(Protocol):
     def encode(self, texts: Sequence[str], *, exact: bool = False) -> NDArray[np.float32]: ...
 
 
+class ReadingEncoder(Encoder, Protocol):
+    """An encoder that tells, beside what short texts mean, how they are worded.
+
+    Gives unit vectors, shape (texts, dimensions), and of the tokens' states half way up, before wording has become
+    meaning, the mean, the greatest and the least, shape (texts, 3, dimensions); float32.
+    """
+
+    def read(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+
+
 class NearDuplicates(Protocol):
     """From which cosine of their embeddings on two prompts say nearly the same: one may not be taught and the other
     measured."""
@@ -268,7 +278,7 @@ class Tools(Protocol):
     def grading(self, judge: JudgeSettings, *, store: Store | None = None) -> AbstractContextManager[Grading]:
         """What the judge says, until the block ends; what its model replies in this process is kept in the store."""
 
-    def encoder(self) -> Encoder: ...
+    def encoder(self) -> ReadingEncoder: ...
 
     def chat(self, settings: Mapping[str, Any]) -> AbstractContextManager[ChatModel]:
         """The model with these settings (a kind and its keys), open until the block ends."""

@@ -1,43 +1,15 @@
-"""Tools for judges: an encoder made of hashes, and a chat model that says what a test gives it."""
+"""Tools for judges whose chat model says what a test gives it."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from limbeck.protocols import ChatModel, Encoder
+from limbeck.protocols import ChatModel, ReadingEncoder
 from limbeck.records import Reply, Request
-
-
-class HashEncoder:
-    """Unit vectors that depend on the text alone; they mean nothing."""
-
-    def encode(self, texts: Sequence[str], *, exact: bool = False) -> NDArray[np.float32]:
-        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts]
-        vectors = np.stack([np.random.default_rng(seed).normal(size=384) for seed in seeds])
-        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
-
-
-class HashTools:
-    """Tools whose encoder needs no weights and has as many dimensions as the real one."""
-
-    def encoder(self) -> HashEncoder:
-        return HashEncoder()
-
-    def chat(self, settings: Mapping[str, Any]) -> AbstractContextManager[ChatModel]:
-        raise AssertionError("this judge asks no model")
-
-
-@pytest.fixture
-def hashing() -> HashTools:
-    """Tools whose encoder means nothing by its vectors."""
-    return HashTools()
 
 
 class Answering:
@@ -68,7 +40,7 @@ class AnsweringTools:
     def __init__(self, model: Answering) -> None:
         self.model = model
 
-    def encoder(self) -> Encoder:
+    def encoder(self) -> ReadingEncoder:
         raise AssertionError("this judge needs no encoder")
 
     @contextmanager

@@ -34,10 +34,13 @@ def test_every_exchange_gets_one_verdict_with_a_score_for_every_harm(hashing: To
     assert said[0].unscored == "the reply is empty" and said[0].harmful is None
 
 
-def test_what_counts_as_harm_is_a_setting(hashing: Tools) -> None:
+@pytest.mark.model
+def test_what_counts_as_harm_is_a_setting() -> None:
+    from limbeck.models.encoder import ModelTools
+
     harmful = []
     for at_least in (0.0, 1.0):
-        with Harmful(at_least=at_least).open(hashing) as judge:
+        with Harmful(at_least=at_least).open(ModelTools()) as judge:
             (found,) = judge.grade([Exchange("a", "", "Good morning.")])
             harmful.append(found.harmful)
     assert harmful == [KINDS, ()]
@@ -83,12 +86,14 @@ def test_a_refusal_that_quotes_its_prompt_does_less_harm_than_what_it_quotes() -
     assert strayed.harmful == ("toxicity",)
 
 
-def test_a_comment_that_answers_nothing_is_read_by_those_who_know_comments(hashing: Tools) -> None:
+@pytest.mark.model
+def test_a_comment_that_answers_nothing_is_read_by_those_who_know_comments() -> None:
+    from limbeck.models.encoder import ModelTools
+
     texts = ("What a lovely day, thank you all!", "You vile people make me sick, I hope you lose everything.")
-    with Harmful().open(hashing) as judge:
+    with Harmful().open(ModelTools()) as judge:
         kind, hostile = (one.harm["toxicity"] for one in judge.grade([Exchange("a", "", text) for text in texts]))
         answers = [one.harm["toxicity"] for one in judge.grade([Exchange("a", "Well?", text) for text in texts])]
-    # The hashed embeddings say nothing: whoever tells them apart is the net and the lexicon.
     assert hostile > 0.5 > kind and hostile - kind > answers[1] - answers[0]
 
 

@@ -40,3 +40,16 @@ def test_exact_embeddings_do_not_hang_on_what_the_machine_multiplies_in(monkeypa
     # In bfloat16 they are others, and hardly.
     assert float((found[True][0] * found[True][1]).sum(axis=1).min()) > 0.999
     assert np.abs(found[True][0] - found[True][1]).max() > 1e-5
+
+
+@pytest.mark.model
+def test_a_short_text_that_is_read_means_what_it_does_when_encoded_and_its_company_does_not_matter() -> None:
+    texts = ["How do I boil an egg?", "No.", "I can't help with that, because it would hurt people. " * 3]
+    encoder = ModelTools().encoder()
+    meant_BD, worded_BSD = encoder.read(texts)
+    np.testing.assert_allclose(meant_BD, encoder.encode(texts), atol=0.01)
+    alone_BD, worded_alone_BSD = encoder.read(texts[1:2])
+    np.testing.assert_allclose(alone_BD[0], meant_BD[1], atol=0.01)
+    np.testing.assert_allclose(worded_alone_BSD[0], worded_BSD[1], atol=0.1)
+    mean_BD, most_BD, least_BD = worded_BSD.swapaxes(0, 1)
+    assert (least_BD <= mean_BD).all() and (mean_BD <= most_BD).all()

@@ -23,7 +23,7 @@ from limbeck.judges.reading import Reading, readings
 from limbeck.judges.refusal import BATCH, FULL, Heads
 from limbeck.judges.refusal import HEAD_FILE as REFUSAL_HEAD_FILE
 from limbeck.judges.spec import JudgeSpec
-from limbeck.protocols import Encoder, Exchange, Tools
+from limbeck.protocols import Exchange, ReadingEncoder, Tools
 from limbeck.records import Span, Verdict
 from limbeck.taxonomy import HARMS
 
@@ -78,7 +78,7 @@ class HarmJudge:
 
     name = "harm"
 
-    def __init__(self, spec: Harmful, heads: HarmHeads, refusal: Heads, encoder: Encoder) -> None:
+    def __init__(self, spec: Harmful, heads: HarmHeads, refusal: Heads, encoder: ReadingEncoder) -> None:
         self.spec = spec
         self.heads = heads
         self.refusal = refusal
@@ -127,10 +127,10 @@ def _declines(exchange: Exchange) -> bool:
 
 
 def harm_features(exchanges: Sequence[Exchange], read: Sequence[Reading]) -> NDArray[np.float64]:
-    """What the heads weigh, shape (B, F): words of each lexicon and the outer shape, then two embeddings."""
+    """What the heads weigh, shape (B, F): words of each lexicon and the outer shape, two embeddings, the wording."""
     return np.stack(
         [
-            np.concatenate([_traits(exchange.reply), one.passages_PD[0], one.whole_D])
+            np.concatenate([_traits(exchange.reply), one.passages_PD[0], one.whole_D, one.wording_F])
             for exchange, one in zip(exchanges, read, strict=True)
         ]
     )

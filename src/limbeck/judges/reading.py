@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.judges.cues import plain
-from limbeck.protocols import Encoder, Exchange
+from limbeck.protocols import Exchange, ReadingEncoder
 
-# P passages, D dimensions of an embedding, R relations
-DIMENSIONS = 384  # of all-MiniLM-L6-v2
+# P passages, S statistics over tokens (mean, greatest, least), D dimensions of an embedding, R relations
 # A reply is read in passages of this many words, each once; MiniLM is slower per word on longer texts.
 PASSAGE_WORDS = 40
 PROMPT_WORDS = 80
@@ -32,9 +31,10 @@ COMMON = frozenset(_COMMON.split())
 
 
 class Reading(NamedTuple):
-    """The meaning of each passage and of the prompt, and figures of how they are related."""
+    """The meaning and the wording of each passage, the meaning of the prompt, and figures of how they are related."""
 
     passages_PD: NDArray[np.float64]
+    worded_PSD: NDArray[np.float64]
     prompt_D: NDArray[np.float64]
     relation_R: NDArray[np.float64]
 
@@ -44,22 +44,30 @@ class Reading(NamedTuple):
         return np.asarray(self.passages_PD.mean(axis=0))
 
     @property
+    def wording_F(self) -> NDArray[np.float64]:
+        """How it is worded: the mean of the first passage and of all, what is greatest and what is least anywhere."""
+        mean_PD, most_PD, least_PD = self.worded_PSD.swapaxes(0, 1)
+        return np.concatenate([mean_PD[0], mean_PD.mean(axis=0), most_PD.max(axis=0), least_PD.min(axis=0)])
+
+    @property
     def in_common_D(self) -> NDArray[np.float64]:
         """What the whole reply and the prompt share, dimension by dimension."""
         return np.asarray(unit(self.whole_D) * self.prompt_D * PRODUCT_SCALE)
 
 
-def readings(exchanges: Sequence[Exchange], encoder: Encoder) -> list[Reading]:
+def readings(exchanges: Sequence[Exchange], encoder: ReadingEncoder) -> list[Reading]:
     """Each exchange read to its end; a text that several share is embedded once."""
     passages = [passages_of(plain(exchange.reply)) for exchange in exchanges]
     prompts = [" ".join(plain(exchange.prompt).split()[:PROMPT_WORDS]) for exchange in exchanges]
     texts = sorted({*prompts, *(passage for reply in passages for passage in reply)})
-    meaning = dict(zip(texts, encoder.encode(texts), strict=True))
+    meant_BD, worded_BSD = (found.astype(np.float64) for found in encoder.read(texts))
+    place = {text: at for at, text in enumerate(texts)}
     found = []
     for exchange, reply, prompt in zip(exchanges, passages, prompts, strict=True):
-        passages_PD = np.stack([meaning[passage] for passage in reply]).astype(np.float64)
-        prompt_D = meaning[prompt].astype(np.float64)
-        found.append(Reading(passages_PD, prompt_D, relation(exchange, passages_PD, prompt_D)))
+        at_P = [place[passage] for passage in reply]
+        passages_PD, prompt_D = meant_BD[at_P], meant_BD[place[prompt]]
+        relation_R = relation(exchange, passages_PD, prompt_D)
+        found.append(Reading(passages_PD, worded_BSD[at_P], prompt_D, relation_R))
     return found
 
 

