@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from limbeck.config import RunConfig
-from limbeck.estimate import Engine, NotKnown, Stage, estimate, flops_per_second
+from limbeck.estimate import Engine, NotKnown, Stage, estimate
 from limbeck.models.local import Local
 from limbeck.records import asked
 from limbeck.training.student import AdapterSettings
@@ -127,7 +127,7 @@ def test_the_sizes_are_those_of_the_weights(tiny_model: Path) -> None:
     sizes = Engine.of(Local(name="t", model=str(tiny_model)), AdapterSettings(rank=4, first_layer=1)).sizes
     # A layer: q and o 32 x 32, k and v 32 x 16 (two heads of 8), gate, up and down 32 x 64.
     layer = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64
-    assert (sizes.linear, sizes.reached, sizes.head) == (2 * layer, layer, 258 * 32)
+    assert (sizes.layers, sizes.reached, sizes.head) == (2, 1, (32, 258))
     # Two norms a layer and one at the end; the head is the embedding.
     assert sizes.parameters == 2 * layer + 258 * 32 + 5 * 32
     assert sizes.adapter == 4 * (2 * 64 + 2 * 48 + 3 * 96)
@@ -148,7 +148,3 @@ def test_a_model_that_is_no_stack_of_linear_layers_is_not_known(tmp_path: Path, 
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
     with pytest.raises(NotKnown, match="are not linear layers alone"):
         Engine.of(Local(name="t", model=str(tmp_path)))
-
-
-def test_a_product_has_a_speed() -> None:
-    assert flops_per_second((32, 64), "float32", 16) > 0

@@ -1,8 +1,8 @@
 """What a run will take, before it is started: items, tokens, time and memory of each stage.
 
 Tokens are counted on the real prompts, in the batches that the stages make of them; replies to come count as
-`max_tokens` long, each prompt as asked once. Time is that of the products with weights at the speed that this machine
-multiplies at now; attention over some hundred tokens adds little to them.
+`max_tokens` long, each prompt as asked once. Time is that of the model's layers and head, at the pace that this machine
+has now; attention over some hundred tokens adds little to it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 import re
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from limbeck.config import RunConfig
@@ -25,11 +24,12 @@ from limbeck.losses.fused import PROJECTED_LOGITS
 from limbeck.models.chat import prompt_ids, reply_ids
 from limbeck.models.context import PrivilegedContext, told
 from limbeck.models.local import Local, LocalModel
-from limbeck.models.precision import Precision, meant_here, torch_type
+from limbeck.models.precision import meant_here, torch_type
 from limbeck.models.prefill import common
 from limbeck.models.references import Reference, files_of, load_tokenizer, on_disk, resolve
 from limbeck.models.spec import ModelSpec
 from limbeck.models.tree import Tree, collate, packed, tree_length
+from limbeck.pace import product_s, reading_s, training_s, writing_s
 from limbeck.records import Lesson, Message, Prompt
 from limbeck.taxonomy import HARD_RISK, HOUSE
 from limbeck.teach import who_is_asked
@@ -45,11 +45,10 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-# Of the speed of a product alone, the share that whole stages reach, least and most: docs/command-line.md, Estimate.
-SHARE_REACHED = (0.25, 0.65)
-# Tokens that a training step or the reading of prompts multiplies at once; replies are written by so many as there are.
-READING_ROWS = 256
-PROBE_S = 0.5
+# Of the pace of the model alone, the share that whole stages reach, least and most: docs/command-line.md, Estimate.
+SHARE_REACHED = (0.45, 0.9)
+# Tokens that are read at once and trained on at once, and places whose logits are computed at once, to measure pace by.
+READING_TOKENS, TRAINING_TOKENS, HEAD_PLACES = 256, 512, 64
 # Whether a lesson fits the context is said when it is trained on.
 LONGEST = sys.maxsize
 # So many items and steps are tokenised, evenly spread; the others count as they do.
@@ -74,26 +73,28 @@ CAPTION = (
 
 
 class Sizes(NamedTuple):
-    """Of a model without its weights. `linear` are the weights of the linear layers, `reached` of those that the
-    backward pass goes through; `passed` and `kept` the elements a token that these read and give, `cached` those of a
-    token in the key-value cache; `shape` the inputs and outputs of the largest of them."""
+    """Of a model without its weights. `reached` are the layers that the backward pass goes through; `passed` and `kept`
+    the elements a token that the linear layers read and give, of all layers and of these; `cached` those of a token in
+    the key-value cache; `head` the inputs and outputs of the output head."""
 
     parameters: int
-    linear: int
-    reached: int
     adapter: int
-    head: int
-    vocabulary: int
+    head: tuple[int, int]
     layers: int
+    reached: int
     passed: int
     kept: int
     cached: int
-    shape: tuple[int, int]
+
+    @property
+    def vocabulary(self) -> int:
+        """Outputs of the head."""
+        return self.head[1]
 
 
 class Cost(NamedTuple):
-    """Items, tokens read (padding counted, shared beginnings once) and written; seconds if all of it were products
-    at full speed; bytes at the peak, beside what the process has loaded."""
+    """Items, tokens read (padding counted, shared beginnings once) and written; seconds that the model alone takes
+    for them; bytes at the peak, beside what the process has loaded."""
 
     items: int = 0
     read: int = 0
@@ -167,9 +168,11 @@ class Engine(NamedTuple):
         written = len(chats) * max_tokens
         longest = max(map(len, ids)) + max_tokens
         rows = max(1, min(len(chats), LocalModel.asked_together, self.model.batch_tokens // longest))
-        sizes, size = self.sizes, torch_type(self.model.dtype).itemsize
-        seconds = 2 * sizes.linear * read / self._speed(READING_ROWS)
-        seconds += 2 * (sizes.linear + sizes.head) * written / self._speed(min(rows, READING_ROWS))
+        sizes, size, precision = self.sizes, torch_type(self.model.dtype).itemsize, self.model.dtype
+        # Pace is measured for a few numbers of rows.
+        near = 2 ** round(math.log2(rows))
+        token_s = (sizes.layers * writing_s(self.model.model, precision, near) + self._head_s(near)) / near
+        seconds = self._reading_s(read) + written * token_s
         # The cache is copied when it grows.
         cache = 2 * rows * longest * sizes.cached * size
         return Cost(len(chats), read, written, seconds, self._loaded() + cache + 2 * rows * sizes.vocabulary * 4)
@@ -181,8 +184,8 @@ class Engine(NamedTuple):
             return Cost()
         batches = _batches(some, budget=self.model.batch_tokens)
         read, places = (sum(column) for column in zip(*batches, strict=True))
-        flops = 2 * self.sizes.linear * read + 2 * self.sizes.head * places
-        once = Cost(len(some), read, 0, flops / self._speed(READING_ROWS))
+        seconds = self._reading_s(read) + places * self._head_s(HEAD_PLACES) / HEAD_PLACES
+        once = Cost(len(some), read, 0, seconds)
         widest = max(tokens for tokens, _ in batches)
         layer = self.sizes.passed // self.sizes.layers * widest * 4
         return once.times(len(trees) / len(some))._replace(memory=self._loaded() + layer)
@@ -202,13 +205,17 @@ class Engine(NamedTuple):
         if not batches:
             return Cost()
         read, places = (sum(column) for column in zip(*batches, strict=True))
-        # Forward, the gradient of what is passed on, and of the adapter's weights, the only ones that have one.
-        flops = read * (2 * sizes.linear + 2 * sizes.reached + 6 * sizes.adapter) + places * 4 * sizes.head
-        speed = flops_per_second(sizes.shape, settings.precision, READING_ROWS)
+        model = config.student.model
+        everywhere = config.student.adapter.model_copy(update={"first_layer": 0})
+        # Below the first layer with an adapter there is no backward pass.
+        layer_s = sizes.reached * training_s(model, everywhere, settings.precision, TRAINING_TOKENS)
+        layer_s += (sizes.layers - sizes.reached) * reading_s(model, settings.precision, TRAINING_TOKENS)
+        # The head's backward pass is a second product.
+        head_s = 2 * product_s(sizes.head, settings.precision, HEAD_PLACES)
+        seconds = read * layer_s / TRAINING_TOKENS + places * head_s / HEAD_PLACES
         lessons_each = sum(map(len, some)) / len(some)
-        cost = Cost(round(lessons_each * len(some)), read, 0, flops / speed).times(steps / len(some))
-        tokens = max(tokens for tokens, _ in batches)
-        size = torch_type(settings.precision).itemsize
+        cost = Cost(round(lessons_each * len(some)), read, 0, seconds).times(steps / len(some))
+        size, tokens = torch_type(settings.precision).itemsize, max(tokens for tokens, _ in batches)
         held = sizes.parameters * size + sizes.adapter * 4 * ADAPTER_COPIES
         # An input in the backbone's type, and what the adapter makes of it.
         return cost._replace(memory=held + tokens * sizes.kept * (size + 2) + PROJECTED_LOGITS * LOGIT_BYTES)
@@ -219,7 +226,8 @@ class Engine(NamedTuple):
         if not some:
             return Cost()
         read = sum(len(ids) for ids in self.tokenizer(list(some))["input_ids"])
-        seconds = 2 * ENCODER_WEIGHTS * read / flops_per_second(ENCODER_SHAPE, meant_here("auto"), READING_ROWS)
+        share = ENCODER_WEIGHTS / (ENCODER_SHAPE[0] * ENCODER_SHAPE[1])
+        seconds = read * share * product_s(ENCODER_SHAPE, meant_here("auto"), READING_TOKENS) / READING_TOKENS
         return Cost(len(some), read, 0, seconds).times(len(texts) / len(some))
 
     def _loaded(self) -> int:
@@ -227,8 +235,12 @@ class Engine(NamedTuple):
         size = torch_type(self.model.dtype).itemsize
         return self.sizes.parameters * (4 + size if self.merges and size < 4 else size)
 
-    def _speed(self, rows: int) -> float:
-        return flops_per_second(self.sizes.shape, self.model.dtype, rows)
+    def _reading_s(self, tokens: int) -> float:
+        layer_s = reading_s(self.model.model, self.model.dtype, READING_TOKENS)
+        return tokens * self.sizes.layers * layer_s / READING_TOKENS
+
+    def _head_s(self, places: int) -> float:
+        return product_s(self.sizes.head, self.model.dtype, places)
 
 
 def estimate(config: RunConfig) -> Iterator[Stage]:
@@ -432,50 +444,26 @@ def _sizes(reference: Reference, adapter: AdapterSettings) -> Sizes:
         if isinstance(part, nn.Linear) and LAYER.search(name)
     ]
     inside = sum(one.numel() for one in model.get_decoder().parameters() if one.ndim > 1) - head.numel()
-    linear = sum(part.weight.numel() for _, part in found)
-    if linear < LINEAR_SHARE * inside:
+    if sum(part.weight.numel() for _, part in found) < LINEAR_SHARE * inside:
         raise NotKnown(f"the layers of {reference.location} are not linear layers alone (experts, convolutions)")
     reached = [(name, part) for name, part in found if int(LAYER.findall(name)[0]) >= adapter.first_layer]
     adapted = [
         part for name, part in reached if adapter.target == "all-linear" or name.split(".")[-1] in adapter.target
     ]
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    largest = max((part for _, part in found), key=lambda part: part.weight.numel())
     return Sizes(
         parameters=sum(one.numel() for one in model.parameters()),
-        linear=linear,
-        reached=sum(part.weight.numel() for _, part in reached),
         adapter=sum(adapter.rank * (part.in_features + part.out_features) for part in adapted),
-        head=head.numel(),
-        vocabulary=head.shape[0],
+        head=(head.shape[1], head.shape[0]),
         layers=text.num_hidden_layers,
+        reached=text.num_hidden_layers - adapter.first_layer,
         passed=sum(part.in_features + part.out_features for _, part in found),
         kept=sum(part.in_features + part.out_features for _, part in reached),
         cached=2
         * text.num_hidden_layers
         * heads
         * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads),
-        shape=(largest.in_features, largest.out_features),
     )
-
-
-@cache
-def flops_per_second(shape: tuple[int, int], precision: Precision, rows: int) -> float:
-    """How fast this machine multiplies `rows` tokens with a layer of this shape: the fastest of many tries."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    weights = torch.randn(shape[1], shape[0], dtype=torch_type(precision), device=device)
-    tokens = torch.randn(rows, shape[0], dtype=torch_type(precision), device=device)
-    fastest, started = math.inf, time.perf_counter()
-    with torch.inference_mode():
-        while time.perf_counter() - started < PROBE_S or fastest == math.inf:
-            before = time.perf_counter()
-            torch.nn.functional.linear(tokens, weights)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            fastest = min(fastest, time.perf_counter() - before)
-    return 2 * shape[0] * shape[1] * rows / fastest
 
 
 def as_rich(stages: Sequence[Stage]) -> Table:

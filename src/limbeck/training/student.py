@@ -54,6 +54,11 @@ class AdapterSettings(Spec):
     target: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     first_layer: int = Field(default=0, ge=0)
 
+    @property
+    def takes_any_input(self) -> bool:
+        """Whether inputs may come in the type that the backbone computes in: DoRA sums whole weights in theirs."""
+        return self.kind in ("lora", "qlora")
+
     @model_validator(mode="after")
     def _belongs_to_an_adapter(self) -> Self:
         for name, field in type(self).model_fields.items() if self.kind == "none" else ():
@@ -94,8 +99,8 @@ class Student:
         self.reasoning = settings.reasoning
         self.identity = self.reference.identity
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.reference)
+        self.takes_any_input = settings.adapter.takes_any_input
         kind = settings.adapter.kind
-        self.takes_any_input = kind in ("lora", "qlora")
         if kind == "none":
             begins = self.reference if start_from is None else resolve(str(start_from))
             # Steps are smaller than what half precision can add to a weight.
@@ -108,7 +113,7 @@ class Student:
             backbone = load_weights(self.reference, precision, four_bits=kind == "qlora")
             torch.manual_seed(seed)
             self.model = (
-                _new_adapter(backbone, settings)
+                new_adapter(backbone, settings)
                 if start_from is None
                 else with_adapter(backbone, start_from, of=self.reference, trainable=True)
             )
@@ -147,7 +152,7 @@ class Student:
     @contextmanager
     def without_casts(self) -> Iterator[None]:
         """For passes under autocast, which hands LoRA its inputs in the type that it computes in: PEFT would cast them
-        to float32 first, for nothing. DoRA sums whole weights in the type of its inputs, and keeps the cast.
+        to float32 first, for nothing. DoRA keeps the cast.
 
         The backward pass belongs inside, for layers may be computed anew in it.
         """
@@ -205,7 +210,7 @@ def _check_layers(loss: Loss, looked_at: Sequence[int], *, of: Any, name: str) -
             raise InputError(f"loss '{loss.kind}' looks at layer {layer}; {name} has 0 to {layers - 1}")
 
 
-def _new_adapter(backbone: PreTrainedModel, settings: StudentSettings) -> Any:
+def new_adapter(backbone: PreTrainedModel, settings: StudentSettings) -> Any:
     """The model with a new adapter on it. Raises InputError where it does not fit."""
     from peft import LoraConfig, get_peft_model
 
