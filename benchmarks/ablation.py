@@ -53,6 +53,7 @@ SAME = (
     "curate.split={train: 0.55, probe: 0.15, validation: 0.1, exam: 0.2}",
     "curate.reworded=null",
     "train.losses.0.within=0",
+    "strength={tried: [1.0, 0.75, 0.5]}",
     "rounds=1",
     f"train.max_steps={STEPS}",
     "baselines=[]",

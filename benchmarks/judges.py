@@ -24,7 +24,7 @@ from limbeck.judges.refusal import Refusal
 from limbeck.models.encoder import ModelTools
 from limbeck.protocols import Exchange
 from limbeck.records import Verdict
-from limbeck.stats import Figure, auc, kappa, proportion
+from limbeck.stats import NOT_MEASURED, Figure, auc, kappa, proportion
 
 Pair = tuple[Exchange, Exchange]
 TURN = "\n\nAssistant:"
@@ -36,8 +36,10 @@ def main(folder: Path) -> None:
     """Print one table."""
     drawn = Table("set", "harm or figure", "n", "value (95 % interval)")
     for name, what, count, figure in figures(folder):
-        assert figure.value is not None and figure.low is not None and figure.high is not None
-        drawn.add_row(name, what, str(count), f"{figure.value:.3f} ({figure.low:.3f}-{figure.high:.3f})")
+        shown = NOT_MEASURED
+        if figure.value is not None and figure.low is not None and figure.high is not None:
+            shown = f"{figure.value:.3f} ({figure.low:.3f}-{figure.high:.3f})"
+        drawn.add_row(name, what, str(count), shown)
     Console(width=100).print(drawn)
     texts = [row.values["text"] for row in read_table(folder / "surge_toxicity" / "toxicity_en.csv")]
     print(f"{replies_per_second(texts):.1f} replies of {LONG_WORDS} words a second (refusal)")

@@ -63,8 +63,8 @@ class HashEncoder:
         return np.stack([self._vector(text) for text in texts]) if texts else np.zeros((0, self.dimensions), np.float32)
 
     def read(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        worded_BSD = np.stack([self.encode([f"{text} {what}" for what in range(3)]) for text in texts])
-        return self.encode(texts), worded_BSD
+        worded = [self.encode([f"{text} {what}" for what in range(3)]) for text in texts]
+        return self.encode(texts), np.stack(worded) if worded else np.zeros((0, 3, self.dimensions), np.float32)
 
     def _vector(self, text: str) -> NDArray[np.float32]:
         drawn = self._drawn(self.same.get(text, text)) + 0.01 * self._drawn(text)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from limbeck.config import RunConfig
-from limbeck.estimate import Engine, NotKnown, Stage, estimate
+from limbeck.estimate import Engine, Stage, estimate
 from limbeck.models.local import Local
+from limbeck.pace import NotKnown
 from limbeck.records import asked
 from limbeck.training.student import AdapterSettings
 
@@ -94,6 +95,14 @@ def test_an_adapter_in_the_upper_layer_alone_is_cheaper(config: dict[str, Any]) 
     assert upper.read == whole.read and upper.seconds < whole.seconds and upper.memory < whole.memory
 
 
+def test_layers_that_are_computed_anew_take_longer(config: dict[str, Any]) -> None:
+    once, anew = (
+        stages(config, train={**config["train"], "gradient_checkpointing": on})["round 0: train"].cost
+        for on in (False, True)
+    )
+    assert anew.seconds > once.seconds and anew.read == once.read
+
+
 def test_a_recorded_teacher_costs_no_time_and_its_prompts_are_counted(config: dict[str, Any]) -> None:
     teach = {**config["teach"], "teachers": [{"kind": "recorded", "name": "r"}], "learn_to_avoid": False}
     losses = {"losses": ["cross_entropy"]}
@@ -133,6 +142,11 @@ def test_the_sizes_are_those_of_the_weights(tiny_model: Path) -> None:
     assert sizes.adapter == 4 * (2 * 64 + 2 * 48 + 3 * 96)
     # Keys and values of two layers, two heads of 8.
     assert sizes.cached == 2 * 2 * 2 * 8
+
+
+def test_an_adapter_above_the_last_layer_is_reached_by_no_gradient(tiny_model: Path) -> None:
+    engine = Engine.of(Local(name="t", model=str(tiny_model)), AdapterSettings(first_layer=5))
+    assert engine.sizes.reached == engine.sizes.adapter == 0
 
 
 def test_a_model_that_is_not_on_this_disk_is_not_known(config: dict[str, Any]) -> None:

@@ -159,7 +159,8 @@ def check(
     from rich.console import Console
 
     from limbeck.contexts import informed_by
-    from limbeck.estimate import NotKnown, as_rich, estimate
+    from limbeck.estimate import as_rich, estimate
+    from limbeck.pace import NotKnown
     from limbeck.verbs import check as check_recipe
 
     _, config = _read(recipe, set_)
@@ -167,7 +168,8 @@ def check(
     for line in check_recipe(config):
         print(line)
     try:
-        stages = list(estimate(config))
+        with Console(stderr=True).status("timing this machine with layers of the models"):
+            stages = list(estimate(config))
     except NotKnown as why:
         print(f"not estimated: {why}")
     else:

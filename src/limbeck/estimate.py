@@ -29,7 +29,7 @@ from limbeck.models.prefill import common
 from limbeck.models.references import Reference, files_of, load_tokenizer, on_disk, resolve
 from limbeck.models.spec import ModelSpec
 from limbeck.models.tree import Tree, collate, packed, tree_length
-from limbeck.pace import product_s, reading_s, training_s, writing_s
+from limbeck.pace import NotKnown, product_s, reading_s, training_s, writing_s
 from limbeck.records import Lesson, Message, Prompt
 from limbeck.taxonomy import HARD_RISK, HOUSE
 from limbeck.teach import who_is_asked
@@ -137,13 +137,10 @@ class Stage:
     note: str = ""
 
 
-class NotKnown(Exception):
-    """Why a model cannot be estimated."""
-
-
 class Engine(NamedTuple):
-    """A model that runs here; with `merges` an adapter is merged into it when it is loaded."""
+    """A model that runs here, from this folder; with `merges` an adapter is merged into it when it is loaded."""
 
+    folder: str
     sizes: Sizes
     tokenizer: PreTrainedTokenizerBase
     model: Local | PrivilegedContext
@@ -155,7 +152,9 @@ class Engine(NamedTuple):
         reference = on_disk(resolve(model.model))
         if reference is None:
             raise NotKnown(f"{model.model} is on the Hub, and its files are not on this disk yet")
-        return cls(_sizes(reference, adapter or AdapterSettings()), load_tokenizer(reference), model)
+        return cls(
+            files_of(reference), _sizes(reference, adapter or AdapterSettings()), load_tokenizer(reference), model
+        )
 
     def replies(self, chats: Sequence[tuple[Message, ...]], max_tokens: int) -> Cost:
         """One reply of `max_tokens` to each chat; what all begin with is read once."""
@@ -171,7 +170,7 @@ class Engine(NamedTuple):
         sizes, size, precision = self.sizes, torch_type(self.model.dtype).itemsize, self.model.dtype
         # Pace is measured for a few numbers of rows.
         near = 2 ** round(math.log2(rows))
-        token_s = (sizes.layers * writing_s(self.model.model, precision, near) + self._head_s(near)) / near
+        token_s = (sizes.layers * writing_s(self.folder, precision, near) + self._head_s(near)) / near
         seconds = self._reading_s(read) + written * token_s
         # The cache is copied when it grows.
         cache = 2 * rows * longest * sizes.cached * size
@@ -205,11 +204,12 @@ class Engine(NamedTuple):
         if not batches:
             return Cost()
         read, places = (sum(column) for column in zip(*batches, strict=True))
-        model = config.student.model
         everywhere = config.student.adapter.model_copy(update={"first_layer": 0})
         # Below the first layer with an adapter there is no backward pass.
-        layer_s = sizes.reached * training_s(model, everywhere, settings.precision, TRAINING_TOKENS)
-        layer_s += (sizes.layers - sizes.reached) * reading_s(model, settings.precision, TRAINING_TOKENS)
+        layer_s = sizes.reached * training_s(self.folder, everywhere, settings.precision, TRAINING_TOKENS)
+        # What is not kept on the way to the loss is read once more on the way back.
+        twice = sizes.reached if settings.gradient_checkpointing else 0
+        layer_s += (sizes.layers - sizes.reached + twice) * reading_s(self.folder, settings.precision, TRAINING_TOKENS)
         # The head's backward pass is a second product.
         head_s = 2 * product_s(sizes.head, settings.precision, HEAD_PLACES)
         seconds = read * layer_s / TRAINING_TOKENS + places * head_s / HEAD_PLACES
@@ -236,7 +236,7 @@ class Engine(NamedTuple):
         return self.sizes.parameters * (4 + size if self.merges and size < 4 else size)
 
     def _reading_s(self, tokens: int) -> float:
-        layer_s = reading_s(self.model.model, self.model.dtype, READING_TOKENS)
+        layer_s = reading_s(self.folder, self.model.dtype, READING_TOKENS)
         return tokens * self.sizes.layers * layer_s / READING_TOKENS
 
     def _head_s(self, places: int) -> float:
@@ -456,7 +456,7 @@ def _sizes(reference: Reference, adapter: AdapterSettings) -> Sizes:
         adapter=sum(adapter.rank * (part.in_features + part.out_features) for part in adapted),
         head=(head.shape[1], head.shape[0]),
         layers=text.num_hidden_layers,
-        reached=text.num_hidden_layers - adapter.first_layer,
+        reached=max(0, text.num_hidden_layers - adapter.first_layer),
         passed=sum(part.in_features + part.out_features for _, part in found),
         kept=sum(part.in_features + part.out_features for _, part in reached),
         cached=2

@@ -118,4 +118,4 @@ def test_other_peoples_comments_are_ranked(published: Path) -> None:
     toxic = [score for score, row in zip(scores, rows, strict=True) if row["is_toxic"] == "Toxic"]
     others = [score for score, row in zip(scores, rows, strict=True) if row["is_toxic"] != "Toxic"]
     ranked = auc(toxic, others)
-    assert ranked.value is not None and ranked.value >= 0.9
+    assert ranked.value is not None and ranked.value >= 0.915

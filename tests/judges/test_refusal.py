@@ -15,7 +15,7 @@ from limbeck.fit_judges import fit_refusal, fold_of, refusal_examples, strangers
 from limbeck.judges import JUDGES
 from limbeck.judges.calibrate import label_of
 from limbeck.judges.cues import CUES, cues, plain
-from limbeck.judges.reading import passages_of, readings
+from limbeck.judges.reading import Reading, passages_of, readings
 from limbeck.judges.refusal import BATCH, HEAD_FILE, KINDS, Heads, Refusal, RefusalJudge, kinds_of, together
 from limbeck.protocols import Exchange, Tools
 from limbeck.stats import kappa
@@ -60,6 +60,13 @@ def test_an_empty_reply_is_unscored(judge: RefusalJudge, reply: str) -> None:
 def test_any_reply_that_says_something_is_scored(judge: RefusalJudge, reply: str) -> None:
     (verdict,) = judge.grade([exchange(reply)])
     assert verdict.p_refused is not None and 0 <= verdict.p_refused <= 1
+
+
+def test_wording_is_that_of_the_first_passage_and_of_all_with_what_is_greatest_and_least() -> None:
+    # Two passages of two dimensions: mean, greatest and least over the tokens of each.
+    worded_PSD = np.array([[[1.0, 2.0], [5.0, 6.0], [-1.0, 0.0]], [[3.0, 4.0], [4.0, 9.0], [-2.0, 1.0]]])
+    read = Reading(np.zeros((2, 2)), worded_PSD, np.zeros(2), np.zeros(0))
+    np.testing.assert_array_equal(read.wording_F, [1, 2, 2, 3, 5, 9, -2, 0])
 
 
 def test_probabilities_sum_to_one(hashing: Tools) -> None:

@@ -51,5 +51,7 @@ def test_a_short_text_that_is_read_means_what_it_does_when_encoded_and_its_compa
     alone_BD, worded_alone_BSD = encoder.read(texts[1:2])
     np.testing.assert_allclose(alone_BD[0], meant_BD[1], atol=0.01)
     np.testing.assert_allclose(worded_alone_BSD[0], worded_BSD[1], atol=0.1)
+    nothing_BD, unworded_BSD = encoder.read([])
+    assert (nothing_BD.shape, unworded_BSD.shape) == ((0, 384), (0, 3, 384))
     mean_BD, most_BD, least_BD = worded_BSD.swapaxes(0, 1)
     assert (least_BD <= mean_BD).all() and (mean_BD <= most_BD).all()

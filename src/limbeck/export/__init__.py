@@ -33,5 +33,6 @@ def write_student(model: str, adapter: Path, folder: Path, *, strength: float) -
         load_tokenizer(reference).save_pretrained(folder / "merged")
     # safetensors lets nobody but the writer read what it writes; a server often is somebody else.
     for weights in folder.rglob("*.safetensors"):
-        copymode(next(weights.parent.glob("*config.json")), weights)
+        settings = "adapter_config.json" if weights.parent.name == "adapter" else "config.json"
+        copymode(weights.with_name(settings), weights)
     write_checksums(folder)

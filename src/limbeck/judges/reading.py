@@ -60,12 +60,12 @@ def readings(exchanges: Sequence[Exchange], encoder: ReadingEncoder) -> list[Rea
     passages = [passages_of(plain(exchange.reply)) for exchange in exchanges]
     prompts = [" ".join(plain(exchange.prompt).split()[:PROMPT_WORDS]) for exchange in exchanges]
     texts = sorted({*prompts, *(passage for reply in passages for passage in reply)})
-    meant_BD, worded_BSD = (found.astype(np.float64) for found in encoder.read(texts))
+    embeddings_BD, worded_BSD = (found.astype(np.float64) for found in encoder.read(texts))
     place = {text: at for at, text in enumerate(texts)}
     found = []
     for exchange, reply, prompt in zip(exchanges, passages, prompts, strict=True):
         at_P = [place[passage] for passage in reply]
-        passages_PD, prompt_D = meant_BD[at_P], meant_BD[place[prompt]]
+        passages_PD, prompt_D = embeddings_BD[at_P], embeddings_BD[place[prompt]]
         relation_R = relation(exchange, passages_PD, prompt_D)
         found.append(Reading(passages_PD, worded_BSD[at_P], prompt_D, relation_R))
     return found

@@ -23,9 +23,9 @@ DIMENSIONS = 384
 # MiniLM reads 256 tokens at once; a longer text is read in overlapping windows and the mean taken.
 WINDOW_WORDS = 150
 STRIDE_WORDS = 110
-# Of its six layers the one after which the states are taken: wording tells refusals best there (docs/notebook.md).
+# Of its six layers the one after which the states are taken; 3 and 4 tell refusals best (docs/notebook.md).
 WORDING_LAYER = 3
-READ_AT_ONCE = 64
+TEXTS_AT_ONCE = 64
 
 
 class MiniLM:
@@ -47,7 +47,9 @@ class MiniLM:
         if not flat:
             return np.zeros((0, DIMENSIONS), dtype=np.float32)
         with nullcontext() if exact else self._fast_products():
-            vectors = self.model.encode(flat, batch_size=64, show_progress_bar=False, normalize_embeddings=True)
+            vectors = self.model.encode(
+                flat, batch_size=TEXTS_AT_ONCE, show_progress_bar=False, normalize_embeddings=True
+            )
         ends = np.cumsum([len(one) for one in cut])
         pooled = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
         return (pooled / np.linalg.norm(pooled, axis=1, keepdims=True)).astype(np.float32)
@@ -57,12 +59,12 @@ class MiniLM:
         layer, (texts, 3, 384). What is beyond 256 tokens is not read."""
         import torch
 
-        meant_BD = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
+        embeddings_BD = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
         worded_BSD = np.zeros((len(texts), 3, DIMENSIONS), dtype=np.float32)
         # Texts of about the same length pad one another less.
         order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
-        for first in range(0, len(order), READ_AT_ONCE):
-            here = order[first : first + READ_AT_ONCE]
+        for first in range(0, len(order), TEXTS_AT_ONCE):
+            here = order[first : first + TEXTS_AT_ONCE]
             tokens = self.model.tokenizer(
                 [texts[at] for at in here],
                 padding=True,
@@ -79,9 +81,9 @@ class MiniLM:
             most_BD = midway_BTD.masked_fill(~mask_BT1, -torch.inf).amax(1)
             least_BD = midway_BTD.masked_fill(~mask_BT1, torch.inf).amin(1)
             pooled_BD = torch.nn.functional.normalize((last_BTD * mask_BT1).sum(1) / count_B1)
-            meant_BD[here] = pooled_BD.cpu().numpy()
+            embeddings_BD[here] = pooled_BD.cpu().numpy()
             worded_BSD[here] = torch.stack([mean_BD, most_BD, least_BD], dim=1).cpu().numpy()
-        return meant_BD, worded_BSD
+        return embeddings_BD, worded_BSD
 
     def _fast_products(self) -> AbstractContextManager[Any]:
         """bfloat16 where this machine multiplies in it; docs/judges.md has what that changes."""
