@@ -30,7 +30,7 @@ from limbeck.judges.refusal import (
     together,
 )
 from limbeck.judges.wording import Wording
-from limbeck.models.encoder import DIMENSIONS
+from limbeck.models.encoder import DIMENSIONS, WORDING_LAYER
 from limbeck.protocols import Exchange, ReadingEncoder
 from limbeck.stats import auc, calibration_error
 
@@ -121,6 +121,7 @@ def fit_refusal(rows: Sequence[Row], encoder: ReadingEncoder) -> dict[str, Any]:
         "speaking": speaking(strength)(whole).cooled(cooled).stored(),
         "wording": wording.stored(),
         "belonging": belonging(whole).stored(),
+        "wording_layer": WORDING_LAYER,
     }
 
 
@@ -156,7 +157,7 @@ def fit_harm(rows: Sequence[Row], encoder: ReadingEncoder) -> dict[str, Any]:
         held[harm] = score_B / cooled, truth_B, [row for row, told in zip(rows, told_B, strict=True) if told]
         heads[harm] = fitted(np.ones(len(rows), dtype=np.bool_)).cooled(cooled).stored()
     figures["comment"], comment = _fit_comment(*held["toxicity"])
-    return {"cross_validated": figures, "heads": heads, "comment": comment}
+    return {"cross_validated": figures, "heads": heads, "comment": comment, "wording_layer": WORDING_LAYER}
 
 
 def _fit_comment(

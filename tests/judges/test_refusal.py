@@ -184,6 +184,7 @@ def test_the_shipped_heads_come_out_of_the_shipped_examples() -> None:
     shipped, again = json.loads(HEAD_FILE.read_text(encoding="utf-8")), fit_refusal(rows, ModelTools().encoder())
     assert again["cross_validated"]["n"] == shipped["cross_validated"]["n"] == len(rows)
     assert again["cross_validated"]["accuracy"] == pytest.approx(shipped["cross_validated"]["accuracy"], abs=0.01)
+    assert again["wording_layer"] == shipped["wording_layer"]
     for head in ("speaking", "belonging"):
         np.testing.assert_allclose(again[head]["weights"], shipped[head]["weights"], atol=0.05)
 

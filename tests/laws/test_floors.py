@@ -24,6 +24,7 @@ FLOORS = (
         "chat",
         "serve",
         "estimate",
+        "pace",
         "fit_judges",
         "candidates",
         "contexts",

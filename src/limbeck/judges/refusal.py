@@ -18,7 +18,6 @@ from limbeck.judges.head import Head
 from limbeck.judges.reading import Reading, readings
 from limbeck.judges.spec import JudgeSpec
 from limbeck.judges.wording import Wording
-from limbeck.models.encoder import WORDING_LAYER
 from limbeck.protocols import Exchange, ReadingEncoder, Tools
 from limbeck.records import Verdict
 from limbeck.taxonomy import Refused
@@ -57,12 +56,12 @@ class Heads(NamedTuple):
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """The heads in a JSON file; their version is a hash of the file, of the cues and of where wording is read."""
+        """The heads in a JSON file; their version is a hash of the file and of the cues."""
         written = file.read_bytes()
         fitted = json.loads(written)
         assert tuple(fitted["kinds"]) == KINDS, f"{file} lists the kinds {fitted['kinds']}, the code {KINDS}"
         wordings = json.dumps({label: pattern.pattern for label, pattern in CUES.items()})
-        version = hashlib.sha256(written + wordings.encode() + bytes([WORDING_LAYER])).hexdigest()[:12]
+        version = hashlib.sha256(written + wordings.encode()).hexdigest()[:12]
         wording = Wording.of(fitted["wording"])
         return cls(Head.of(fitted["speaking"]), wording, Head.of(fitted["belonging"]), version)
 
