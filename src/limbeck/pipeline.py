@@ -17,7 +17,7 @@ from limbeck.mine import mine, vary
 from limbeck.models.answer import answer
 from limbeck.models.origin import told, trace
 from limbeck.models.spec import ModelSpec
-from limbeck.needs import check_needs, check_routes
+from limbeck.needs import check_needs, check_routes, models_beside
 from limbeck.protocols import Progress
 from limbeck.records import Candidate, Checkpoint, Lesson, Prompt, Record, Risk, Scorecard, Verdict
 from limbeck.report import report
@@ -62,7 +62,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
             save_config(config, work.folder / "recipe.yaml")
         base = config.student.untrained()
         if work.only is None and work.until is None:
-            for model in (base, *config.teach.models):
+            for model in (base, *config.teach.models, *models_beside(config)):
                 model.fetch()
         prompts = work.keep("prompts", curate, config.curate)
         for line in split_counts(prompts):

@@ -40,7 +40,7 @@ from limbeck.models.local import Local, check_lengths
 from limbeck.models.origin import told, traced_here
 from limbeck.models.reasoning import before_answer
 from limbeck.models.references import SHORT_NAMES, resolve
-from limbeck.needs import check_needs, check_packages, check_reasoning
+from limbeck.needs import check_needs, check_packages, check_reasoning, models_beside
 from limbeck.perturb import PERTURBATIONS
 from limbeck.protocols import Continuation, Exchange, Progress
 from limbeck.records import Prompt, Scorecard, Trial, Verdict
@@ -373,7 +373,7 @@ def _house_lines(teach: TeachSettings, prompts: Sequence[Prompt]) -> Iterator[st
 def check(config: RunConfig) -> Iterator[str]:
     """What fits and what not, before any compute. Raises InputError where a loss lacks what it needs."""
     not_checked = set()
-    for model in (config.student.untrained(), *config.teach.models):
+    for model in (config.student.untrained(), *config.teach.models, *models_beside(config)):
         not_checked |= set(model.looked_up_later())
         fingerprint(model)
     check_needs(config)
