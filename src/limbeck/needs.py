@@ -8,19 +8,16 @@ from collections.abc import Iterator
 from limbeck.config import RunConfig
 from limbeck.curate import planned
 from limbeck.errors import InputError, check_installed
-from limbeck.evaluation.dark_patterns import DarkPatterns
-from limbeck.evaluation.fidelity import Fidelity
 from limbeck.judges.asking import Asking, text_of
 from limbeck.judges.cues import plain
-from limbeck.judges.jury import Jury
 from limbeck.judges.reward import RewardModelJudge
 from limbeck.judges.rubric import Rubric
-from limbeck.judges.spec import JudgeSpec
 from limbeck.models import model_of_judge
 from limbeck.models.chat import check_same_vocabulary, vocabulary_hash
 from limbeck.models.local import Local
 from limbeck.models.references import load_tokenizer, on_disk, resolve
 from limbeck.models.spec import ModelSpec
+from limbeck.spec import parts
 from limbeck.taxonomy import REFUSAL_OPENINGS
 from limbeck.teach import routed, wants_reply
 
@@ -68,33 +65,19 @@ def _check_judges(config: RunConfig) -> None:
     """Raises InputError where the model or the rubric of a judge is nowhere, or the key of its server is not set."""
     for model in models_beside(config):
         deque(model.looked_up_later(), maxlen=0)
-    for judge in _judges(config):
-        if isinstance(judge, Rubric):
-            text_of(judge.file)
+    for part in parts(config):
+        if isinstance(part, Rubric):
+            text_of(part.file)
 
 
 def models_beside(config: RunConfig) -> Iterator[ModelSpec]:
     """The models that judge, or that the student is compared with, beside the student and who teaches it."""
-    for judge in _judges(config):
-        if isinstance(judge, Asking):
-            yield model_of_judge(judge.model)
-        elif isinstance(judge, RewardModelJudge):
-            yield Local(model=judge.model, dtype=judge.dtype)
-    for dimension in config.evaluate.dimensions:
-        if isinstance(dimension, Fidelity):
-            yield dimension.teacher
-
-
-def _judges(config: RunConfig) -> Iterator[JudgeSpec]:
-    """All judges of the recipe, those of juries too."""
-    patterns = [one.judge for one in config.evaluate.dimensions if isinstance(one, DarkPatterns)]
-    named: deque[JudgeSpec] = deque([*config.judges.judges, *config.evaluate.judges, *config.mine.judges, *patterns])
-    named.append(config.teach.until.judge)
-    while named:
-        judge = named.popleft()
-        yield judge
-        if isinstance(judge, Jury):
-            named.extend(judge.judges)
+    for part in parts(config):
+        if isinstance(part, Asking):
+            yield model_of_judge(part.model)
+        elif isinstance(part, RewardModelJudge):
+            yield Local(model=part.model, dtype=part.dtype)
+    yield from (part for part in parts(config.evaluate) if isinstance(part, ModelSpec))
 
 
 def check_packages(config: RunConfig) -> None:

@@ -106,6 +106,17 @@ def checked(kind: type[Checked], **values: Any) -> Checked:
         raise InputError("\n".join(said)) from error
 
 
+def parts(settings: Any) -> Iterator[Spec]:
+    """All settings within these, however deep, and they themselves."""
+    if isinstance(settings, Spec):
+        yield settings
+        settings = {name: getattr(settings, name) for name in type(settings).model_fields}
+    if isinstance(settings, Mapping):
+        settings = tuple(settings.values())
+    for part in settings if isinstance(settings, tuple) else ():
+        yield from parts(part)
+
+
 class MayBeFolder:
     """Marks a text field that names a model: a folder's content belongs to what the name means."""
 

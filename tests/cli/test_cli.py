@@ -977,6 +977,7 @@ NO_HUB = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
         "teach.teachers=[{name: far, kind: endpoint, base_url: 'http://127.0.0.1:9/v1', model: big, "
         "soft_labels: top_logprobs, tokenizer: org/name}]",
         "teach.until={judge: {kind: reward, model: org/name}, at_least: 0.5}",
+        "strength.judges=[{kind: rubric, model: {kind: local, model: org/name}}]",
         "mine.judges=[{kind: jury, judges: [refusal, {kind: rubric, model: {kind: local, model: org/name}}]}]",
         "evaluate.dimensions=[refusal, {kind: fidelity, teacher: {kind: local, model: org/name}}]",
     ],
