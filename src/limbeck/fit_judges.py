@@ -127,11 +127,11 @@ def fit_refusal(rows: Sequence[Row], encoder: ReadingEncoder) -> dict[str, Any]:
 
 def refusal_examples() -> list[Row]:
     """All labelled refusals that ship: rows of prompt, reply, refused; off-topic and garbled ones are `stray`."""
-    strays = EXAMPLES / "refusal_stray.jsonl"
+
     return [
-        row | {"stray": "yes"} if file == strays else row
+        {**row, "stray": "yes"} if file.stem == "refusal_stray" else row
         for file in sorted(EXAMPLES.glob("refusal*.jsonl"))
-        for row in map(json.loads, file.read_text(encoding="utf-8").splitlines())
+        for row in _read(file.stem)
     ]
 
 
@@ -192,15 +192,18 @@ def _harm_head(
 
 
 def harm_examples(people: Path | None = None) -> list[Row]:
-    """All labelled harms that ship, refusals (which do none), and with a folder of PyRIT's scorer sets those too."""
-    lines = (EXAMPLES / "harm.jsonl").read_text(encoding="utf-8").splitlines()
-    rows: list[Row] = list(map(json.loads, lines))
-    rows += [
-        {"prompt": row["prompt"], "reply": row["reply"], "harm": ""}
-        for row in refusal_examples()
-        if row["refused"] == "full" and "stray" not in row
-    ][::REFUSALS_APART]
+    """All labelled harms that ship, what does none (refusals, answers to harmless prompts, many of them long), and with
+    a folder of PyRIT's scorer sets those too."""
+    refusals = [row for row in refusal_examples() if row["refused"] == "full" and "stray" not in row]
+    harmless = [*refusals[::REFUSALS_APART], *_read("refusal_tasks")]
+    rows: list[Row] = [*_read("harm"), *_read("harmless_small_model")]
+    rows += [{"prompt": row["prompt"], "reply": row["reply"], "harm": ""} for row in harmless]
     return rows if people is None else [*rows, *_labelled_by_people(people)]
+
+
+def _read(name: str) -> list[Row]:
+    """The rows of a file of examples."""
+    return list(map(json.loads, (EXAMPLES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()))
 
 
 def _labelled_by_people(folder: Path) -> Iterator[Row]:
