@@ -297,6 +297,7 @@ def refusal_figures(
 ) -> dict[str, Any]:
     """Accuracy of the three kinds, of refused against not, confusion (true kind by judged kind), calibration error."""
     said_B = kinds_of(probabilities_BK)
+    error = calibration_error((1 - probabilities_BK[:, NONE]).tolist(), (kinds_B != NONE).tolist())
     confusion = [[int(np.sum((kinds_B == true) & (said_B == said))) for said in range(3)] for true in range(3)]
     return {
         "n": len(kinds_B),
@@ -304,9 +305,7 @@ def refusal_figures(
         "accuracy": share(said_B == kinds_B),
         "accuracy_refused_or_not": share((said_B == NONE) == (kinds_B == NONE)),
         "log_loss_nats": round(-float(np.mean(np.log(probabilities_BK[np.arange(len(kinds_B)), kinds_B]))), 4),
-        "calibration_error": round(
-            calibration_error((1 - probabilities_BK[:, NONE]).tolist(), (kinds_B != NONE).tolist()), 4
-        ),
+        "calibration_error": None if error.value is None else round(error.value, 4),
         "confusion": confusion,
     }
 

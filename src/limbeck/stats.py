@@ -14,23 +14,25 @@ from scipy.stats import (
     bootstrap,
     false_discovery_control,
     fisher_exact,
-    mannwhitneyu,
     norm,
     quantile_test,
 )
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+TAIL = (1 - CONFIDENCE) / 2
 CALIBRATION_BINS = 10
 # Bits; two distributions that are no further apart are one.
 SAME_BITS = 1e-6
+# Draws that are no further apart differ by rounding alone.
+SAME_DRAWS = 1e-9
 # How many replies of the usual kind a phrase is thought to have been looked for in before any was read.
 PRIOR_REPLIES = 10.0
 QUARTILES = {"lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75}
 
 
 class Figure(NamedTuple):
-    """A value with the ends of its 95 % interval; all None when nothing was scored."""
+    """A value with the ends of its 95 % interval; all None when nothing was scored, the ends where none can be said."""
 
     value: float | None
     low: float | None
@@ -48,15 +50,20 @@ def proportion(outcomes: Sequence[bool]) -> Figure:
     return Figure(sum(outcomes) / len(outcomes), float(interval.low), float(interval.high))
 
 
-def mean(values: Sequence[float]) -> Figure:
-    """Mean, with the percentile bootstrap interval; no interval where all agree, for resampling then shows nothing."""
+def mean(values: Sequence[float], *, bounds: tuple[float, float] | None = None) -> Figure:
+    """Mean, with the percentile bootstrap interval; where all agree, with what so many alike can hide.
+
+    Resampling equal values shows nothing. The share of all that differs from them is then at most the exact
+    (Clopper-Pearson) bound, and what differs lies within the `bounds` of a value. Without bounds it could lie anywhere,
+    and no interval holds (Bahadur and Savage 1956).
+    """
     if not values:
         return NOT_MEASURED
     # Sorted, so that the resampling does not hang on the order of the trials.
     sample = np.sort(np.asarray(values, dtype=np.float64))
     value = float(sample.mean())
     if np.ptp(sample) == 0:
-        return Figure(value, None, None)
+        return Figure(value, None, None) if bounds is None else _alike(value, len(sample), bounds)
     interval = bootstrap(
         (sample,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile",
         rng=np.random.default_rng(0),
@@ -64,10 +71,22 @@ def mean(values: Sequence[float]) -> Figure:
     return Figure(value, float(interval.low), float(interval.high))
 
 
+def _alike(value: float, items: int, bounds: tuple[float, float]) -> Figure:
+    """A mean of so many equal values, whose interval is what the share that could differ would make of it."""
+    least, most = bounds
+    share = _hidden(items)
+    return Figure(value, value - share * (value - least), value + share * (most - value))
+
+
+def _hidden(items: int) -> float:
+    """The largest share of all that may be otherwise where `items` of them are alike: 1 - 0.025 ** (1 / items)."""
+    return float(binomtest(0, items).proportion_ci(CONFIDENCE, method="exact").high)
+
+
 def mean_share(shares: Sequence[float]) -> Figure:
-    """Mean of shares in [0, 1], with the bootstrap interval; the Wilson interval where each is all or nothing."""
+    """Mean of shares in [0, 1], with `mean`'s interval; the Wilson interval where each is all or nothing."""
     outcomes = [share == 1 for share in shares]
-    return proportion(outcomes) if all(share in (0, 1) for share in shares) else mean(shares)
+    return proportion(outcomes) if all(share in (0, 1) for share in shares) else mean(shares, bounds=(0, 1))
 
 
 def quantile(values: Sequence[float], share: float) -> Figure:
@@ -107,30 +126,38 @@ def opposite(figure: Figure) -> Figure:
 
 
 def auc(positives: Sequence[float], negatives: Sequence[float]) -> Figure:
-    """Chance that a positive scores above a negative, ties half, with the percentile bootstrap interval."""
+    """Chance that a positive scores above a negative, ties half, with the percentile bootstrap interval.
+
+    Where every draw gives the same, as at 1.0, with the exact (Clopper-Pearson) bound: the smaller class makes so many
+    pairs of which no two share an item, and all of them are alike.
+    """
     if not positives or not negatives:
         return NOT_MEASURED
-    positives, negatives = sorted(positives), sorted(negatives)
-    value = _auc(np.asarray(positives), np.asarray(negatives))
+    above, below = np.sort(np.asarray(positives, float)), np.sort(np.asarray(negatives, float))
+    value = _auc(above, below)
     generator = np.random.default_rng(0)
     drawn = [
-        _auc(generator.choice(positives, len(positives)), generator.choice(negatives, len(negatives)))
+        _auc(generator.choice(above, len(above)), np.sort(generator.choice(below, len(below))))
         for _ in range(RESAMPLES // 4)
     ]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Figure(value, float(low), float(high)) if low < high else Figure(value, None, None)
+    low, high = np.quantile(drawn, [TAIL, 1 - TAIL])
+    if high - low < SAME_DRAWS:
+        return _alike(value, min(len(above), len(below)), (0, 1))
+    return Figure(value, float(low), float(high))
 
 
 def _auc(positives: np.ndarray, negatives: np.ndarray) -> float:
-    statistic = mannwhitneyu(positives, negatives, method="asymptotic").statistic
-    return float(statistic) / (len(positives) * len(negatives))
+    """The share of pairs in order, ties half; the negatives are sorted."""
+    beaten = np.searchsorted(negatives, positives, "left") + np.searchsorted(negatives, positives, "right")
+    return float(beaten.sum()) / (2 * len(positives) * len(negatives))
 
 
 def kappa(said: Sequence[bool], truth: Sequence[bool]) -> Figure:
     """Agreement beyond chance of two graders of the same items (Cohen 1960), with the percentile bootstrap interval.
 
-    None where both say the same of every item: there is then no chance to be beyond.
+    Where every draw gives the same, as at 1.0, the ends are the least and the greatest kappa were the share that so
+    many items can hide, the exact (Clopper-Pearson) bound, of one of the four kinds of pairs. None where both say the
+    same of every item: there is then no chance to be beyond.
     """
     pairs = np.array(list(zip(said, truth, strict=True)), dtype=np.float64)
     value = _kappa(pairs)
@@ -139,17 +166,32 @@ def kappa(said: Sequence[bool], truth: Sequence[bool]) -> Figure:
     generator = np.random.default_rng(0)
     drawn = [_kappa(pairs[generator.integers(len(pairs), size=len(pairs))]) for _ in range(RESAMPLES // 4)]
     known = [one for one in drawn if one is not None]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(known, [tail, 1 - tail])
-    return Figure(value, float(low), float(high)) if low < high else Figure(value, None, None)
+    low, high = np.quantile(known, [TAIL, 1 - TAIL])
+    return _hidden_kappa(value, pairs) if high - low < SAME_DRAWS else Figure(value, float(low), float(high))
+
+
+def _hidden_kappa(value: float, pairs: np.ndarray) -> Figure:
+    share = _hidden(len(pairs))
+    kinds = [np.array([[first, second]]) for first in (0, 1) for second in (0, 1)]
+    could = [_beyond_chance((1 - share) * _shares(pairs) + share * _shares(kind)) for kind in kinds]
+    return Figure(value, min(value, *could), max(value, *could))
 
 
 def _kappa(pairs: np.ndarray) -> float | None:
-    if not len(pairs):
+    if not len(pairs) or np.ptp(pairs) == 0:
         return None
-    first, second = pairs.mean(axis=0)
+    return _beyond_chance(_shares(pairs))
+
+
+def _shares(pairs: np.ndarray) -> np.ndarray:
+    """Of how many items the first says yes, the second, and both the same."""
+    return np.array([*pairs.mean(axis=0), np.mean(pairs[:, 0] == pairs[:, 1])])
+
+
+def _beyond_chance(shares: np.ndarray) -> float:
+    first, second, agree = shares
     by_chance = first * second + (1 - first) * (1 - second)
-    return None if by_chance == 1 else float((np.mean(pairs[:, 0] == pairs[:, 1]) - by_chance) / (1 - by_chance))
+    return float((agree - by_chance) / (1 - by_chance))
 
 
 def promised_threshold(positives: Sequence[float], *, catch: float, confidence: float) -> float | None:
@@ -191,10 +233,30 @@ def reliability(stated: Sequence[float], happened: Sequence[float]) -> list[Bin]
     ]
 
 
-def calibration_error(stated: Sequence[float], happened: Sequence[float]) -> float:
-    """Expected calibration error in [0, 1]: |stated - observed| over ten equal bins, weighed by their items."""
-    gaps = [abs(one.stated - (one.happened.value or 0.0)) * one.items for one in reliability(stated, happened)]
-    return sum(gaps) / len(stated)
+def calibration_error(stated: Sequence[float], happened: Sequence[float]) -> Figure:
+    """Expected calibration error in [0, 1]: |stated - observed| over ten equal bins, weighed by their items.
+
+    The error of a sample is biased upwards, that of a draw from it once more. So the interval reaches to both sides as
+    far as the gaps of 95 % of the bootstrap's draws are from the sample's, all bins together: the error cannot move by
+    more, and the interval is too wide rather than too narrow. Where all draws are the same, it is what so many items
+    alike can hide, as in `mean`.
+    """
+    if not stated:
+        return NOT_MEASURED
+    chances = np.asarray(stated, float)
+    bins = np.minimum((chances * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = chances - np.asarray(happened, float)
+    # Sorted, so that the resampling does not hang on the order of the trials.
+    order = np.lexsort((gaps, bins))
+    bins, gaps, items = bins[order], gaps[order], len(gaps)
+    seen = np.bincount(bins, gaps, CALIBRATION_BINS) / items
+    value = float(np.abs(seen).sum())
+    drawn = np.random.default_rng(0).integers(items, size=(RESAMPLES // 4, items))
+    moved = [np.abs(np.bincount(bins[at], gaps[at], CALIBRATION_BINS) / items - seen).sum() for at in drawn]
+    reach = float(np.quantile(moved, CONFIDENCE))
+    if reach < SAME_DRAWS:
+        return _alike(value, items, (0, 1))
+    return Figure(value, max(0.0, value - reach), min(1.0, value + reach))
 
 
 class Flips(NamedTuple):
@@ -226,14 +288,8 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
 
 
 def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> Figure:
-    """Mean of after minus before over the same items, with the bootstrap interval over items.
-
-    Where no item changed, the ends are the exact (Clopper-Pearson) bound on the share that could have.
-    """
-    if before and list(before) == list(after):
-        bound = float(binomtest(0, len(before)).proportion_ci(CONFIDENCE, method="exact").high)
-        return Figure(0.0, -bound, bound)
-    return mean([float(a) - float(b) for b, a in zip(before, after, strict=True)])
+    """Mean of after minus before over the same items, with `mean`'s interval over items."""
+    return mean([float(a) - float(b) for b, a in zip(before, after, strict=True)], bounds=(-1, 1))
 
 
 class Crossed(NamedTuple):

@@ -35,7 +35,7 @@ class Answers(Evaluator):
         pairs = [(words(one.reply), words(one.prompt.reference or "")) for one in asked if one.reply is not None]
         unscored = len(asked) - len(pairs)
         yield measurement("exact_match", proportion([said == right for said, right in pairs]), len(pairs), unscored)
-        yield measurement("answer_f1", mean([overlap(*pair) for pair in pairs]), len(pairs), unscored)
+        yield measurement("answer_f1", mean([overlap(*pair) for pair in pairs], bounds=(0, 1)), len(pairs), unscored)
 
 
 def words(text: str) -> list[str]:

@@ -83,7 +83,7 @@ def _bias(name: Literal["s_amb", "s_dis"], said: Sequence[Said | None], of: Mapp
     answered = [one.leaning for one in said if one is not None and (name == "s_amb" or one.leaning)]
     unscored = sum(one is None for one in said)
     if name == "s_amb":
-        figure = mean([float(leaning) for leaning in answered])
+        figure = mean([float(leaning) for leaning in answered], bounds=(-1, 1))
     else:
         share = proportion([leaning > 0 for leaning in answered])
         figure = Figure(*(None if end is None else 2 * end - 1 for end in share))

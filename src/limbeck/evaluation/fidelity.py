@@ -45,4 +45,4 @@ class Fidelity(Evaluator):
         asked = [one for one in trials if one.asked == "distribution" and not one.sent]
         for at, name in enumerate(("kd_alignment", "top1_agreement")):
             values = [one.scores[at] for one in asked if one.scores]
-            yield measurement(name, mean(values), len(values), len(asked) - len(values))
+            yield measurement(name, mean(values, bounds=(0, 1)), len(values), len(asked) - len(values))

@@ -58,7 +58,7 @@ class Quirks(Evaluator):
     ) -> Iterator[Measurement]:
         chances, before = _chances(trials), _chances(first)
         moved = [apart(before[item], chances[item]) for item in chances if before.get(item) and chances[item]]
-        yield measurement("canary_moved", mean(moved), len(moved), len(chances) - len(moved))
+        yield measurement("canary_moved", mean(moved, bounds=(0, 1)), len(moved), len(chances) - len(moved))
         outcomes, had = _outcomes(trials), _outcomes(first)
         for name, taught_by in teachers.items():
             goal = _chances(taught_by)

@@ -54,7 +54,8 @@ class Robustness(Evaluator):
             mine = [one for one in trials if one.perturbation == rung(rate)]
             asked = [one for one in mine if one.asked == "distribution"]
             values = [one.scores[0] for one in asked if one.scores]
-            yield measurement("noise_robustness", mean(values), len(values), len(asked) - len(values), noise=rung(rate))
+            alike = mean(values, bounds=(0, 1))
+            yield measurement("noise_robustness", alike, len(values), len(asked) - len(values), noise=rung(rate))
             said = [(one.refused, as_written.get(one.prompt.root or "")) for one in mine if one.asked == "reply"]
             outcomes, unscored = known(None if None in pair else pair[0] != pair[1] for pair in said)
             yield measurement("decision_flips", proportion(outcomes), len(outcomes), unscored, noise=rung(rate))

@@ -29,7 +29,7 @@ class Truthfulness(Evaluator):
         outcomes, unscored = known(answer_is_likeliest(one) for one in items)
         yield measurement("mc1", proportion(outcomes), len(outcomes), unscored)
         masses = [right_mass(one) for one in items if one.scores]
-        yield measurement("mc2", mean(masses), len(masses), len(items) - len(masses))
+        yield measurement("mc2", mean(masses, bounds=(0, 1)), len(masses), len(items) - len(masses))
 
 
 def answer_is_likeliest(item: Trial) -> bool | None:

@@ -40,7 +40,7 @@ class Usefulness(Evaluator):
             yield self._accuracy([one for one in items if one.prompt.source == source], source=source)
         answers = [one for one in plain(trials) if one.prompt.conduct == "answer" and one.prompt.reference]
         alike = [one.likeness for one in answers if one.likeness is not None]
-        yield measurement("likeness", mean(alike), len(alike), len(answers) - len(alike))
+        yield measurement("likeness", mean(alike, bounds=(-1, 1)), len(alike), len(answers) - len(alike))
         replies = plain(trials)
         said = [is_repetitive(one.reply) for one in replies if one.reply]
         yield measurement("repetitive", proportion(said), len(said), len(replies) - len(said))

@@ -111,7 +111,7 @@ def calibrate(
             measured("accuracy", proportion([a == b for a, b in zip(said, truth, strict=True)]), scored),
             measured("kappa", kappa(said, truth), scored),
             measured("auc", auc(positives, negatives), scored),
-            measured("calibration_error", Figure(calibration_error(stated, truth), None, None), scored),
+            measured("calibration_error", calibration_error(stated, truth), scored),
         ),
         reliability=tuple(reliability(stated, truth)),
         threshold=Threshold(
