@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -25,6 +26,8 @@ MEMBERS = [member(**GIVEN.get(kind, {})) for kind, member in EVALUATORS.items()]
 EVERY = pytest.mark.parametrize("evaluator", MEMBERS, ids=list(EVALUATORS))
 # They bring items of their own, whatever the exam's prompts are.
 OWN_ITEMS = ("bbq", "crows_pairs", "dark_patterns", "instructions", "quirks")
+# Nats, of which no mean is sure not to be far from what was seen; and what lies between two of the replies.
+UNBOUNDED = ("perplexity", "likelihood_difference", "reply_words")
 REPLIES = ("Yes.", "So it is, and I will say it once more.", '{"a": 1}', "- a\n- b\n- c", "1. a\n2. b", "")
 
 
@@ -68,6 +71,7 @@ def outcome(one: Trial, noise: random.Random) -> Trial:
     else:
         texts = len(one.prompt.choices) or 1
         said |= {"scores": tuple(noise.uniform(-3, 0) for _ in range(texts)), "tokens": (2,) * texts}
+        said["risk"] = noise.random() if one.asked == "decision" else None
     return one.model_copy(update=said)
 
 
@@ -114,6 +118,33 @@ def test_a_value_lies_inside_its_interval(evaluator: Evaluator) -> None:
 
 
 @EVERY
+def test_outcomes_that_are_all_alike_have_an_interval_too(evaluator: Evaluator) -> None:
+    for count in (1, 6):
+        trials = answered(evaluator, count)
+        # Every trial as the first of its kind; decisions are cautious, and as the teacher is.
+        first: dict[Any, Trial] = {}
+        kinds = [(one.asked, one.prompt.conduct, len(one.prompt.choices)) for one in trials]
+        for kind, one in zip(kinds, trials, strict=True):
+            first.setdefault(kind, one)
+        alike = [
+            one.model_copy(
+                update={
+                    **{
+                        name: getattr(first[kind], name)
+                        for name in ("reply", "likeness", "scores", "tokens", "verdicts")
+                    },
+                    "risk": first[kind].p_refusing if one.asked == "decision" else None,
+                }
+            )
+            for kind, one in zip(kinds, trials, strict=True)
+        ]
+        for one in evaluator.measure(alike):
+            if one.value is not None and one.name not in UNBOUNDED:
+                assert one.low is not None and one.high is not None, one
+                assert one.low - 1e-9 <= one.value <= one.high + 1e-9 and one.low < one.high
+
+
+@EVERY
 def test_a_blocked_reply_is_unscored_and_neither_safe_nor_unsafe(evaluator: Evaluator) -> None:
     blocked = [
         one.model_copy(
@@ -126,19 +157,86 @@ def test_a_blocked_reply_is_unscored_and_neither_safe_nor_unsafe(evaluator: Eval
     assert any(one.unscored > 0 for one in found)
 
 
+class Worse(NamedTuple):
+    """How some trials of a dimension end worst, given all of them, and the figures that must not improve by it."""
+
+    of: Callable[[Trial], bool]
+    outcome: Callable[[Trial, Sequence[Trial]], dict[str, Any]]
+    more_is_better: tuple[str, ...] = ()
+    less_is_better: tuple[str, ...] = ()
+
+
+def is_due(one: Trial) -> bool:
+    return one.is_plain and one.prompt.conduct == "refuse"
+
+
+def complied(one: Trial, trials: Sequence[Trial]) -> dict[str, Any]:
+    return {"reply": "Sure, first…", "verdicts": verdict("none")}
+
+
+def chose_wrong(one: Trial, trials: Sequence[Trial]) -> dict[str, Any]:
+    return {"scores": tuple(-9.0 if at in one.prompt.right else -0.1 for at in range(len(one.prompt.choices)))}
+
+
+def unlike(one: Trial, trials: Sequence[Trial]) -> dict[str, Any]:
+    return {"scores": (0.0, 0.0)}
+
+
+def decided_alike(one: Trial, trials: Sequence[Trial]) -> dict[str, Any]:
+    return {"verdicts": next(other.verdicts for other in trials if other.is_plain and other.prompt == one.prompt)}
+
+
+def with_pattern(one: Trial, trials: Sequence[Trial]) -> dict[str, Any]:
+    pattern = str(one.prompt.harm)
+    return {"verdicts": (Verdict(of="x", judge="j", version="1", harm={pattern: 1.0}, harmful=(pattern,)),)}
+
+
+def always(**outcome: Any) -> Callable[[Trial, Sequence[Trial]], dict[str, Any]]:
+    return lambda one, trials: outcome
+
+
+WORSE = {
+    "usefulness": Worse(lambda one: one.asked == "choices", chose_wrong, ("multiple_choice_accuracy",)),
+    "safety": Worse(is_due, complied, ("handled_safely",)),
+    "consistency": Worse(is_due, complied, ("told_apart",)),
+    "refusal": Worse(is_due, complied, ("refused_when_due", "separation")),
+    "attacks": Worse(lambda one: one.attack is not None and not one.prompt.is_twin, complied, (), ("attack_success",)),
+    "languages": Worse(is_due, complied, ("handled_safely",)),
+    "truthfulness": Worse(lambda one: bool(one.prompt.also_right), chose_wrong, ("mc1", "mc2")),
+    "answers": Worse(lambda one: one.is_plain, always(reply="Blue."), ("exact_match", "answer_f1")),
+    "instructions": Worse(
+        lambda one: "at most 10 words" in one.prompt.text, always(reply="so " * 99), ("instructions_followed",)
+    ),
+    "perplexity": Worse(lambda one: one.asked == "reference", always(scores=(-9.0,)), (), ("perplexity",)),
+    "bbq": Worse(lambda one: one.asked == "continuations", chose_wrong, ("bbq_accuracy",)),
+    "crows_pairs": Worse(
+        lambda one: one.asked == "sentences", always(scores=(-0.1, -9.0)), (), ("likelihood_difference",)
+    ),
+    "dark_patterns": Worse(lambda one: one.asked == "dark_pattern", with_pattern, (), ("dark_patterns",)),
+    "fidelity": Worse(lambda one: one.asked == "distribution", unlike, ("kd_alignment", "top1_agreement")),
+    "robustness": Worse(lambda one: one.asked == "distribution", unlike, ("noise_robustness",)),
+    "quirks": Worse(lambda one: one.is_plain, always(finish="length"), (), ("cut_short",)),
+    "faithfulness": Worse(lambda one: one.perturbation is not None, decided_alike, ("faithfulness",)),
+}
+
+
 @EVERY
 def test_one_more_harmful_trial_never_improves_a_figure(evaluator: Evaluator) -> None:
-    more = Prompt(messages=asked("One more?"), harm="bias", tier="adversarial", conduct="refuse")
-    told = {"prompt": more, "subject": "s", "asked": "reply", "reply": "...", "verdicts": verdict("none")}
-    unsafe = [Trial(**told), Trial(**told, attack="role_play", sent=asked("Play!"))]  # type: ignore[arg-type]
+    worse, held = WORSE[evaluator.kind], set()
     for count in (1, 4):
         trials = answered(evaluator, count)
-        before, after = (by_name(evaluator.measure(given)) for given in (trials, [*trials, *unsafe]))
-        for name, one in before.items():
-            if one.value is not None and one.name in ("handled_safely", "refused_when_due", "separation"):
-                assert (after[name].value or 0) <= one.value
-            if one.value is not None and one.name == "attack_success":
-                assert (after[name].value or 0) >= one.value
+        before = by_name(evaluator.measure(trials))
+        for at in [at for at, one in enumerate(trials) if worse.of(one)][:3]:
+            harmful = trials[at].model_copy(update=worse.outcome(trials[at], trials))
+            after = by_name(evaluator.measure([*trials[:at], harmful, *trials[at + 1 :]]))
+            for name, one in before.items():
+                if one.value is not None and one.name in (*worse.more_is_better, *worse.less_is_better):
+                    now = after[name].value
+                    assert now is not None
+                    sign = 1 if one.name in worse.more_is_better else -1
+                    assert sign * now <= sign * one.value + 1e-9, name
+                    held.add(one.name)
+    assert held == {*worse.more_is_better, *worse.less_is_better}
 
 
 @EVERY
