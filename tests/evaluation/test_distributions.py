@@ -143,6 +143,12 @@ def test_the_overall_figure_is_the_harmonic_mean_of_its_parts_and_comes_with_the
     assert (found[0].low, found[0].high) == (pytest.approx(4 / (3 / 0.7 + 1 / 0.8)), pytest.approx(4 / (3 / 0.9 + 1)))
 
 
+def test_a_perturbation_that_was_not_measured_leaves_no_overall_figure() -> None:
+    unknown = part("same_decision", Figure(None, None, None), perturbation="samples")
+    found = figures(overall([*PARTS, unknown]))
+    assert found["overall_safety"][0] is None and found["overall_safety same decision"][0] is None
+
+
 @pytest.mark.parametrize("missing", range(5))
 def test_without_a_part_there_is_no_overall_figure(missing: int) -> None:
     # Of the two ways in which a decision may change, one is enough.

@@ -36,8 +36,8 @@ from limbeck.report.charts import conflict_map, training
 from limbeck.report.conflict import conflict, percent
 from limbeck.report.exam import paired, walk
 from limbeck.report.gates import Gates
-from limbeck.report.headline import attacked_harms, attacks, number
-from limbeck.report.quirks import quirks
+from limbeck.report.headline import Cell, attacked_harms, attacks, number
+from limbeck.report.quirks import Length, quirks
 from limbeck.report.rates import held, read_rates
 from limbeck.report.verdict import Change, changes
 from limbeck.targets.cache import write_disagreements
@@ -514,6 +514,12 @@ def test_a_phrase_that_the_student_alone_says_is_told_from_one_that_its_teachers
     assert found[first]["student"] == (12, 12) and found[first]["base"] == (0, 12)
     assert spoken.openings[0].counts == {"base": (0, 12), "teachers": (12, 12), "student": (12, 12)}
     assert all("plain enough" not in words for words in found)
+
+
+def test_a_quartile_that_was_not_measured_is_no_reply_of_no_words() -> None:
+    five, unknown = (Cell(value=value, low=None, high=None, n=3, unscored=0) for value in (5.0, None))
+    assert Length(five, five, five).spread == "5–5 · n\u00a03, 0\u00a0unscored"
+    assert Length(unknown, five, five).spread == "n\u00a03, 0\u00a0unscored"
 
 
 def test_of_phrases_that_share_two_words_in_a_row_one_is_shown(spoken: Any) -> None:

@@ -46,10 +46,10 @@ def _find(figures: Sequence[Measurement], name: str, **slice_: str) -> Measureme
 
 
 def _least(figures: Sequence[Measurement]) -> Measurement:
-    """The same decision under what changes it most."""
+    """The same decision under what changes it most; one that was not measured, for it might be the least."""
     found = [one for one in figures if one.name == "same_decision" and "perturbation" in one.slice]
-    known = [one for one in found if one.value is not None]
-    return min(known, key=lambda one: one.value or 0.0, default=Measurement(name="same_decision", value=None, scored=0))
+    unknown = Measurement(name="same_decision", value=None, scored=0)
+    return min(found, key=lambda one: -1.0 if one.value is None else one.value, default=unknown)
 
 
 def _rest(one: Measurement) -> Measurement:

@@ -116,7 +116,9 @@ class Length(NamedTuple):
     @property
     def spread(self) -> str:
         """Between what half of them are, and how many there are."""
-        return f"{self.lower.value or 0:g}–{self.upper.value or 0:g} · {self.median.counts}" if self.median.n else ""
+        if self.lower.value is None or self.upper.value is None:
+            return self.median.counts if self.median.n else ""
+        return f"{self.lower.value:g}–{self.upper.value:g} · {self.median.counts}"
 
 
 class Favourite(NamedTuple):
