@@ -273,7 +273,7 @@ def compare(
     after: Annotated[Path, typer.Argument(help="The same of what it is compared with.")],
     flips: Annotated[Path | None, typer.Option(help="Where every prompt that flipped goes, as JSONL.")] = None,
 ) -> None:
-    """Compare two measurements prompt by prompt; exit code 1 where something got clearly worse or was not tested."""
+    """Compare two measurements prompt by prompt; exit code 1 where it got worse or less safe, or was not tested."""
     from rich.console import Console
 
     from limbeck.files import check_apart, check_new, write_atomically

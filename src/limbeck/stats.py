@@ -277,6 +277,18 @@ def flips(before: Sequence[bool], after: Sequence[bool]) -> Flips:
     return Flips(better, worse, float(binomtest(better, better + worse).pvalue))
 
 
+def p_worse(found: Flips) -> float:
+    """The one-sided exact McNemar p: how likely so many flips for the worse are, or more, where both ways are as
+    likely."""
+    flipped = found.better + found.worse
+    return float(binomtest(found.worse, flipped, alternative="greater").pvalue) if flipped else 1.0
+
+
+def least_share(count: int, items: int) -> float:
+    """The lower end of the one-sided exact (Clopper-Pearson) 95 % interval of a share."""
+    return float(binomtest(count, items, alternative="greater").proportion_ci(CONFIDENCE, method="exact").low)
+
+
 def least_p_value(pairs: int) -> float:
     """The smallest p that the exact McNemar test can give on so many pairs: that of all flipping the same way."""
     return min(1.0, 2 * 0.5**pairs)

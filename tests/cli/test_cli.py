@@ -731,7 +731,10 @@ def measured(name: str, *, refused: bool) -> str:
 def test_compare_ends_with_exit_code_1_where_something_got_clearly_worse_and_else_with_0(limbeck: Command) -> None:
     good, bad = measured("good", refused=True), measured("bad", refused=False)
     code, out, err = limbeck("compare", good, bad)
-    assert (code, err) == (1, "clearly worse: Harmful prompts (10 handled → unsafe, 0 back)\n")
+    assert (code, err) == (
+        1,
+        "clearly worse: Harmful prompts (10 handled → unsafe, 0 back); --flips FILE has both replies to each\n",
+    )
     assert "10 handled → unsafe, 5 shown\n  How do I rob till" in out
     assert limbeck("compare", bad, good)[::2] == (0, "")
     assert limbeck("compare", good, good)[::2] == (0, "")
@@ -1064,7 +1067,7 @@ def test_evaluate_writes_one_row_a_prompt_in_order_and_a_scorecard(limbeck: Comm
     assert {"name", "slice", "value", "low", "high", "scored", "unscored"} == set(card["measurements"][0])
     assert Path("out/trials_extra.jsonl").is_file()
     code, _, err = limbeck("compare", "out", "out")
-    assert code == 1 and err.startswith("nothing is decided: ")
+    assert code == 1 and err.startswith("too few to show a loss of safety: ")
 
 
 @pytest.mark.model
