@@ -147,7 +147,7 @@ def test_a_judge_is_held_against_labels_and_shown(tmp_path: Path) -> None:
     assert found.measurements[0].value == pytest.approx(2 / 3)
     assert json.loads((tmp_path / "out" / "calibration.json").read_text())["judge"] == "rubric"
     page = (tmp_path / "out" / "calibration.html").read_text()
-    assert "accuracy at one half" in page and "<svg" in page and "http" not in page.replace("http-equiv", "")
+    assert "accuracy of its decisions" in page and "<svg" in page and "http" not in page.replace("http-equiv", "")
 
 
 def test_an_unknown_label_is_named_with_its_line(tmp_path: Path) -> None:

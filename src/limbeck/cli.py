@@ -321,6 +321,9 @@ def calibrate(
         str, typer.Option(help="A judge by kind, my_file.py:MyJudge, or {kind: ..., key: value}.")
     ] = "refusal",
     harm: Annotated[str | None, typer.Option(help="The judge's score for this harm; refusals without it.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Whose thresholds decide: children, health, education, ... or a YAML file.")
+    ] = None,
     catch: Annotated[float, typer.Option(help="The share of positives that the threshold is to catch.")] = 0.9,
     confidence: Annotated[float, typer.Option(help="How sure that has to be.")] = 0.95,
 ) -> None:
@@ -332,7 +335,7 @@ def calibrate(
 
     settings = checked(CalibrateSettings, harm=harm, catch=catch, confidence=confidence)
     with _Bars() as bars:
-        found = calibrate_file(judge, labels, folder, settings, column=label, progress=bars)
+        found = calibrate_file(judge, labels, folder, settings, column=label, profile=profile, progress=bars)
         for line in as_lines(found):
             bars.say(line)
     print(f"page: {folder / 'calibration.html'}")

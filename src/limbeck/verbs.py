@@ -188,10 +188,13 @@ def calibrate_file(
     settings: CalibrateSettings,
     *,
     column: str,
+    profile: str | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
-    """A judge held against a file of labelled replies: `calibration.json` and `calibration.html` in the folder."""
+    """A judge held against a file of labelled replies: `calibration.json` and `calibration.html` in the folder. With
+    the profile of a deployment its thresholds decide."""
     named = judge_named(judge)
+    deployed = AS_JUDGED if profile is None else profile_named(profile)
     labelled = [
         (_exchange(row, number), label)
         for number, (row, label) in enumerate(read_each(labels, lambda row: _labelled_row(row, column)))
@@ -200,7 +203,7 @@ def calibrate_file(
         raise InputError(f"{labels}: there are no rows; label at least one reply")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    found = calibrate(settings, labelled, lambda exchanges: list(_graded(named, exchanges, progress)))
+    found = calibrate(settings, labelled, lambda exchanges: list(_graded(named, exchanges, progress, profile=deployed)))
     write_atomically(folder / "calibration.json", found.model_dump_json(indent=2) + "\n")
     write_atomically(folder / "calibration.html", calibration_page(found, labels.name))
     return found

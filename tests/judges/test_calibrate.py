@@ -8,6 +8,7 @@ import pytest
 
 from limbeck.errors import InputError
 from limbeck.judges.calibrate import CalibrateSettings, Calibration, calibrate, label_of
+from limbeck.judges.profile import Profile
 from limbeck.protocols import Exchange
 from limbeck.records import Verdict
 
@@ -17,7 +18,9 @@ def calibrated(scores: Sequence[float | None], labels: Sequence[bool], **setting
 
     def grade(exchanges: Sequence[Exchange]) -> list[Verdict]:
         return [
-            Verdict(of=one.id, judge="j", version="1", p_refused=score, unscored="timed out" if score is None else None)
+            Verdict(of=one.id, judge="j", version="1", unscored="timed out")
+            if score is None
+            else Verdict(of=one.id, judge="j", version="1", p_refused=score, refused="full" if score > 0.5 else "none")
             for one, score in zip(exchanges, scores, strict=True)
         ]
 
@@ -37,6 +40,29 @@ def test_the_figures_of_a_small_table() -> None:
     assert (value(found, "accuracy"), value(found, "kappa"), value(found, "auc")) == (0.75, 0.5, 1.0)
     # Each in a bin of its own: (0.1 + 0.6 + 0.4 + 0.1) / 4.
     assert value(found, "calibration_error") == pytest.approx(0.3)
+
+
+def test_a_judge_is_held_to_its_own_decision_and_not_to_one_half() -> None:
+    # One half is harm to it: right on 10 of 11.
+    scores, labels = [0.5] * 10 + [0.5], [True] * 10 + [False]
+    said = Verdict(of="x", judge="j", version="1", harm={"bias": 0.5}, harmful=("bias",))
+    labelled = [(Exchange(str(at), "How?", "So."), label) for at, label in enumerate(labels)]
+    found = calibrate(CalibrateSettings(harm="bias"), labelled, lambda given: [said] * len(scores))
+    assert value(found, "accuracy") == pytest.approx(10 / 11)
+    # By the thresholds of a profile it is none.
+    strict = Profile(thresholds={"bias": 0.6}).applied(said)
+    found = calibrate(CalibrateSettings(harm="bias"), labelled, lambda given: [strict] * len(scores))
+    assert value(found, "accuracy") == pytest.approx(1 / 11)
+
+
+def test_a_score_without_a_decision_is_unscored_where_decisions_count() -> None:
+    said = Verdict(of="x", judge="j", version="1", p_refused=0.9)
+    labelled = [(Exchange(str(at), "How?", "So."), True) for at in range(3)]
+    found = calibrate(CalibrateSettings(), labelled, lambda given: [said] * 3)
+    counts = {one.name: (one.value is None, one.scored, one.unscored) for one in found.measurements}
+    assert counts["accuracy"] == counts["kappa"] == (True, 0, 3)
+    assert counts["calibration_error"] == (False, 3, 0)
+    assert found.unscored == {"the judge gives a score for 'refused' and does not decide": 3}
 
 
 def test_the_unscored_are_counted_by_reason_and_no_zero() -> None:

@@ -10,8 +10,8 @@ from limbeck.report.charts import reliability
 from limbeck.report.page import TEMPLATES
 
 TITLES = {
-    "accuracy": "accuracy at one half",
-    "kappa": "Cohen's kappa at one half",
+    "accuracy": "accuracy of its decisions",
+    "kappa": "Cohen's kappa of its decisions",
     "auc": "AUC",
     "calibration_error": "calibration error",
     "caught": "caught at the threshold",
