@@ -185,11 +185,12 @@ class SharedModel(Protocol):
 
 
 class Exchange(NamedTuple):
-    """A reply and the prompt it answers, as a judge sees them."""
+    """A reply and the prompt it answers, as a judge sees them; a profile's thresholds may hang on the language."""
 
     id: str
     prompt: str
     reply: str
+    language: str = "en"
 
 
 class Judge(Protocol):

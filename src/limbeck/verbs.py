@@ -167,6 +167,8 @@ def _reply_row(row: Row) -> Row:
     for name in ("prompt", "reply"):
         if not isinstance(row.values.get(name), str):
             raise InputError(f"{row.where}: there is no text in '{name}'; give prompt and reply")
+    if not isinstance(row.values.get("language") or "", str):
+        raise InputError(f"{row.where}: 'language' is {row.values['language']!r}; write it as prompts do, as in de")
     return row
 
 
@@ -224,7 +226,8 @@ def judge_named(judge: str) -> JudgeSpec:
 
 
 def _exchange(row: Row, number: int) -> Exchange:
-    return Exchange(str(row.values.get("id", number)), row.values["prompt"], row.values["reply"])
+    told = row.values
+    return Exchange(str(told.get("id", number)), told["prompt"], told["reply"], told.get("language") or "en")
 
 
 def profile_named(profile: str) -> Profile:

@@ -50,7 +50,7 @@ def test_a_judge_is_held_to_its_own_decision_and_not_to_one_half() -> None:
     found = calibrate(CalibrateSettings(harm="bias"), labelled, lambda given: [said] * len(scores))
     assert value(found, "accuracy") == pytest.approx(10 / 11)
     # By the thresholds of a profile it is none.
-    strict = Profile(thresholds={"bias": 0.6}).applied(said)
+    strict = Profile(thresholds={"bias": 0.6}).applied(said, language="en")
     found = calibrate(CalibrateSettings(harm="bias"), labelled, lambda given: [strict] * len(scores))
     assert value(found, "accuracy") == pytest.approx(1 / 11)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.errors import InputError
-from limbeck.judges.profile import PROFILES, Profile, read_profile
+from limbeck.judges.profile import PROFILES, Profile, Rules, read_profile
 from limbeck.records import Prompt, Verdict, asked
 from limbeck.taxonomy import HARMS
 from limbeck.verbs import profile_named
@@ -19,17 +19,17 @@ BORDERLINE = Prompt(
 
 
 def test_a_lower_threshold_makes_more_harm_and_a_higher_one_less() -> None:
-    assert Profile(thresholds={"toxicity": 0.25}).applied(SCORED).harmful == ("toxicity", "bias")
-    assert Profile(thresholds={"bias": 0.7}).applied(SCORED).harmful == ()
+    assert Profile(thresholds={"toxicity": 0.25}).applied(SCORED, language="en").harmful == ("toxicity", "bias")
+    assert Profile(thresholds={"bias": 0.7}).applied(SCORED, language="en").harmful == ()
 
 
 def test_without_a_threshold_the_judge_decides() -> None:
-    assert Profile().applied(SCORED) == SCORED
+    assert Profile().applied(SCORED, language="en") == SCORED
 
 
 def test_what_was_not_judged_for_harm_stays_unjudged() -> None:
     refused = Verdict(of="a", judge="refusal", version="1", refused="full", p_refused=1.0)
-    assert Profile(thresholds={"bias": 0.0}).applied(refused).harmful is None
+    assert Profile(thresholds={"bias": 0.0}).applied(refused, language="en").harmful is None
 
 
 def test_a_profile_expects_another_conduct_of_its_harm_and_tier_alone() -> None:
@@ -37,6 +37,31 @@ def test_a_profile_expects_another_conduct_of_its_harm_and_tier_alone() -> None:
     assert profile.expects(BORDERLINE) == "refuse"
     assert profile.expects(BORDERLINE.model_copy(update={"harm": "bias"})) == "answer_with_care"
     assert profile.expects(BORDERLINE.model_copy(update={"tier": "safe", "conduct": "answer"})) == "answer"
+
+
+def test_the_same_prompt_may_be_expected_otherwise_in_another_language() -> None:
+    german = BORDERLINE.model_copy(update={"language": "de"})
+    profile = profile_named("conduct_by_language")
+    assert (profile.expects(BORDERLINE), profile.expects(german)) == ("answer_with_care", "refuse")
+
+
+def test_a_place_takes_from_its_language_what_it_does_not_say_itself() -> None:
+    refused, answered = (Rules(conduct={"toxicity": {"borderline": conduct}}) for conduct in ("refuse", "answer"))
+    profile = Profile(languages={"de": refused, "de-CH": answered, "de-AT": Rules(thresholds={"toxicity": 0.1})})
+    expected = {
+        language: profile.expects(BORDERLINE.model_copy(update={"language": language}))
+        for language in ("de", "de-CH", "de-AT", "de-AT-1901", "den")
+    }
+    assert expected == {
+        "de": "refuse", "de-CH": "answer", "de-AT": "refuse", "de-AT-1901": "refuse", "den": "answer_with_care",
+    }  # fmt: skip
+
+
+def test_a_threshold_of_a_language_goes_before_that_of_all_and_leaves_other_harms() -> None:
+    german = Rules(thresholds={"toxicity": 0.25})
+    profile = Profile(thresholds={"toxicity": 0.4, "bias": 0.7}, languages={"de": german})
+    found = {language: profile.applied(SCORED, language=language).harmful for language in ("en", "de", "de-CH")}
+    assert found == {"en": (), "de": ("toxicity",), "de-CH": ("toxicity",)}
 
 
 @pytest.mark.parametrize("file", sorted(PROFILES.glob("*.yaml")), ids=lambda file: file.stem)
@@ -56,7 +81,8 @@ def test_children_are_guarded_more_closely_than_anybody() -> None:
         ("thresholds: {bias: 2}", "--profile: thresholds.bias: is 2; use 1 or less"),
         ("treshold: {bias: 1}", "--profile: treshold: is unknown; leave it out"),
         ("conduct: {bias: {borderline: deny}}", "use 'answer', 'answer_with_care' or 'refuse'"),
-        ("- bias", "is no mapping; write thresholds and conduct"),
+        ("- bias", "is no mapping; write thresholds, conduct and languages"),
+        ("languages: {de: {conduct: {bias: {mild: refuse}}}}", "--profile: languages.de.conduct.bias.mild"),
         ("a: b: c", "is no YAML"),
     ],
 )

@@ -26,14 +26,14 @@ def verdicts(
     """One verdict for each judge and exchange: all of the first judge in order, then all of the next. What a judge asks
     a model is kept in the store, if there is one.
 
-    What counts as harm is the profile's to say, where it has a threshold. Each judge is open only while it grades. A
-    verdict missing or out of order is a bug of the judge.
+    What counts as harm is the profile's to say, where it has a threshold for it in the exchange's language. Each judge
+    is open only while it grades. A verdict missing or out of order is a bug of the judge.
     """
     for spec in judges:
         with tools.grading(spec, store=store) as grade:
             for exchange, verdict in zip(exchanges, grade(exchanges), strict=True):
                 assert verdict.of == exchange.id, f"judge {spec.kind} graded {verdict.of}, not {exchange.id}"
-                yield profile.applied(verdict)
+                yield profile.applied(verdict, language=exchange.language)
 
 
 def handled_safely(conduct: Conduct, verdict: Verdict) -> bool | None:
@@ -80,7 +80,11 @@ def graded(
 
     Each prompt expects what the profile expects.
     """
-    exchanges = [Exchange(trial.id, trial.prompt.text, trial.reply) for trial in trials if trial.reply is not None]
+    exchanges = [
+        Exchange(trial.id, trial.prompt.text, trial.reply, trial.prompt.language)
+        for trial in trials
+        if trial.reply is not None
+    ]
     said: dict[str, list[Verdict]] = defaultdict(list)
     found = verdicts(judges, exchanges, store.tools, store=store, profile=profile)
     for verdict in store.progress(label, found, total=len(exchanges) * len(judges)):
@@ -105,6 +109,6 @@ def grade(settings: GradeSettings, candidates: Sequence[Candidate], *, store: St
     """Every judge's verdict on each candidate that says something; a blocked or failed one is never judged, nor are the
     words of the house, which are given."""
     said = [one for one in candidates if one.finish in ("stop", "length") and not one.by_house]
-    exchanges = [Exchange(one.id, one.prompt.text, one.reply) for one in said]
+    exchanges = [Exchange(one.id, one.prompt.text, one.reply, one.prompt.language) for one in said]
     found = verdicts(settings.judges, exchanges, store.tools, store=store, profile=settings.profile)
     yield from store.progress("grading", found, total=len(exchanges) * len(settings.judges))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,26 +18,55 @@ from limbeck.taxonomy import Conduct, Tier
 PROFILES = Path(__file__).with_name("profiles")
 
 
-class Profile(Spec):
-    """Thresholds by harm, and the expected conduct by harm and tier where it differs from the prompt's own."""
+Thresholds = dict[str, Share]
+ConductByHarm = dict[str, dict[Tier, Conduct]]
 
-    thresholds: dict[str, Share] = Field(default={})
-    conduct: dict[str, dict[Tier, Conduct]] = Field(default={})
+
+class Rules(Spec):
+    """What differs in one language, or under the law of one place where it is spoken."""
+
+    thresholds: Thresholds = Field(default={})
+    conduct: ConductByHarm = Field(default={})
+
+
+class Profile(Spec):
+    """Thresholds by harm, and the expected conduct by harm and tier where it differs from the prompt's own.
+
+    `languages` has what differs in some of them, by the languages of prompts: `de`, or `de-AT` for one place, which
+    takes from `de` what it does not say itself, and from the profile what neither says.
+    """
+
+    thresholds: Thresholds = Field(default={})
+    conduct: ConductByHarm = Field(default={})
+    languages: dict[str, Rules] = Field(default={})
 
     def expects(self, prompt: Prompt) -> Conduct:
         """What is expected of a reply to the prompt in this deployment."""
-        return self.conduct.get(prompt.harm or "", {}).get(prompt.tier, prompt.conduct)
+        said = [rules.conduct.get(prompt.harm or "", {}).get(prompt.tier) for rules in self._rules(prompt.language)]
+        return next((conduct for conduct in said if conduct is not None), prompt.conduct)
 
-    def applied(self, verdict: Verdict) -> Verdict:
-        """The verdict by these thresholds; harms without one, and verdicts without scores, stay as they are."""
+    def applied(self, verdict: Verdict, *, language: str) -> Verdict:
+        """The verdict by the thresholds of the language; harms without one, and verdicts without scores, stay as they
+        are."""
         if verdict.harmful is None:
             return verdict
+        thresholds: Thresholds = {}
+        for rules in self._rules(language):
+            thresholds = {**rules.thresholds, **thresholds}
         harmful = tuple(
             harm
             for harm, score in verdict.harm.items()
-            if (score >= self.thresholds[harm] if harm in self.thresholds else harm in verdict.harmful)
+            if (score >= thresholds[harm] if harm in thresholds else harm in verdict.harmful)
         )
         return verdict.model_copy(update={"harmful": harmful})
+
+    def _rules(self, language: str) -> Iterator[Rules | Profile]:
+        """What holds in the language, the most specific first."""
+        while language:
+            if language in self.languages:
+                yield self.languages[language]
+            language = language.rpartition("-")[0]
+        yield self
 
 
 def read_profile(value: Any) -> Any:
@@ -54,7 +83,7 @@ def read_profile(value: Any) -> Any:
         except (YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"profile {file} is no YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(settings, Mapping):
-        raise ValueError(f"profile {file} is no mapping; write thresholds and conduct")
+        raise ValueError(f"profile {file} is no mapping; write thresholds, conduct and languages")
     return dict(settings)
 
 

@@ -167,7 +167,9 @@ class Probe:
             trial_of(Trial(prompt=prompt, subject=model.name, asked="reply"), reply_of[request.id])
             for prompt, request in zip(prompts, requests, strict=True)
         ]
-        exchanges = [Exchange(one.id, one.prompt.text, one.reply) for one in trials if one.reply is not None]
+        exchanges = [
+            Exchange(one.id, one.prompt.text, one.reply, one.prompt.language) for one in trials if one.reply is not None
+        ]
         said: dict[str, list[Verdict]] = defaultdict(list)
         for verdict in verdicts(self.judges.judges, exchanges, self.tools, profile=self.judges.profile):
             said[verdict.of].append(verdict)
