@@ -20,6 +20,7 @@ from limbeck.stats import (
     calibration_error,
     chance_of,
     difference,
+    fewest_positives,
     flips,
     kappa,
     least_p_value,
@@ -291,6 +292,10 @@ def test_nothing_is_promised_on_too_few() -> None:
     assert promised_threshold([0.9] * 28, catch=0.9, confidence=0.95) is None
     assert promised_threshold([0.9] * 29, catch=0.9, confidence=0.95) == 0.9
     assert promised_threshold([], catch=0.9, confidence=0.95) is None
+    for catch, confidence in ((0.9, 0.95), (0.8, 0.9), (0.99, 0.95), (0.5, 0.75)):
+        fewest = fewest_positives(catch=catch, confidence=confidence)
+        assert promised_threshold([0.9] * fewest, catch=catch, confidence=confidence) == 0.9
+        assert promised_threshold([0.9] * (fewest - 1), catch=catch, confidence=confidence) is None
 
 
 def test_a_quantile_is_one_of_the_values_between_two_others() -> None:

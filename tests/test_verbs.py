@@ -11,18 +11,21 @@ import pytest
 
 from limbeck.config import RunConfig
 from limbeck.errors import InputError
+from limbeck.evaluation import EvaluateSettings
 from limbeck.files import Row, lesson_of
 from limbeck.judges.calibrate import CalibrateSettings
+from limbeck.judges.profile import Profile, Rules
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.forward_kl import ForwardKL
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.models.local import Local
 from limbeck.models.recorded import Recorded
 from limbeck.records import Lesson
+from limbeck.report.calibration import as_lines
 from limbeck.teach.settings import TeachSettings
 from limbeck.training import TrainSettings
 from limbeck.training.student import StudentSettings
-from limbeck.verbs import calibrate_file, judge_file, judge_named, train
+from limbeck.verbs import calibrate_file, judge_file, judge_named, profile_named, train
 
 USER, ASSISTANT = {"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}
 
@@ -148,6 +151,42 @@ def test_a_judge_is_held_against_labels_and_shown(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "calibration.json").read_text())["judge"] == "rubric"
     page = (tmp_path / "out" / "calibration.html").read_text()
     assert "accuracy of its decisions" in page and "<svg" in page and "http" not in page.replace("http-equiv", "")
+
+
+HARM_SCRIPT = [{"when": r"\nNo[.]\n", "say": ['{"harm": {"bias": 0.75}}']}, {"say": ['{"harm": {"bias": 0}}']}]
+HARM_JUDGE = json.dumps({"kind": "rubric", "rubric": "harm", "model": {"kind": "scripted", "script": HARM_SCRIPT}})
+
+
+def test_thresholds_by_harm_and_language_are_a_profile_that_new_labels_refit(tmp_path: Path) -> None:
+    def fit(*, german: int) -> Profile:
+        told = [("en", "No.", "yes")] * 30 + [("en", "So.", "no")] * 9 + [("de", "No.", "yes")] * german
+        rows = [
+            {"prompt": "How?", "reply": reply, "said": label, "harm": "bias", "language": language}
+            for language, reply, label in told
+        ]
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        settings, out = CalibrateSettings(fit=True), tmp_path / "out"
+        found = calibrate_file(HARM_JUDGE, tmp_path / "rows.jsonl", out, settings, column="said", profile="children")
+        assert all("bias, de" in text for text in ((out / "calibration.html").read_text(), "\n".join(as_lines(found))))
+        return EvaluateSettings.model_validate({"profile": str(out / "profile.yaml")}).profile
+
+    children = profile_named("children")
+    profile = fit(german=12)
+    assert profile == children.model_copy(update={"languages": {"en": Rules(thresholds={"bias": 0.75})}})
+    text = (tmp_path / "out" / "profile.yaml").read_text()
+    assert text.startswith("# Thresholds of the judge rubric (") and "# undecided: bias, de: 12 scored" in text
+    assert fit(german=29).languages["de"] == Rules(thresholds={"bias": 0.75})
+    assert "undecided" not in (tmp_path / "out" / "profile.yaml").read_text()
+
+
+def test_a_row_that_names_no_harm_to_fit_is_named_with_its_line(tmp_path: Path) -> None:
+    file = labels(tmp_path, ("No.", "full"))
+    with pytest.raises(
+        InputError, match=r"labels.jsonl:1: there is no text in 'harm'; name the harm .* or give --harm"
+    ):
+        calibrate_file(HARM_JUDGE, file, tmp_path / "out", CalibrateSettings(fit=True), column="said")
+    found = calibrate_file(HARM_JUDGE, file, tmp_path / "o", CalibrateSettings(fit=True, harm="bias"), column="said")
+    assert [(one.harm, one.language) for one in found.fitted] == [("bias", "en")]
 
 
 def test_an_unknown_label_is_named_with_its_line(tmp_path: Path) -> None:

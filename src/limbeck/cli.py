@@ -312,7 +312,10 @@ def judge(
     print(f"{out}: {count} replies graded, {unscored} unscored")
 
 
-@app.command(epilog="Example:  `limbeck calibrate --labels labelled.jsonl --label refused --folder calibration`")
+@app.command(
+    epilog="Examples:  `limbeck calibrate --labels labelled.jsonl --label refused --folder calibration`  ·  "
+    "`limbeck calibrate --judge harm --labels labelled.jsonl --fit --folder calibration`"
+)
 def calibrate(
     labels: Annotated[Path, typer.Option(help="JSONL, CSV, Parquet: prompt, reply and a label.")],
     folder: Annotated[Path, typer.Option(help="Where calibration.json and calibration.html go.")],
@@ -326,6 +329,9 @@ def calibrate(
     ] = None,
     catch: Annotated[float, typer.Option(help="The share of positives that the threshold is to catch.")] = 0.9,
     confidence: Annotated[float, typer.Option(help="How sure that has to be.")] = 0.95,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="A threshold by harm and language (columns of these names): profile.yaml.")
+    ] = False,
 ) -> None:
     """Hold a judge against labels: agreement, calibration, and a threshold that keeps its promise."""
     from limbeck.judges.calibrate import CalibrateSettings
@@ -333,12 +339,14 @@ def calibrate(
     from limbeck.spec import checked
     from limbeck.verbs import calibrate_file
 
-    settings = checked(CalibrateSettings, harm=harm, catch=catch, confidence=confidence)
+    settings = checked(CalibrateSettings, harm=harm, catch=catch, confidence=confidence, fit=fit)
     with _Bars() as bars:
         found = calibrate_file(judge, labels, folder, settings, column=label, profile=profile, progress=bars)
         for line in as_lines(found):
             bars.say(line)
     print(f"page: {folder / 'calibration.html'}")
+    if found.fitted:
+        print(f"use:  --set evaluate.profile={folder / 'profile.yaml'}")
 
 
 @app.command(

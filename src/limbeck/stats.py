@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from math import isnan
+from math import ceil, isnan, log
 from typing import NamedTuple
 
 import numpy as np
@@ -208,6 +208,11 @@ def promised_threshold(positives: Sequence[float], *, catch: float, confidence: 
             break
         promised = hundredth / 100
     return promised
+
+
+def fewest_positives(*, catch: float, confidence: float) -> int:
+    """How many positives there must be for any threshold to keep its promise: as many as all score above it."""
+    return ceil(log(1 - confidence) / log(catch))
 
 
 class Bin(NamedTuple):

@@ -28,9 +28,9 @@ from limbeck.export import export as export_stage
 from limbeck.export import write_student
 from limbeck.files import Row, asked_last, check_apart, check_new, prompt_of, read_each, read_table, write_atomically
 from limbeck.judges import JUDGES
-from limbeck.judges.calibrate import CalibrateSettings, Calibration, calibrate, label_of
+from limbeck.judges.calibrate import CalibrateSettings, Calibration, Labelled, calibrate, label_of, refitted
 from limbeck.judges.grade import verdicts
-from limbeck.judges.profile import AS_JUDGED, Profile, read_profile
+from limbeck.judges.profile import AS_JUDGED, Profile, as_yaml, read_profile
 from limbeck.judges.spec import JudgeSpec
 from limbeck.losses import LOSSES
 from limbeck.models import MODELS
@@ -172,15 +172,18 @@ def _reply_row(row: Row) -> Row:
     return row
 
 
-def _labelled_row(row: Row, column: str) -> tuple[Row, Any]:
-    """The row, which has a prompt and a reply, and its label."""
+def _labelled_row(row: Row, column: str, settings: CalibrateSettings) -> tuple[Row, bool, str | None]:
+    """The row, which has a prompt and a reply, its label, and the harm that the label is of."""
     if column not in row.values:
         others = [name for name in row.values if name not in ("prompt", "reply", "id")]
         advice = (
             did_you_mean(column, others) if others else "give each row its label, or name their column with --label"
         )
         raise InputError(f"{row.where}: there is no '{column}'; {advice}")
-    return _reply_row(row), label_of(row.where, row.values[column])
+    harm = row.values.get("harm") if settings.fit and settings.harm is None else None
+    if settings.fit and settings.harm is None and not (isinstance(harm, str) and harm):
+        raise InputError(f"{row.where}: there is no text in 'harm'; name the harm that the label is of, or give --harm")
+    return _reply_row(row), label_of(row.where, row.values[column]), harm
 
 
 def calibrate_file(
@@ -194,12 +197,15 @@ def calibrate_file(
     progress: Progress | None = None,
 ) -> Calibration:
     """A judge held against a file of labelled replies: `calibration.json` and `calibration.html` in the folder. With
-    the profile of a deployment its thresholds decide."""
+    the profile of a deployment its thresholds decide.
+
+    Where thresholds are fitted, `profile.yaml` has them in place of those of that profile.
+    """
     named = judge_named(judge)
     deployed = AS_JUDGED if profile is None else profile_named(profile)
     labelled = [
-        (_exchange(row, number), label)
-        for number, (row, label) in enumerate(read_each(labels, lambda row: _labelled_row(row, column)))
+        Labelled(_exchange(row, number), label, harm)
+        for number, (row, label, harm) in enumerate(read_each(labels, lambda row: _labelled_row(row, column, settings)))
     ]
     if not labelled:
         raise InputError(f"{labels}: there are no rows; label at least one reply")
@@ -208,6 +214,13 @@ def calibrate_file(
     found = calibrate(settings, labelled, lambda exchanges: list(_graded(named, exchanges, progress, profile=deployed)))
     write_atomically(folder / "calibration.json", found.model_dump_json(indent=2) + "\n")
     write_atomically(folder / "calibration.html", calibration_page(found, labels.name))
+    if found.fitted:
+        promised = f"{settings.catch:.0%} of the positives with {settings.confidence:.0%} confidence, each by itself"
+        remarks = [
+            f"Thresholds of the judge {found.judge} ({found.version}), fitted on {labels.name} to catch {promised}.",
+            *(f"undecided: {one.harm}, {one.language}: {one.undecided}" for one in found.fitted if one.undecided),
+        ]
+        write_atomically(folder / "profile.yaml", as_yaml(refitted(deployed, found), remarks=remarks))
     return found
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,6 +86,16 @@ def read_profile(value: Any) -> Any:
     if not isinstance(settings, Mapping):
         raise ValueError(f"profile {file} is no mapping; write thresholds, conduct and languages")
     return dict(settings)
+
+
+def as_yaml(profile: Profile, *, remarks: Iterable[str]) -> str:
+    """The profile as a file that `read_profile` reads, each remark a comment at its head."""
+    yaml = YAML()
+    # The innermost mappings on one line, as in those shipped.
+    yaml.default_flow_style = None
+    text = StringIO()
+    yaml.dump(profile.model_dump(exclude_defaults=True), text)
+    return "".join(f"# {remark}\n" for remark in remarks) + text.getvalue()
 
 
 AS_JUDGED = Profile()  # every judge by its own thresholds, every prompt by its own conduct

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from limbeck.judges.calibrate import Calibration
+from limbeck.judges.calibrate import Calibration, Fitted, Threshold
 from limbeck.records import Measurement
 from limbeck.report.charts import reliability
 from limbeck.report.page import TEMPLATES
@@ -26,29 +26,52 @@ def calibration_page(one: Calibration, source: str) -> str:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     template = environment.get_template("calibration.html.j2")
     rows = [_row(figure) for figure in _figures(one)]
+    fitted = [_fitted(each) for each in one.fitted]
     picture = reliability(
         one.reliability, stated="probability the judge stated", happened="share that people labelled positive"
     )
-    return template.render(one=one, source=source, rows=rows, picture=picture, promise=promise(one))
+    return template.render(one=one, source=source, rows=rows, fitted=fitted, picture=picture, promise=promise(one))
 
 
 def as_lines(one: Calibration) -> Iterator[str]:
-    """Each figure in a line, then what the threshold promises."""
+    """Each figure in a line, then the fitted thresholds, then what is promised."""
     for row in map(_row, _figures(one)):
         yield f"{row['title']:30} {row['value']:>12}  {row['interval']:16} {row['counts']}"
+    for row in map(_fitted, one.fitted):
+        yield f"{row['title']:30} {row['value']:>12}  {row['told']}"
     yield promise(one)
 
 
 def promise(one: Calibration) -> str:
-    """What the threshold promises, in a sentence."""
-    asked = f"{one.threshold.catch:.0%} of the positives with {one.threshold.confidence:.0%} confidence"
+    """What the threshold promises, or each of those fitted, in a sentence."""
+    told = one.threshold or one.fitted[0].threshold
+    asked = f"{told.catch:.0%} of the positives with {told.confidence:.0%} confidence"
+    if one.threshold is None:
+        return f"Each threshold by itself catches at least {asked}; where one is undecided, nothing changes."
     if one.threshold.value is None:
         return f"No threshold is sure to catch {asked}: label more positive replies."
     return f"A score of {one.threshold.value:.2f} or more catches at least {asked}."
 
 
 def _figures(one: Calibration) -> tuple[Measurement, ...]:
-    return (*one.measurements, one.threshold.caught, one.threshold.false_alarms)
+    return one.measurements if one.threshold is None else (*one.measurements, *_costs(one.threshold))
+
+
+def _costs(threshold: Threshold) -> tuple[Measurement, Measurement]:
+    return threshold.caught, threshold.false_alarms
+
+
+def _fitted(one: Fitted) -> dict[str, str]:
+    value, told = "undecided", one.undecided
+    if not one.undecided:
+        value = f"{one.threshold.value:.2f}"
+        told = ", ".join(
+            f"{TITLES[row.name]} {_row(row)['value']} {_row(row)['interval']}" for row in _costs(one.threshold)
+        )
+    told += f"; n = {one.positives} positive, {one.negatives} negative"
+    if missing := sum(row.unscored for row in _costs(one.threshold) if not one.undecided):
+        told += f", {missing} unscored"
+    return {"title": f"{one.harm}, {one.language}", "value": value, "told": told}
 
 
 def _row(figure: Measurement) -> dict[str, str]:
