@@ -134,10 +134,11 @@ def auc(positives: Sequence[float], negatives: Sequence[float]) -> Figure:
     if not positives or not negatives:
         return NOT_MEASURED
     above, below = np.sort(np.asarray(positives, float)), np.sort(np.asarray(negatives, float))
-    value = _auc(above, below)
+    places = np.searchsorted(below, above, "left"), np.searchsorted(below, above, "right")
+    value = _auc(places, np.arange(len(above)), np.arange(len(below)))
     generator = np.random.default_rng(0)
     drawn = [
-        _auc(generator.choice(above, len(above)), np.sort(generator.choice(below, len(below))))
+        _auc(places, generator.integers(len(above), size=len(above)), generator.integers(len(below), size=len(below)))
         for _ in range(RESAMPLES // 4)
     ]
     low, high = np.quantile(drawn, [TAIL, 1 - TAIL])
@@ -146,10 +147,11 @@ def auc(positives: Sequence[float], negatives: Sequence[float]) -> Figure:
     return Figure(value, float(low), float(high))
 
 
-def _auc(positives: np.ndarray, negatives: np.ndarray) -> float:
-    """The share of pairs in order, ties half; the negatives are sorted."""
-    beaten = np.searchsorted(negatives, positives, "left") + np.searchsorted(negatives, positives, "right")
-    return float(beaten.sum()) / (2 * len(positives) * len(negatives))
+def _auc(places: tuple[np.ndarray, np.ndarray], positives: np.ndarray, negatives: np.ndarray) -> float:
+    """The share of pairs in order, ties half, of these positives and as many of the sorted negatives as there are;
+    `places` are how many negatives lie below each positive, and how many not above it."""
+    drawn = np.concatenate(([0], np.cumsum(np.bincount(negatives, minlength=len(negatives)))))
+    return float(sum(drawn[place[positives]].sum() for place in places)) / (2 * len(positives) * len(negatives))
 
 
 def kappa(said: Sequence[bool], truth: Sequence[bool]) -> Figure:
@@ -159,39 +161,31 @@ def kappa(said: Sequence[bool], truth: Sequence[bool]) -> Figure:
     many items can hide, the exact (Clopper-Pearson) bound, of one of the four kinds of pairs. None where both say the
     same of every item: there is then no chance to be beyond.
     """
-    pairs = np.array(list(zip(said, truth, strict=True)), dtype=np.float64)
-    value = _kappa(pairs)
+    kinds = np.array([2 * bool(a) + bool(b) for a, b in zip(said, truth, strict=True)], dtype=int)
+    value = _kappa(np.bincount(kinds, minlength=4))
     if value is None:
         return NOT_MEASURED
-    generator = np.random.default_rng(0)
-    drawn = [_kappa(pairs[generator.integers(len(pairs), size=len(pairs))]) for _ in range(RESAMPLES // 4)]
-    known = [one for one in drawn if one is not None]
-    low, high = np.quantile(known, [TAIL, 1 - TAIL])
-    return _hidden_kappa(value, pairs) if high - low < SAME_DRAWS else Figure(value, float(low), float(high))
+    generator, items = np.random.default_rng(0), len(kinds)
+    drawn = [
+        _kappa(np.bincount(kinds[generator.integers(items, size=items)], minlength=4)) for _ in range(RESAMPLES // 4)
+    ]
+    low, high = np.quantile([one for one in drawn if one is not None], [TAIL, 1 - TAIL])
+    if high - low < SAME_DRAWS:
+        share, seen = _hidden(items), np.bincount(kinds, minlength=4) / items
+        could = [_kappa((1 - share) * seen + share * kind) for kind in np.eye(4)]
+        known = [value, *(one for one in could if one is not None)]
+        return Figure(value, min(known), max(known))
+    return Figure(value, float(low), float(high))
 
 
-def _hidden_kappa(value: float, pairs: np.ndarray) -> Figure:
-    share = _hidden(len(pairs))
-    kinds = [np.array([[first, second]]) for first in (0, 1) for second in (0, 1)]
-    could = [_beyond_chance((1 - share) * _shares(pairs) + share * _shares(kind)) for kind in kinds]
-    return Figure(value, min(value, *could), max(value, *could))
-
-
-def _kappa(pairs: np.ndarray) -> float | None:
-    if not len(pairs) or np.ptp(pairs) == 0:
+def _kappa(kinds: np.ndarray) -> float | None:
+    """Of how many pairs, or which shares, there are of both no, (no, yes), (yes, no) and both yes."""
+    neither, second, first, both = kinds.tolist()
+    if neither + second + first + both in (neither, both):
         return None
-    return _beyond_chance(_shares(pairs))
-
-
-def _shares(pairs: np.ndarray) -> np.ndarray:
-    """Of how many items the first says yes, the second, and both the same."""
-    return np.array([*pairs.mean(axis=0), np.mean(pairs[:, 0] == pairs[:, 1])])
-
-
-def _beyond_chance(shares: np.ndarray) -> float:
-    first, second, agree = shares
-    by_chance = first * second + (1 - first) * (1 - second)
-    return float((agree - by_chance) / (1 - by_chance))
+    items = neither + second + first + both
+    by_chance = ((first + both) * (second + both) + (neither + second) * (neither + first)) / items**2
+    return ((neither + both) / items - by_chance) / (1 - by_chance)
 
 
 def promised_threshold(positives: Sequence[float], *, catch: float, confidence: float) -> float | None:
