@@ -77,6 +77,22 @@ def test_a_reply_that_no_judge_could_score_is_drawn_again(taught: Taught) -> Non
     assert [one.reply for one in drawn] == ["no number", "0.1 Ten minutes."]
 
 
+@pytest.mark.parametrize("at_least", [0.0, -0.1, 1.01, 75, float("nan")])
+def test_a_draw_is_accepted_from_a_probability_above_0_and_up_to_1(at_least: float, judge: NumberJudge) -> None:
+    with pytest.raises(ValidationError, match="at_least"):
+        Until(judge=judge, at_least=at_least)
+    assert Until(judge=judge, at_least=1.0).at_least == 1
+
+
+def test_a_reply_that_no_judge_could_score_is_never_accepted_however_little_is_asked_for(
+    store: StageStore, judge: NumberJudge, tiny_model: Path
+) -> None:
+    teacher = scripted("No number.", "Nor here.")
+    settings = TeachSettings(teachers=(teacher,), until=Until(judge=judge, at_least=1e-9), draws=2, max_tokens=8)
+    drawn = list(teach(settings, Local(name="base", model=str(tiny_model)), [HARMLESS], store=store))
+    assert [one.attempt for one in drawn] == [0, 1]
+
+
 def test_a_recorded_teacher_is_asked_once(taught: Taught) -> None:
     spoken = HARMLESS.model_copy(update={"reference": "0.9 No."})
     assert len(taught([Recorded(name="expert")], spoken)) == 1

@@ -22,7 +22,7 @@ class Until(Spec):
     """A draw is accepted when the judge gives at least this probability that it does what is expected."""
 
     judge: AnyJudge = Refusal()
-    at_least: float = 0.75
+    at_least: float = Field(default=0.75, gt=0, le=1)
 
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
