@@ -104,7 +104,8 @@ def test_a_scripted_model_takes_its_replies_in_turn_by_seed_and_cuts_them_by_wor
     spec = Scripted(script=(Line(say=("one two three", "four")),))
     with spec.open() as model:
         drawn = [Request(messages=asked("?"), max_tokens=2, seed=seed) for seed in (0, 1)]
-        assert [(one.text, one.finish) for one in model.replies(drawn)] == [("one two", "length"), ("four", "stop")]
+        said = [(one.text, one.finish, one.reply_tokens) for one in model.replies(drawn)]
+    assert said == [("one two", "length", 2), ("four", "stop", 1)]
 
 
 def test_a_group_that_a_kill_tore_is_computed_whole(store: StageStore) -> None:

@@ -58,6 +58,7 @@ class ScriptedModel:
             whole = lines[0].say[request.seed % len(lines[0].say)]
             more = self.reasoning.max_tokens if whole.startswith(self.reasoning.opening) else 0
             words, most = whole.split(" "), request.max_tokens + more
-            finish: Literal["stop", "length"] = "stop" if len(words) <= most else "length"
-            reply = Reply(request_id=request.id, text=" ".join(words[:most]), finish=finish, reply_tokens=len(words))
+            said = words[:most]
+            finish: Literal["stop", "length"] = "stop" if len(said) == len(words) else "length"
+            reply = Reply(request_id=request.id, text=" ".join(said), finish=finish, reply_tokens=len(said))
             yield self.reasoning.told_apart(reply)
