@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.errors import InputError
-from limbeck.models.recorded import Recorded
+from limbeck.models.recorded import Recorded, recorded_in
 from limbeck.records import Prompt, Request, asked, request_of
 
 
@@ -37,3 +37,30 @@ def test_an_empty_recording_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "said.jsonl").touch()
     with pytest.raises(InputError, match="there are no rows"):
         replied(tmp_path / "said.jsonl")
+
+
+def test_another_reply_to_the_same_prompt_is_named_with_both_lines(tmp_path: Path) -> None:
+    file = tmp_path / "said.jsonl"
+    row = '{"prompt": "Why?", "reply": "Because."}\n'
+    file.write_text(row + '{"prompt": "Why?", "reply": "Ask again."}\n' + row)
+    with pytest.raises(
+        InputError, match=r"said.jsonl:2: 'Why\?' has another reply than at \S*said.jsonl:1; keep one of them"
+    ) as error:
+        replied(file)
+    # The third row says what the first does.
+    assert "said.jsonl:3" not in str(error.value)
+
+
+@pytest.mark.parametrize("empty", ["", " \\n"])
+def test_an_empty_reply_is_failed_and_no_other_column_takes_its_place(tmp_path: Path, empty: str) -> None:
+    file = tmp_path / "said.jsonl"
+    file.write_text(f'{{"prompt": "Why?", "reply": "{empty}", "completion": "Because."}}\n')
+    (request,) = [request_of(Prompt(messages=asked("Why?")), max_tokens=9)]
+    assert replied(file, request) == [("", "failed")]
+
+
+def test_an_empty_reply_is_no_worked_example(tmp_path: Path) -> None:
+    file = tmp_path / "said.jsonl"
+    file.write_text('{"prompt": "Why?", "reply": "Because."}\n{"prompt": "How?", "reply": ""}\n')
+    with pytest.raises(InputError, match=r"said.jsonl:2: the reply is empty; write one, or leave the row out"):
+        list(recorded_in(file))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 from limbeck.errors import InputError
-from limbeck.files import prompt_of, read_table
+from limbeck.files import Row, prompt_of, read_each
 from limbeck.models.reasoning import Reasoning
 from limbeck.models.spec import ModelSpec
 from limbeck.records import Prompt, Reply, Request
 from limbeck.spec import content_hash
+
+Found = TypeVar("Found")
 
 REPLY_COLUMNS = ("reply", "completion", "response")
 REASONING_COLUMN = "reasoning"
@@ -29,8 +31,8 @@ class Recorded(ModelSpec):
     """Replies that were given before, found by the prompt they answer; a variant gets its root's.
 
     `replies` is a JSONL, CSV or Parquet file with `prompt` (or `messages`), `reply` (or `completion`, `response`) and
-    perhaps `reasoning`; without it the prompts' reference replies are the recording. A prompt without a reply is
-    `failed`.
+    perhaps `reasoning`; without it the prompts' reference replies are the recording. A prompt without a reply, or with
+    an empty one, is `failed`.
     """
 
     kind: Literal["recorded"] = "recorded"
@@ -65,9 +67,11 @@ class RecordedModel:
         for request in requests:
             if (said := self._said(request)) is None:
                 yield Reply(request_id=request.id, text="", finish="failed", why="there is no recorded reply")
-            else:
-                reply = Reply(request_id=request.id, text=said.reply, finish="stop", reasoning=said.reasoning)
-                yield self.reasoning.told_apart(reply)
+                continue
+            reply = Reply(request_id=request.id, text=said.reply, finish="stop", reasoning=said.reasoning)
+            if not said.reply.strip():
+                reply = reply.model_copy(update={"text": "", "finish": "failed", "why": "the recorded reply is empty"})
+            yield self.reasoning.told_apart(reply)
 
     def _said(self, request: Request) -> Said | None:
         if self.said is None:
@@ -75,19 +79,50 @@ class RecordedModel:
         return self.said.get(request.prompt_id, self.said.get(request.root or ""))
 
 
-def _read(path: Path) -> dict[str, Said]:
-    return {prompt.id: said for prompt, said in recorded_in(path)}
-
-
 def recorded_in(path: Path) -> Iterator[tuple[Prompt, Said]]:
-    """Prompts and what was said to them. Raises InputError for a row without a reply, and for a file without rows."""
+    """Prompts and what was said to them. Raises InputError that tells of all rows without a reply or with an empty one,
+    and for a file without rows."""
+
+    def saying_something(row: Row) -> tuple[Prompt, Said]:
+        prompt, said = _recorded(row)
+        if not said.reply.strip():
+            raise InputError(f"{row.where}: the reply is empty; write one, or leave the row out")
+        return prompt, said
+
+    yield from _each(path, saying_something)
+
+
+def _read(path: Path) -> dict[str, Said]:
+    """The reply to each prompt, by its id. Raises InputError that tells of all rows without a reply, or with another
+    one than an earlier row of the same prompt."""
+    first: dict[str, tuple[str, Said]] = {}
+
+    def agreeing(row: Row) -> tuple[str, Said]:
+        prompt, said = _recorded(row)
+        before, other = first.setdefault(prompt.id, (row.where, said))
+        if said != other:
+            raise InputError(
+                f"{row.where}: '{prompt.text[:60]}' has another reply than at {before}; keep one of them, for a "
+                "recording says the same at every draw"
+            )
+        return prompt.id, said
+
+    return dict(_each(path, agreeing))
+
+
+def _each(path: Path, read: Callable[[Row], Found]) -> Iterator[Found]:
     empty = True
-    for row in read_table(path):
+    for found in read_each(path, read):
         empty = False
-        found = [row.values[name] for name in REPLY_COLUMNS if row.values.get(name)]
-        if not found:
-            raise InputError(f"{row.where}: there is no reply; give one of the columns {', '.join(REPLY_COLUMNS)}")
-        reasoning = row.values.get(REASONING_COLUMN)
-        yield prompt_of(row), Said(str(found[0]), str(reasoning) if reasoning else None)
+        yield found
     if empty:
         raise InputError(f"{path}: there are no rows; write prompts with their replies")
+
+
+def _recorded(row: Row) -> tuple[Prompt, Said]:
+    """What a row says. The first of the columns that is there holds the reply, be it empty."""
+    found = [row.values[name] for name in REPLY_COLUMNS if row.values.get(name) is not None]
+    if not found:
+        raise InputError(f"{row.where}: there is no reply; give one of the columns {', '.join(REPLY_COLUMNS)}")
+    reasoning = row.values.get(REASONING_COLUMN)
+    return prompt_of(row), Said(str(found[0]), str(reasoning) if reasoning else None)
