@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from limbeck.errors import InputError, Unreachable
 from limbeck.models.answer import ask
-from limbeck.models.endpoint import PROBE, Endpoint, Price, Replica, _Again
+from limbeck.models.endpoint import PLAIN, PROBE, Endpoint, Price, Replica, _Again
 from limbeck.models.local import Local
 from limbeck.protocols import Continuation
 from limbeck.records import Message, Reply, Request, asked
@@ -263,6 +263,86 @@ def test_what_the_server_does_not_take_is_one_message_with_its_words(status: int
         replies(teacher(server.url), "a")
 
 
+BROKEN = refused(500, "oops", "no way out")
+UNFIT = refused(400, "bad", "roles must alternate")
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("places", [(0, 1), (1, 0), (7, 13), (19, 18)])
+def test_a_prompt_that_a_server_refuses_or_breaks_on_is_failed_wherever_it_comes(
+    places: tuple[int, int], concurrency: int
+) -> None:
+    breaks, unfit = (f"prompt {place}" for place in places)
+    script = {breaks: BROKEN, unfit: UNFIT}
+    texts = [f"prompt {number}" for number in range(20)]
+    with served(lambda seen: script.get(seen.text) or backwards(seen)) as server:
+        said = dict(zip(texts, replies(teacher(server.url, concurrency=concurrency), *texts), strict=True))
+    assert {text: (one.text, one.finish) for text, one in said.items() if text not in script} == {
+        text: (text[::-1], "stop") for text in texts if text not in script
+    }
+    failed = [(said[text].text, said[text].finish, said[text].why) for text in (breaks, unfit)]
+    assert failed == [
+        ("", "failed", "500, no way out; asked 3 times"),
+        ("", "failed", "400, roles must alternate"),
+    ]
+    # What a plain request is answered shows that the fault is the prompt's; one that is refused is not asked again.
+    asked_of = Counter(seen.text for seen in server.seen)
+    assert asked_of == dict.fromkeys(texts, 1) | {breaks: 3, unfit: 1, PLAIN: 2}
+
+
+@pytest.mark.parametrize(("said", "stop"), [(BROKEN, Unreachable), (UNFIT, InputError)])
+@pytest.mark.parametrize("answered", [0, 5])
+def test_a_server_that_answers_nothing_or_nothing_any_more_stops_the_run_soon(
+    said: Said, stop: type[Exception], answered: int
+) -> None:
+    """Be it broken, out of credit or without the model."""
+    seen_before = [backwards] * answered
+    texts = [f"prompt {number}" for number in range(300)]
+    with served(lambda seen: seen_before.pop()(seen) if seen_before else said) as server:
+        spec = teacher(server.url, concurrency=4)
+        come: list[Reply] = []
+        with spec.open() as model, pytest.raises(stop, match=said.body["error"]["message"]):
+            come.extend(model.replies(requests(*texts)))
+    assert all(one.finish == "stop" for one in come)
+    # Of 300 prompts asked three times each; those in flight are told at their own pace.
+    assert len(server.seen) < 200
+
+
+def test_a_replica_that_refuses_everything_stops_the_run_though_another_answers() -> None:
+    with served(in_turn(refused(404, "none", "no model 'big'"))) as wrong, served(backwards) as right:
+        with pytest.raises(InputError, match=rf"{wrong.url} does not take .*404, no model 'big'"):
+            replies(teacher(wrong.url, right.url, concurrency=1), *"abcdef")
+        assert {seen.text for seen in right.seen} <= set("abcdef")
+
+
+def test_a_server_that_takes_no_begun_reply_is_a_wrong_recipe_and_not_a_wrong_prompt() -> None:
+    begun = Request(messages=(*asked("How?"), Message(role="assistant", content="Sure, first")), max_tokens=9)
+
+    def script(seen: Seen) -> Said:
+        return UNFIT if "continue_final_message" in seen.body else backwards(seen)
+
+    with (
+        served(script) as server,
+        teacher(server.url, continues=True).open() as model,
+        pytest.raises(InputError, match="roles must alternate"),
+    ):
+        list(model.replies([*requests("Why?"), begun]))
+
+
+def test_a_busy_server_is_waited_for_before_a_prompt_is_called_unfit() -> None:
+    busy = [refused(429, "busy"), refused(503, "loading")]
+
+    def script(seen: Seen) -> Said:
+        if seen.text == "unfit":
+            return UNFIT
+        return busy.pop() if busy else backwards(seen)
+
+    with served(script) as server:
+        (reply,) = replies(teacher(server.url), "unfit")
+    assert (reply.finish, reply.why) == ("failed", "400, roles must alternate")
+    assert [seen.text for seen in server.seen] == ["unfit", PLAIN, PLAIN, PLAIN]
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -320,6 +400,42 @@ def test_an_answer_that_never_says_anything_is_failed(useless: Said, why: str) -
     assert len(server.seen) == 3
 
 
+def test_a_server_that_stumbles_before_it_says_nothing_is_asked_on() -> None:
+    busy = refused(503, "loading")
+    with served(in_turn(busy, busy, chat(""), chat("Fine."))) as server:
+        assert [(one.text, one.finish) for one in replies(teacher(server.url), "a")] == [("Fine.", "stop")]
+    with served(in_turn(busy, busy, chat(""))) as server:
+        (reply,) = replies(teacher(server.url), "a")
+    # Three empty replies; the two attempts before them had none.
+    assert (reply.finish, reply.why, len(server.seen)) == ("failed", "the reply is empty; asked 3 times", 5)
+
+
+def test_a_server_that_is_gone_after_one_empty_reply_is_unreachable() -> None:
+    with (
+        served(in_turn(chat(""), refused(503, "loading", "not yet"))) as server,
+        pytest.raises(Unreachable, match=rf"no answer in 4 attempt\(s\) .*{server.url}: 503, not yet"),
+    ):
+        replies(teacher(server.url), "a")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_where_one_replica_is_gone_the_reason_is_that_of_the_one_that_answered(first: bool) -> None:
+    gone = closed_url()
+    with served(in_turn(chat(""))) as server:
+        urls = (gone, server.url) if first else (server.url, gone)
+        (reply,) = replies(teacher(*urls), "a")
+    assert (reply.finish, reply.why, len(server.seen)) == ("failed", "the reply is empty; asked 3 times", 3)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_where_one_replica_is_gone_the_prompt_that_the_other_breaks_on_is_failed(first: bool) -> None:
+    gone = closed_url()
+    with served(lambda seen: BROKEN if seen.text == "a" else backwards(seen)) as server:
+        urls = (gone, server.url) if first else (server.url, gone)
+        (reply,) = replies(teacher(*urls), "a")
+    assert (reply.finish, reply.why) == ("failed", "500, no way out; asked 3 times")
+
+
 def test_spend_counts_every_attempt_that_was_answered() -> None:
     price = Price(prompt=1000, reply=10_000)
     with served(in_turn(chat(""), refused(500, "oops"), chat("Fine."))) as server:
@@ -372,6 +488,18 @@ def test_a_server_that_asks_for_a_day_is_not_waited_for() -> None:
         pytest.raises(Unreachable, match=r"no answer in 1 attempt\(s\).*out of budget; to be let be for 86400 s"),
     ):
         replies(teacher(server.url), "a")
+
+
+def test_who_comes_later_is_told_why_a_server_is_let_be() -> None:
+    with (
+        served(in_turn(refused(429, "busy", "out of budget", retry_after="86400"))) as server,
+        teacher(server.url, concurrency=1).open() as model,
+    ):
+        for attempts, text in (1, "a"), (0, "b"), (0, "c"):
+            why = rf"no answer in {attempts} attempt\(s\) over 0 s \({server.url}: 429, out of budget; to be let be for"
+            with pytest.raises(Unreachable, match=why):
+                list(model.replies(requests(text)))
+    assert len(server.seen) == 1
 
 
 def test_a_storm_of_429_leaves_every_request_answered_once() -> None:
@@ -616,6 +744,28 @@ def test_a_reply_that_a_server_declines_to_score_is_left_out(why: str, local: An
     with served(script) as server:
         spec = teacher(server.url, soft_labels="prompt_logprobs", tokenizer=str(tiny_model))
         assert labels(spec, QUESTION, COLOUR).keys() == {COLOUR.id}
+
+
+@pytest.mark.parametrize("said", [BROKEN, UNFIT])
+@pytest.mark.parametrize("way", ["prompt_logprobs", "top_logprobs"])
+def test_a_reply_that_a_server_breaks_on_is_left_out_and_the_others_are_scored(
+    way: str, said: Said, local: Any, tiny_model: Path
+) -> None:
+    def script(seen: Seen) -> Said:
+        broken = seen.path != "/tokenize" and "egg" in local.tokenizer.decode(seen.body["prompt"])
+        return said if broken else scoring(local)(seen)
+
+    with served(script) as server:
+        spec = teacher(server.url, soft_labels=way, tokenizer=str(tiny_model))
+        assert labels(spec, QUESTION, COLOUR).keys() == {COLOUR.id}
+
+
+def test_a_server_that_breaks_on_all_that_it_is_to_score_stops_the_run(local: Any, tiny_model: Path) -> None:
+    with (
+        served(lambda seen: scoring(local)(seen) if seen.path == "/tokenize" else BROKEN) as server,
+        pytest.raises(Unreachable, match="500, no way out"),
+    ):
+        labels(teacher(server.url, soft_labels="prompt_logprobs", tokenizer=str(tiny_model)), QUESTION, COLOUR)
 
 
 def test_a_server_that_says_nothing_of_use_of_a_reply_is_one_message(local: Any, tiny_model: Path) -> None:

@@ -49,6 +49,8 @@ CHARACTERS_A_TOKEN = 4
 # (OpenAI, llama.cpp, vLLM).
 POLICY = re.compile(r"content_?(filter|policy)|moderation|policy_?violation|invalid_prompt", re.I)
 TOO_LONG = re.compile(r"context.?(length|size|window)|exceed_context", re.I)
+# What is asked where a server refuses a request, to see whether it takes any.
+PLAIN = "Hello"
 # Cut quite differently by different tokenizers: figures, accents, scripts, code.
 PROBE = "The 7 quick foxes can't jump 1984 naïve cafés: 北京, привет, مرحبا 🙂\n\tdef f(x): return x**2"
 # What vLLM and SGLang want to hear with a chat that ends in a begun reply; llama.cpp goes on by itself.
@@ -157,13 +159,14 @@ class Endpoint(ModelSpec):
 
 @dataclass
 class Replica:
-    """One of the servers: how many requests it is working on, until when (loop's clock, seconds) it is let be, since
-    when it does not answer, and whether the user was told of that."""
+    """One of the servers: how many requests it is working on, until when (loop's clock, seconds) it is let be and why,
+    since when it does not answer, and whether the user was told of that."""
 
     url: str
     client: AsyncOpenAI
     busy: int = 0
     rests_until: float = 0.0
+    trouble: str = ""
     silent_since: float | None = None
     told: bool = False
 
@@ -211,14 +214,23 @@ class _Declined(_Outcome):
     """A request that this server will not take, by what it is about or how long: others it may."""
 
 
+class _Refused(Exception):
+    """A request that a server does not take as it is. Where it takes no plain one either, `stop` ends the run."""
+
+    def __init__(self, why: str, *, stop: InputError) -> None:
+        super().__init__(why)
+        self.stop = stop
+
+
 class _Again(Exception):
     """What may go better another time, after `rest_s` (None: as long as the recipe says). `answered` tells that the
-    server is there and that what it said is of no use."""
+    server is there and that what it said is of no use, `breaks` that it may be this request that it breaks on."""
 
-    def __init__(self, why: str, *, rest_s: float | None = None, answered: bool = False) -> None:
+    def __init__(self, why: str, *, rest_s: float | None = None, answered: bool = False, breaks: bool = False) -> None:
         super().__init__(why)
         self.rest_s = rest_s
         self.answered = answered
+        self.breaks = breaks
 
 
 class _Usage(BaseModel):
@@ -336,12 +348,15 @@ class EndpointModel:
 
     async def _reply(self, request: Request) -> Reply:
         spent: list[_Usage | None] = []
-        messages: list[Any] = [turn.model_dump() for turn in request.messages]
+        turns: list[Any] = [turn.model_dump() for turn in request.messages]
+        plain: list[Any] = [{"role": "user", "content": PLAIN}]
+        if request.is_begun:
+            plain.append({"role": "assistant", "content": PLAIN})
         reasoning = self.spec.reasoning
         most = request.max_tokens + reasoning.max_tokens
         begun = GO_ON if request.is_begun else {}
 
-        async def ask(client: AsyncOpenAI) -> _Choice:
+        async def ask(messages: list[Any], client: AsyncOpenAI) -> _Choice:
             raw = await client.chat.completions.with_raw_response.create(
                 model=self.spec.model,
                 messages=messages,
@@ -357,7 +372,8 @@ class EndpointModel:
         finish: Literal["stop", "length", "blocked", "failed"]
         said = _Message()
         try:
-            choice = await self._call(ask, tokens=characters / CHARACTERS_A_TOKEN + most)
+            tokens = characters / CHARACTERS_A_TOKEN + most
+            choice = await self._call(partial(ask, turns), plain=partial(ask, plain), tokens=tokens)
             finish, said, why = "length" if choice.finish_reason == "length" else "stop", choice.message, ""
         except _Outcome as outcome:
             finish, why = outcome.finish, outcome.why
@@ -382,73 +398,128 @@ class EndpointModel:
         """The settings with those of `extra_body` over them; one that is null there is left out."""
         return {name: value for name, value in (settings | self.spec.extra_body).items() if value is not None}
 
-    async def _call(self, ask: Callable[[AsyncOpenAI], Awaitable[Answer]], *, tokens: float) -> Answer:
+    async def _call(
+        self,
+        ask: Callable[[AsyncOpenAI], Awaitable[Answer]],
+        *,
+        plain: Callable[[AsyncOpenAI], Awaitable[object]],
+        tokens: float,
+    ) -> Answer:
         """What a server says in the end.
 
-        Raises _Outcome where it will not or cannot, InputError where the recipe is wrong, and Unreachable after
-        `retries` more attempts on every replica.
+        Raises _Outcome where it will not or cannot answer this request and takes a `plain` one, InputError where it
+        takes neither and the recipe is wrong, and Unreachable after `retries` more attempts on every replica.
         """
-        from openai import APIConnectionError, APIStatusError
-
         started = anyio.current_time()
-        attempts: Counter[str] = Counter()
+        failed, useless = Counter[str](), Counter[str]()
         trouble: dict[str, _Again] = {}
-        while attempts.total() < (self.spec.retries + 1) * len(self.replicas):
+        while left := [one for one in self.replicas if failed[one.url] <= self.spec.retries]:
             now = anyio.current_time()
-            replica = min(self.replicas, key=lambda one: (max(one.rests_until, now), attempts[one.url], one.busy))
+            replica = min(
+                left, key=lambda one: (max(one.rests_until, now), failed[one.url] + useless[one.url], one.busy)
+            )
             if replica.rests_until > now + LONGEST_REST_S:
                 break
-            replica.busy += 1
             try:
-                await anyio.sleep_until(replica.rests_until)
-                await self.requests.take(1)
-                await self.tokens.take(tokens)
-                asked_at = anyio.current_time()
-                said = await ask(replica.client)
-                replica.answered(asked_at=asked_at)
-                return said
-            except APIStatusError as error:
-                again = self._again(error, replica.url)
-            except APIConnectionError as error:
-                again = _Again(_trouble(error))
-            except ValidationError as error:
-                again = _Again(f"the answer is not what was asked for ({error.errors()[0]['msg']})", answered=True)
-            except _Again as error:
-                again = error
-            finally:
-                replica.busy -= 1
-            if again.answered:
-                replica.answered(asked_at=asked_at)
-            else:
-                rest_s = self._backoff_s(attempts[replica.url]) if again.rest_s is None else again.rest_s
-                replica.rests_until = max(replica.rests_until, anyio.current_time() + rest_s)
-                if attempts[replica.url] < self.spec.retries and rest_s <= LONGEST_REST_S:
-                    later = range(attempts[replica.url] + 1, self.spec.retries)
-                    trying_s = rest_s + sum(map(self._backoff_s, later))
-                    replica.fell_silent(again, asked_at=asked_at, trying_s=trying_s)
-            attempts[replica.url] += 1
-            trouble[replica.url] = again
-        if any(again.answered for again in trouble.values()):
-            raise _Outcome("failed", f"{again}; asked {attempts.total()} times")
+                return await self._attempt(ask, replica, tokens=tokens, failed=failed[replica.url])
+            except _Refused as refused:
+                if await self._takes(plain, replica, tokens=tokens):
+                    raise _Declined("failed", str(refused)) from refused
+                raise refused.stop from refused
+            except _Again as again:
+                trouble[replica.url] = again
+                if not again.answered:
+                    failed[replica.url] += 1
+                    continue
+                useless[replica.url] += 1
+                if useless.total() > self.spec.retries:
+                    raise _Outcome("failed", f"{again}; asked {useless.total()} times") from again
+        for one in self.replicas:
+            last = trouble.get(one.url)
+            if last is not None and last.breaks and await self._takes(plain, one, tokens=tokens):
+                raise _Declined("failed", f"{last}; asked {failed[one.url]} times") from last
         seconds = anyio.current_time() - started
-        tried = "; ".join(f"{url}: {what}" for url, what in trouble.items())
+        tried = "; ".join(f"{one.url}: {trouble.get(one.url, one.trouble)}" for one in self.replicas)
         raise Unreachable(
-            f"teacher '{self.name}': no answer in {attempts.total()} attempt(s) over {seconds:.0f} s ({tried}); see "
-            "that the server runs and that the recipe asks no more of it than it allows (base_url, timeout_s, "
-            "requests_per_minute), then give the same command again: a run keeps what was answered"
+            f"teacher '{self.name}': no answer in {failed.total() + useless.total()} attempt(s) over {seconds:.0f} s "
+            f"({tried}); see that the server runs and that the recipe asks no more of it than it allows (base_url, "
+            "timeout_s, requests_per_minute), then give the same command again: a run keeps what was answered"
         )
+
+    async def _takes(
+        self, plain: Callable[[AsyncOpenAI], Awaitable[object]], replica: Replica, *, tokens: float
+    ) -> bool:
+        """Whether a server that refused a request, or broke on it, takes a plain one: then the fault is with that
+        request, and the run can go on without it."""
+        for failed in range(self.spec.retries + 1):
+            if replica.rests_until > anyio.current_time() + LONGEST_REST_S:
+                break
+            try:
+                await self._attempt(plain, replica, tokens=tokens, failed=failed)
+            except (_Refused, _Declined):
+                return False
+            except _Outcome:
+                return True
+            except _Again as again:
+                if again.answered or again.breaks:
+                    return again.answered
+            else:
+                return True
+        return False
+
+    async def _attempt(
+        self, ask: Callable[[AsyncOpenAI], Awaitable[Answer]], replica: Replica, *, tokens: float, failed: int
+    ) -> Answer:
+        """What the server says once it may be asked, after so many `failed` attempts. Raises _Again where that is
+        nothing or of no use, _Refused or _Outcome where asking again would not help."""
+        from openai import APIConnectionError, APIStatusError
+
+        replica.busy += 1
+        try:
+            await anyio.sleep_until(replica.rests_until)
+            await self.requests.take(1)
+            await self.tokens.take(tokens)
+            asked_at = anyio.current_time()
+            said = await ask(replica.client)
+            replica.answered(asked_at=asked_at)
+            return said
+        except APIStatusError as error:
+            again = self._again(error, replica.url)
+        except APIConnectionError as error:
+            again = _Again(_trouble(error))
+        except ValidationError as error:
+            again = _Again(f"the answer is not what was asked for ({error.errors()[0]['msg']})", answered=True)
+        except _Again as error:
+            again = error
+        finally:
+            replica.busy -= 1
+        if again.answered:
+            replica.answered(asked_at=asked_at)
+            raise again
+        rest_s = again.rest_s
+        if rest_s is None:
+            # Nobody waits for an attempt that is not made.
+            rest_s = self._backoff_s(failed) if failed < self.spec.retries else 0.0
+        replica.rests_until = max(replica.rests_until, anyio.current_time() + rest_s)
+        replica.trouble = str(again)
+        if failed < self.spec.retries and rest_s <= LONGEST_REST_S:
+            trying_s = rest_s + sum(map(self._backoff_s, range(failed + 1, self.spec.retries)))
+            replica.fell_silent(again, asked_at=asked_at, trying_s=trying_s)
+        raise again
 
     def _backoff_s(self, failed: int) -> float:
         """The rest after one more failed attempt than this."""
         return min(self.spec.backoff_s * 2**failed, LONGEST_REST_S)
 
     def _again(self, error: APIStatusError, url: str) -> _Again:
-        """The error as one to be retried. Raises what it is where that would not help."""
+        """The error as one to be retried. Raises _Declined or _Refused where that would not help."""
         called = f"{error.code} {error.type}"
         said = f"{error.status_code}, {_sentence(error)}"
         if error.status_code in (408, 409, 429) or error.status_code >= 500:
             rest_s = _retry_after_s(error.response.headers)
-            return _Again(said if rest_s is None else f"{said}; to be let be for {rest_s:.0f} s", rest_s=rest_s)
+            said += "" if rest_s is None else f"; to be let be for {rest_s:.0f} s"
+            # 503 is for later, whatever is asked.
+            return _Again(said, rest_s=rest_s, breaks=error.status_code >= 500 and error.status_code != 503)
         if POLICY.search(called):
             raise _Declined("blocked", said)
         if TOO_LONG.search(f"{called} {said}"):
@@ -456,12 +527,14 @@ class EndpointModel:
         if error.status_code in (401, 403):
             env = self.spec.api_key_env
             remedy = f"put a key that is valid there into {env}" if env else "name the variable of its key: api_key_env"
-            raise InputError(f"teacher '{self.name}': {url} does not let us in ({said}); {remedy}")
+            stop = InputError(f"teacher '{self.name}': {url} does not let us in ({said}); {remedy}")
+            raise _Refused(said, stop=stop)
         labels = "" if self.spec.soft_labels == "none" else "; where it refuses log-probs, set soft_labels: none"
-        raise InputError(
+        stop = InputError(
             f"teacher '{self.name}': {url} does not take what is asked of model '{self.spec.model}' ({said}); "
             f"correct base_url, model or extra_body{labels}"
         )
+        raise _Refused(said, stop=stop)
 
     async def _check_tokenizer(self) -> None:
         """Raises InputError where the server cuts text otherwise than the tokenizer that the recipe names."""
@@ -474,7 +547,7 @@ class EndpointModel:
             return _Cut.model_validate_json(await client.post(url, body={**texts, **bare}, cast_to=str))
 
         try:
-            cut = await self._call(ask, tokens=0)
+            cut = await self._call(ask, plain=ask, tokens=0)
         except _Outcome as outcome:
             raise self._without_labels(outcome) from outcome
         if cut.tokens != self.tokenizer.encode(PROBE, add_special_tokens=False):
@@ -521,13 +594,14 @@ class EndpointModel:
     async def _complete(self, ids: Sequence[int], **wanted: int) -> _Scored:
         """What the server says of these token ids and the one after them."""
 
-        async def ask(client: AsyncOpenAI) -> _Scored:
+        async def ask(prompt: list[int], client: AsyncOpenAI) -> _Scored:
             raw = await client.completions.with_raw_response.create(
-                model=self.spec.model, prompt=list(ids), max_tokens=1, temperature=0, extra_body=wanted
+                model=self.spec.model, prompt=prompt, max_tokens=1, temperature=0, extra_body=wanted
             )
             return _Completion.model_validate_json(raw.content).choices[0]
 
-        return await self._call(ask, tokens=len(ids) + 1)
+        plain = self.tokenizer.encode(PLAIN, add_special_tokens=False)
+        return await self._call(partial(ask, list(ids)), plain=partial(ask, plain), tokens=len(ids) + 1)
 
     def _top_k(self, likely: Sequence[Mapping[int, float]], *, tokens: int, top: int) -> TopK:
         """The `top` likeliest ids of each place. Raises InputError where the server said less."""
