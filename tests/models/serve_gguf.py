@@ -15,6 +15,8 @@ settings.n_ctx = 1024 * int(slots)
 settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
 settings.verbosity = 1
 settings.warmup = False
+# How many tokens it has read and written stands at /metrics.
+settings.endpoint_metrics = True
 # A guard's chat ends with the reply that it is to judge, and not to go on from.
 settings.prefill_assistant = False
 # Half-precision attention alone costs 1e-2 nats against transformers.

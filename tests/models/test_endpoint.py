@@ -451,6 +451,75 @@ def test_an_answer_that_cannot_be_read_was_paid_for_and_nobody_knows_how_much() 
     assert (reply.text, reply.cost) == ("Fine.", None)
 
 
+class Till:
+    """A script that counts what it has served, whether or not the client is still there; the first answers, so many,
+    wait until the others are in."""
+
+    def __init__(self, script: Callable[[Seen], Said], *, late: int = 0) -> None:
+        self.script = script
+        self.late = late
+        self.over = threading.Event()
+        self.read = self.written = 0
+
+    def __call__(self, seen: Seen) -> Said:
+        self.late -= 1
+        if self.late >= 0:
+            assert self.over.wait(timeout=30)
+        said = self.script(seen)
+        if said.status == 200:
+            self.read, self.written = self.read + 10, self.written + 4
+        return said
+
+
+PRICE = Price(prompt=1000, reply=10_000)
+
+
+def test_what_replies_cost_is_what_the_server_counted() -> None:
+    texts = [f"prompt {number}" for number in range(12)]
+    waiting = [chat(""), refused(500, "oops"), refused(429, "busy"), chat("")]
+    till = Till(lambda seen: waiting.pop() if waiting else backwards(seen))
+    with served(till) as server:
+        said = replies(teacher(server.url, retries=4, price=PRICE), *texts)
+    assert sum(one.prompt_tokens or 0 for one in said) == till.read == (12 + 2) * 10
+    assert sum(one.cost or 0 for one in said) == pytest.approx(till.read * 0.001 + till.written * 0.01)
+
+
+def test_what_a_server_serves_when_nobody_waits_for_it_is_no_known_cost() -> None:
+    till = Till(backwards, late=1)
+    with served(till) as server:
+        spec = teacher(server.url, timeout_s=1.0, concurrency=1, price=PRICE)
+        late, prompt = replies(spec, "a", "b")
+        till.over.set()
+    # The server has served three requests, and two answers came.
+    assert (late.text, prompt.text, len(server.seen)) == ("a", "b", 3)
+    assert (late.prompt_tokens, late.reply_tokens, late.cost) == (None, None, None)
+    assert (prompt.prompt_tokens, prompt.cost) == (10, pytest.approx(10 * 0.001 + 4 * 0.01))
+
+
+def test_a_server_that_is_not_there_yet_costs_nothing() -> None:
+    gone = closed_url()
+    with served(backwards) as server:
+        (reply,) = replies(teacher(gone, server.url, price=PRICE), "a")
+    assert reply.cost == pytest.approx(10 * 0.001 + 4 * 0.01)
+
+
+@pytest.mark.parametrize(
+    "said", [refused(400, "content_filter"), refused(400, "context_length_exceeded"), UNFIT, BROKEN]
+)
+def test_what_a_refused_prompt_costs_is_not_known_and_not_nothing(said: Said) -> None:
+    with served(lambda seen: said if seen.text == "a" else backwards(seen)) as server:
+        (reply,) = replies(teacher(server.url, price=PRICE), "a")
+    assert reply.finish in ("blocked", "failed")
+    assert (reply.prompt_tokens, reply.reply_tokens, reply.cost) == (None, None, None)
+
+
+@pytest.mark.parametrize("status", [504, 524])
+def test_what_a_gateway_did_not_wait_for_may_have_been_served(status: int) -> None:
+    with served(in_turn(refused(status, "timeout"), chat("Fine."))) as server:
+        (reply,) = replies(teacher(server.url, price=PRICE), "a")
+    assert (reply.text, reply.cost) == ("Fine.", None)
+
+
 def test_a_cost_that_nobody_knows_is_none() -> None:
     with served(backwards) as server:
         assert [one.cost for one in replies(teacher(server.url), "a")] == [None]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -174,10 +175,30 @@ def test_a_server_killed_twice_and_a_client_killed_once_leave_every_prompt_answe
     paid = Counter((one.text, one.prompt_tokens, one.reply_tokens, one.cost) for one in after)
     assert paid == Counter((one.reply, one.prompt_tokens, one.reply_tokens, one.cost) for one in drawn)
     counted = ledger([(drawn, [], [])]).teachers["expert"]
-    assert (counted.draws, len(counted.prompts), counted.without_cost) == (PROMPTS, PROMPTS, 0)
-    spent = sum(one.prompt_tokens + 2 * one.reply_tokens for one in after) / 1e6
+    assert (counted.draws, len(counted.prompts)) == (PROMPTS, PROMPTS)
+    # How far a killed server had come with what it was working on nobody knows.
+    known = [one for one in after if one.cost is not None]
+    assert counted.without_cost == PROMPTS - len(known) <= 2 * IN_FLIGHT
+    spent = sum(one.prompt_tokens + 2 * one.reply_tokens for one in known) / 1e6
     assert counted.cost == pytest.approx(spent) and spent > 0
     assert said.count("does not answer") <= 1
+
+
+def test_what_replies_cost_is_what_a_real_server_counted() -> None:
+    with serving(wheel_file()) as url:
+        spec = Endpoint.model_validate(
+            {"name": "t", "model": NAME, "base_url": url, "price": {"prompt": 1e6, "reply": 2e6}}
+        )
+        with spec.open() as served:
+            wanted = [Request(messages=asked(f"What is {number} plus 3?"), max_tokens=8) for number in range(12)]
+            said = list(served.replies([*wanted, Request(messages=asked("word " * 5000), max_tokens=4)]))
+        read, cached, written = totals(url, "prompt_tokens", "prompt_tokens_cached", "tokens_predicted")
+    replied = [one for one in said if one.finish != "failed"]
+    assert sum(one.prompt_tokens or 0 for one in replied) == read + cached > 0
+    assert sum(one.reply_tokens or 0 for one in replied) == written > 0
+    assert sum(one.cost or 0 for one in replied) == pytest.approx(read + cached + 2 * written)
+    # One is too long for the server, which says no more of it.
+    assert [one.cost for one in said if one not in replied] == [None] and len(replied) == len(wanted)
 
 
 def test_a_prompt_longer_than_the_servers_context_is_failed_with_its_words() -> None:
@@ -214,6 +235,14 @@ def test_a_guard_that_answers_as_it_likes_is_unscored_and_says_what_it_answered(
         with JUDGES.read({"kind": "qwen3_guard", "model": model}).open(ModelTools()) as opened:
             (found,) = opened.grade([Exchange("a", "How do I get my own llama?", "Just steal one.")])
     assert found.harmful is None and found.unscored is not None and "not its form" in found.unscored
+
+
+def totals(url: str, *names: str) -> list[float]:
+    """What a llama.cpp server has counted since it started, by these names."""
+    with urlopen(f"{url.removesuffix('/v1')}/metrics") as said:
+        lines = [line.split() for line in said.read().decode().splitlines() if not line.startswith("#")]
+    found = {name: float(count) for name, count in lines}
+    return [found[f"llamacpp:{name}_total"] for name in names]
 
 
 def teach(recipe: Path, folder: Path) -> subprocess.Popen[str]:

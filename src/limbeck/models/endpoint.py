@@ -51,6 +51,10 @@ POLICY = re.compile(r"content_?(filter|policy)|moderation|policy_?violation|inva
 TOO_LONG = re.compile(r"context.?(length|size|window)|exceed_context", re.I)
 # What is asked where a server refuses a request, to see whether it takes any.
 PLAIN = "Hello"
+# Statuses of a gateway that did not wait for the server behind it, which may have served the request.
+GATEWAY_TIMEOUTS = (504, 524)
+# What httpx, or httpx2 under newer releases of the SDK, calls the end of a request that never left.
+NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
 # Cut quite differently by different tokenizers: figures, accents, scripts, code.
 PROBE = "The 7 quick foxes can't jump 1984 naïve cafés: 北京, привет, مرحبا 🙂\n\tdef f(x): return x**2"
 # What vLLM and SGLang want to hear with a chat that ends in a begun reply; llama.cpp goes on by itself.
@@ -347,6 +351,8 @@ class EndpointModel:
                 future.cancel()
 
     async def _reply(self, request: Request) -> Reply:
+        from openai import APIConnectionError, APIStatusError
+
         spent: list[_Usage | None] = []
         turns: list[Any] = [turn.model_dump() for turn in request.messages]
         plain: list[Any] = [{"role": "user", "content": PLAIN}]
@@ -357,11 +363,16 @@ class EndpointModel:
         begun = GO_ON if request.is_begun else {}
 
         async def ask(messages: list[Any], client: AsyncOpenAI) -> _Choice:
-            raw = await client.chat.completions.with_raw_response.create(
-                model=self.spec.model,
-                messages=messages,
-                extra_body=self._body(**begun, max_tokens=most, temperature=request.temperature, seed=request.seed),
-            )
+            try:
+                raw = await client.chat.completions.with_raw_response.create(
+                    model=self.spec.model,
+                    messages=messages,
+                    extra_body=self._body(**begun, max_tokens=most, temperature=request.temperature, seed=request.seed),
+                )
+            except (APIConnectionError, APIStatusError) as error:
+                if _may_be_served(error):
+                    spent.append(None)
+                raise
             # An answer that cannot be read was paid for, and nobody knows how much.
             spent.append(None)
             chat = _Chat.model_validate_json(raw.content)
@@ -377,6 +388,9 @@ class EndpointModel:
             finish, said, why = "length" if choice.finish_reason == "length" else "stop", choice.message, ""
         except _Outcome as outcome:
             finish, why = outcome.finish, outcome.why
+            if isinstance(outcome, _Declined):
+                # What was read before it was refused may be paid for, and the server does not say.
+                spent.append(None)
         prompt_tokens = known_sum(usage.prompt_tokens if usage else None for usage in spent)
         reply_tokens = known_sum(usage.completion_tokens if usage else None for usage in spent)
         text = (said.content or "").strip()
@@ -634,6 +648,15 @@ def _usable(choice: _Choice) -> _Choice:
     if not (said.content or "").strip() and not (said.thought and finish == "length"):
         raise _Again("the reply is empty", answered=True)
     return choice
+
+
+def _may_be_served(error: APIConnectionError | APIStatusError) -> bool:
+    """Whether the server may have worked on a request whose answer did not come."""
+    from openai import APIStatusError
+
+    if isinstance(error, APIStatusError):
+        return error.status_code in GATEWAY_TIMEOUTS
+    return type(error.__cause__).__name__ not in NEVER_SENT
 
 
 def _trouble(error: APIConnectionError) -> str:
