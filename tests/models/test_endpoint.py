@@ -762,6 +762,18 @@ def test_soft_labels_are_those_of_the_same_model_in_this_process(
 
 
 @pytest.mark.parametrize("way", ["prompt_logprobs", "top_logprobs"])
+def test_soft_labels_are_those_of_the_model_that_extra_body_chooses(way: str, local: Any, tiny_model: Path) -> None:
+    extra = {"lora": [{"id": 0, "scale": 1.0}], "temperature": 0.7, "max_tokens": None, "top_k": None}
+    with served(scoring(local)) as server:
+        spec = teacher(server.url, soft_labels=way, tokenizer=str(tiny_model), extra_body=extra)
+        assert labels(spec, COLOUR).keys() == {COLOUR.id}
+    assert all(seen.body["lora"] == extra["lora"] and "top_k" not in seen.body for seen in server.seen)
+    # How a reply is read is not the recipe's to say.
+    scored = [seen.body for seen in server.seen if seen.path == "/v1/completions"]
+    assert {(body["max_tokens"], body["temperature"]) for body in scored} == {(1, 0)}
+
+
+@pytest.mark.parametrize("way", ["prompt_logprobs", "top_logprobs"])
 def test_soft_labels_with_fewer_ids_than_asked_for_are_refused(way: str, local: Any, tiny_model: Path) -> None:
     with (
         served(scoring(local, at_most=3)) as server,
@@ -794,9 +806,11 @@ def test_a_server_that_refuses_log_probs_is_one_message_with_its_words(local: An
 
 
 def test_a_server_that_cuts_text_otherwise_gives_no_soft_labels(tiny_model: Path) -> None:
-    for said, why in (TORN, "not what was asked for"), (refused(404, "x", "no /tokenize"), "404, no /tokenize"):
-        with served(in_turn(said)) as server, pytest.raises(InputError, match=why):
+    for said, why in (TORN, "not what was asked for"), (refused(404, "x", "no such page"), "404, no such page"):
+        needs = rf"soft_labels: top_logprobs needs the server's /tokenize, .*{why}"
+        with served(in_turn(said)) as server, pytest.raises(InputError, match=needs) as error:
             labels(teacher(server.url, soft_labels="top_logprobs", tokenizer=str(tiny_model)), QUESTION)
+        assert "correct base_url" not in str(error.value)
     with (
         served(in_turn(Said(200, {"tokens": [1, 2, 3]}))) as server,
         pytest.raises(InputError, match=r"cuts text otherwise than that of big .*: token ids would mean other tokens"),

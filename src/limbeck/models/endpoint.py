@@ -55,6 +55,8 @@ PLAIN = "Hello"
 GATEWAY_TIMEOUTS = (504, 524)
 # What httpx, or httpx2 under newer releases of the SDK, calls the end of a request that never left.
 NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
+# Statuses by which a server says that it has no such thing as is asked for there.
+NO_SUCH_THING = (400, 404, 405, 422, 501)
 # Cut quite differently by different tokenizers: figures, accents, scripts, code.
 PROBE = "The 7 quick foxes can't jump 1984 naïve cafés: 北京, привет, مرحبا 🙂\n\tdef f(x): return x**2"
 # What vLLM and SGLang want to hear with a chat that ends in a begun reply; llama.cpp goes on by itself.
@@ -551,19 +553,31 @@ class EndpointModel:
         raise _Refused(said, stop=stop)
 
     async def _check_tokenizer(self) -> None:
-        """Raises InputError where the server cuts text otherwise than the tokenizer that the recipe names."""
+        """Raises InputError where the server cuts text otherwise than the tokenizer that the recipe names, or does not
+        say how."""
+        from openai import APIStatusError
 
         async def ask(client: AsyncOpenAI) -> _Cut:
             # llama.cpp and vLLM have it beside /v1, and each its own words for what it takes.
             url = f"{str(client.base_url).rstrip('/').removesuffix('/v1')}/tokenize"
             texts = {"model": self.spec.model, "prompt": PROBE, "content": PROBE}
             bare = {"add_special_tokens": False, "add_special": False}
-            return _Cut.model_validate_json(await client.post(url, body={**texts, **bare}, cast_to=str))
+            try:
+                cut = await client.post(url, body={**self._body(), **texts, **bare}, cast_to=str)
+            except APIStatusError as error:
+                if error.status_code in NO_SUCH_THING:
+                    raise _Outcome("failed", f"{error.status_code}, {_sentence(error)}") from error
+                raise
+            return _Cut.model_validate_json(cut)
 
         try:
             cut = await self._call(ask, plain=ask, tokens=0)
         except _Outcome as outcome:
-            raise self._without_labels(outcome) from outcome
+            raise InputError(
+                f"teacher '{self.name}': soft_labels: {self.spec.soft_labels} needs the server's /tokenize, to see "
+                f"that it cuts text as {self.spec.tokenizer} does, and {self.replicas[0].url} does not say "
+                f"({outcome.why}); use a server that does (llama.cpp, vLLM), or set soft_labels: none"
+            ) from outcome
         if cut.tokens != self.tokenizer.encode(PROBE, add_special_tokens=False):
             raise InputError(
                 f"teacher '{self.name}': the tokenizer of {self.spec.tokenizer} cuts text otherwise than that of "
@@ -580,12 +594,9 @@ class EndpointModel:
             self.declined = True
             return one.id, None
         except _Outcome as outcome:
-            raise self._without_labels(outcome) from outcome
-
-    def _without_labels(self, outcome: _Outcome) -> InputError:
-        return InputError(
-            f"teacher '{self.name}': there are no soft labels to be had ({outcome.why}); set soft_labels: none"
-        )
+            raise InputError(
+                f"teacher '{self.name}': there are no soft labels to be had ({outcome.why}); set soft_labels: none"
+            ) from outcome
 
     async def _target(self, one: Continuation, *, top: int) -> TopK:
         from limbeck.models.chat import prompt_ids, reply_ids
@@ -608,9 +619,12 @@ class EndpointModel:
     async def _complete(self, ids: Sequence[int], **wanted: int) -> _Scored:
         """What the server says of these token ids and the one after them."""
 
+        # What a served model is may stand in `extra_body`, an adapter for one; how it is to be read is ours to say.
+        body = {**self._body(), "max_tokens": 1, "temperature": 0, **wanted}
+
         async def ask(prompt: list[int], client: AsyncOpenAI) -> _Scored:
             raw = await client.completions.with_raw_response.create(
-                model=self.spec.model, prompt=prompt, max_tokens=1, temperature=0, extra_body=wanted
+                model=self.spec.model, prompt=prompt, extra_body=body
             )
             return _Completion.model_validate_json(raw.content).choices[0]
 
