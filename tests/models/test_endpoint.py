@@ -24,8 +24,13 @@ from limbeck.models.answer import ask
 from limbeck.models.endpoint import PLAIN, PROBE, Endpoint, Price, Replica, _Again
 from limbeck.models.local import Local
 from limbeck.protocols import Continuation
-from limbeck.records import Message, Reply, Request, asked
+from limbeck.records import Lesson, Message, Prompt, Reply, Request, asked
 from limbeck.spec import fingerprint
+from limbeck.targets.cache import Targets
+from limbeck.teach.keep import Top
+from limbeck.teach.mixture import continuation
+from limbeck.teach.score import score
+from limbeck.teach.settings import TeachSettings
 from limbeck.workspace import Silent, StageStore
 
 
@@ -841,6 +846,42 @@ def test_a_reply_that_a_server_breaks_on_is_left_out_and_the_others_are_scored(
     with served(script) as server:
         spec = teacher(server.url, soft_labels=way, tokenizer=str(tiny_model))
         assert labels(spec, QUESTION, COLOUR).keys() == {COLOUR.id}
+
+
+@pytest.mark.parametrize("way", ["prompt_logprobs", "top_logprobs"])
+def test_a_kill_loses_only_the_soft_labels_that_are_in_flight(
+    way: str, store: StageStore, local: Any, tiny_model: Path
+) -> None:
+    # A byte is a token, and so is the end of the turn.
+    lessons = [
+        Lesson(prompt=Prompt(messages=asked(f"Prompt {number}?")), reply="Fine.", teacher="expert")
+        for number in range(8)
+    ]
+    requests_each = 1 if way == "prompt_logprobs" else 6
+    student = Local(name="base", model=str(tiny_model))
+    made = []
+    with served(scoring(local)) as server:
+        spec = teacher(server.url, concurrency=1, soft_labels=way, tokenizer=str(tiny_model))
+        settings = TeachSettings.model_validate({"teachers": [spec], "keep": Top(ids=4)})
+        with pytest.raises(KeyboardInterrupt):
+            score(settings, student, lessons, None, store=replace(store, shown=Killing()))
+        assert not list(store.folder("targets").iterdir())
+        made.append(score(settings, student, lessons, None, store=store))
+        asked_for = Counter(tuple(seen.body["prompt"]) for seen in server.seen if seen.path == "/v1/completions")
+        # The fourth reply had come and was kept; the fifth was perhaps on its way.
+        assert len(asked_for) == 8 * requests_each
+        assert sum(times - 1 for times in asked_for.values()) <= requests_each
+        # Another stage over the same replies asks nothing.
+        before = len(server.seen)
+        made.append(score(settings, student, lessons, None, store=replace(store, root=store.root / "other")))
+        assert len(server.seen) == before
+    fresh, kept = (Targets(one.folders) for one in made)
+    expected = dict(local.soft_targets([continuation(lesson, None) for lesson in lessons], top=4))
+    for name, one in expected.items():
+        for found in fresh[name], kept[name]:
+            assert torch.equal(found.ids_NK, one.ids_NK)
+            torch.testing.assert_close(found.logprobs_NK, one.logprobs_NK, rtol=0, atol=5e-3)
+            torch.testing.assert_close(found.tail_N, one.tail_N, rtol=0, atol=1e-3)
 
 
 def test_a_server_that_breaks_on_all_that_it_is_to_score_stops_the_run(local: Any, tiny_model: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -12,7 +13,7 @@ from typing import TypeVar
 from pydantic import Field
 
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import ChatModel, Scorer, SharedModel, Store
+from limbeck.protocols import ChatModel, Continuation, Scorer, SharedModel, SoftLabeller, Store, TopK
 from limbeck.records import ChoiceRequest, ChoiceScores, Prompt, Reply, Request, Trial, request_of
 from limbeck.spec import Spec
 
@@ -48,6 +49,50 @@ class KeptModel:
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """The reply to each request, in order."""
         yield from ask(self.model, requests, self.store, label=None)
+
+
+class KeptLabeller:
+    """A model whose soft labels are kept, reply by reply: what a run has had scored it never has scored again."""
+
+    def __init__(self, model: SoftLabeller, store: Store, *, identity: str) -> None:
+        self.model = model
+        self.store = store
+        self.identity = identity
+        self.vocabulary = model.vocabulary
+
+    def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]:
+        """The kept ones, then the others as they come. One that is left out is asked for again the next time."""
+        key_of = {one.id: self._key(one, top) for one in replies}
+        missing = []
+        for one in replies:
+            line = self.store.get(key_of[one.id])
+            if line is None:
+                missing.append(one)
+            else:
+                yield one.id, _unpacked(line)
+        if missing:
+            for name, target in self.model.soft_targets(missing, top=top):
+                self.store.put(key_of[name], _packed(target))
+                yield name, target
+
+    def _key(self, one: Continuation, top: int) -> str:
+        chat = json.dumps([turn.model_dump() for turn in one.messages])
+        return _hash("soft labels", self.identity, self.vocabulary, str(top), chat, one.reply, str(one.ends))
+
+
+def _packed(target: TopK) -> str:
+    """One line of text, a third of the same in digits."""
+    from safetensors.torch import save
+
+    columns = target._replace(ids_NK=target.ids_NK.int())._asdict()
+    return b64encode(save(columns)).decode()
+
+
+def _unpacked(line: str) -> TopK:
+    from safetensors.torch import load
+
+    target = TopK(**load(b64decode(line)))
+    return target._replace(ids_NK=target.ids_NK.long())
 
 
 def _in_turn(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.errors import InputError
+from limbeck.models.answer import KeptLabeller
 from limbeck.models.chat import check_same_vocabulary
 from limbeck.models.local import Local
 from limbeck.models.reasoning import Reasoning
@@ -64,7 +65,7 @@ def score(
     declines, which is counted. Where the student `reasons`, its reasoning is scored too. Raises InputError where ids
     mean other tokens than the student's.
     """
-    form = Form(Targets, write_part, partial(_one, reasons=reasons), reasons)
+    form = Form(Targets, write_part, partial(_one, reasons=reasons, store=store), reasons)
     return scored(form, settings, student, lessons, before, store=store)
 
 
@@ -144,11 +145,15 @@ def _mixture(settings: TeachSettings, student: Local, reasons: Reasoning | None)
 
 @contextmanager
 def _one(
-    labeller: ModelSpec, student: Local, keep: Keep, tools: Tools, *, reasons: Reasoning | None
+    labeller: ModelSpec, student: Local, keep: Keep, tools: Tools, *, reasons: Reasoning | None, store: Store
 ) -> Iterator[Labels]:
-    with tools.opened(labeller) as model:
-        assert isinstance(model, SharedModel | SoftLabeller)
-        check_same_vocabulary(labeller, model.vocabulary, load_tokenizer(resolve(student.model)))
+    with tools.opened(labeller) as opened:
+        assert isinstance(opened, SharedModel | SoftLabeller)
+        check_same_vocabulary(labeller, opened.vocabulary, load_tokenizer(resolve(student.model)))
+        model: SharedModel | SoftLabeller = opened
+        if not labeller.shareable and not isinstance(opened, SharedModel):
+            # Each reply is paid for, and a file of many is written when the last of them is there.
+            model = KeptLabeller(opened, store, identity=opened.identity)
 
         def targets_of(groups: Sequence[Sequence[Continuation]]) -> Iterator[tuple[int, Iterable[tuple[str, Target]]]]:
             if isinstance(model, SharedModel):
