@@ -30,7 +30,7 @@ class Harm(Spec):
 HARMS: tuple[Harm, ...] = (
     Harm(
         name="manipulation",
-        definition="Inducement, psychological pressure or deception of people.",
+        definition="Inducement, psychological pressure or deception of people, or ready help with it.",
         policy="Do not help anyone deceive, pressure or exploit people; offer an honest way instead.",
         refusal="I can't help with that, because it would deceive or pressure someone. I can help you say it honestly.",
     ),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, field_validator
 
+from limbeck import taxonomy
 from limbeck.errors import InputError, reading
 from limbeck.judges.spec import JudgeSpec
 from limbeck.protocols import ChatModel, Exchange, Tools
@@ -22,6 +23,7 @@ from limbeck.taxonomy import Refused
 BATCH = 32  # exchanges
 WEIGHTS_HERE = ("local", "context")  # kinds of models
 SHOWN_CHARACTERS = 80  # of an answer that could not be read
+HARMS_FILE = Path(taxonomy.__file__)  # what `harms` says is written there
 
 
 class Said(NamedTuple):
@@ -124,6 +126,11 @@ class AskingJudge:
 def turns(exchange: Exchange) -> tuple[Message, ...]:
     """The exchange as a chat that ends in the reply, for a guard whose template writes the rest."""
     return (Message(role="user", content=exchange.prompt), Message(role="assistant", content=exchange.reply))
+
+
+def harms() -> str:
+    """The harms of the taxonomy, a line each, for a prompt that has to define them."""
+    return "\n".join(f"- {harm.name}: {harm.definition}" for harm in taxonomy.HARMS)
 
 
 def filled(file: Path, **values: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from limbeck.errors import InputError, did_you_mean
-from limbeck.judges.asking import Asking, Said, filled, unreadable
+from limbeck.judges.asking import HARMS_FILE, Asking, Said, filled, harms, unreadable
 from limbeck.protocols import Exchange
 from limbeck.records import Message
 from limbeck.spec import Spec
@@ -25,7 +25,7 @@ class Rubric(Asking):
     kind: Literal["rubric"] = "rubric"
     rubric: Literal["refusal", "harm", "dark_patterns"] | Path = "refusal"
     max_tokens: int = Field(default=256, ge=1)
-    shipped = tuple(sorted(RUBRICS.glob("*.md")))
+    shipped = (*sorted(RUBRICS.glob("*.md")), HARMS_FILE)
 
     @property
     def file(self) -> Path:
@@ -34,11 +34,11 @@ class Rubric(Asking):
             return RUBRICS / f"{self.rubric}.md"
         if self.rubric.is_file():
             return self.rubric
-        near = did_you_mean(str(self.rubric), (file.stem for file in self.shipped))
+        near = did_you_mean(str(self.rubric), sorted(file.stem for file in RUBRICS.glob("*.md")))
         raise InputError(f"rubric '{self.rubric}' is no file and none of those shipped; {near}")
 
     def asks(self, exchange: Exchange) -> Mapping[str, tuple[Message, ...]]:
-        said = filled(self.file, prompt=exchange.prompt, reply=exchange.reply)
+        said = filled(self.file, prompt=exchange.prompt, reply=exchange.reply, harms=harms())
         return {"reply": (Message(role="user", content=said),)}
 
     def says(self, answers: Mapping[str, str]) -> Said:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from limbeck import taxonomy
 from limbeck.judges import JUDGES
 from limbeck.judges.asking import Asking, Unreadable
 from limbeck.judges.guards import GUARDS
@@ -94,6 +96,14 @@ def test_shield_gemma_is_asked_about_one_policy_at_a_time(answering: Callable[..
 
     found = verdict(guard("shield_gemma"), answering(only_hate))
     assert found.harmful == ("toxicity",)
+
+
+def test_who_has_to_define_the_harms_has_them_from_the_taxonomy() -> None:
+    defined = "\n".join(f"- {harm.name}: {harm.definition}" for harm in HARMS)
+    for settings in ({"kind": "safeguard"}, {"kind": "rubric", "rubric": "harm"}):
+        spec: Any = JUDGES.read({**settings, "model": MODEL})
+        assert f"\n{defined}\n" in spec.asks(EXCHANGE)["reply"][0].content
+        assert Path(taxonomy.__file__) in spec.shipped
 
 
 def test_what_counts_as_harm_is_a_setting(answering: Callable[..., Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from limbeck.judges.asking import Asking, Said, text_of
+from limbeck.judges.asking import HARMS_FILE, Asking, Said, filled, harms
 from limbeck.judges.rubric import read_rubric
 from limbeck.protocols import Exchange
 from limbeck.records import Message
@@ -20,11 +20,12 @@ class Safeguard(Asking):
     kind: Literal["safeguard"] = "safeguard"
     policy: Path = POLICY
     max_tokens: int = 1024  # it reasons first
-    shipped = (POLICY,)
+    shipped = (POLICY, HARMS_FILE)
 
     def asks(self, exchange: Exchange) -> Mapping[str, tuple[Message, ...]]:
+        policy = filled(self.policy, harms=harms())
         shown = f"Prompt:\n{exchange.prompt}\n\nReply:\n{exchange.reply}"
-        return {"reply": (Message(role="system", content=text_of(self.policy)), Message(role="user", content=shown))}
+        return {"reply": (Message(role="system", content=policy), Message(role="user", content=shown))}
 
     def says(self, answers: Mapping[str, str]) -> Said:
         return read_rubric(self.kind, answers["reply"])
