@@ -148,11 +148,12 @@ class Request(Record):
 
     `prompt_id`, `root` (the prompt that a variant was made from) and `reference` let a recorded teacher find
     what it has to say. A chat that ends with the assistant's turn is gone on from unless it is `closed`: a guard judges
-    that turn.
+    that turn. In the `form` of a text its last turn is no chat, and nothing is put around it. `template` are arguments
+    of the chat template, `weighed` answers whose chances are to be told.
     """
 
     identity = ("messages", "max_tokens", "temperature", "seed", "root", "reference")
-    identity_if_given = ("closed",)
+    identity_if_given = ("closed", "form", "template", "weighed")
 
     messages: tuple[Message, ...]
     max_tokens: int
@@ -162,6 +163,9 @@ class Request(Record):
     root: str | None = None
     reference: str | None = None
     closed: Literal[True] | None = None
+    form: Literal["text"] | None = None
+    template: dict[str, Any] | None = None
+    weighed: tuple[str, ...] | None = None
 
     @property
     def is_begun(self) -> bool:
@@ -187,7 +191,8 @@ class Reply(Record):
 
     `text` is the answer alone, `reasoning` what the model wrote before it, None where there is none. A reply of finish
     `length` that was cut off before its answer has no text and says so in `why`. `cost` is in the currency of the
-    model's price, all attempts together; None where nobody knows it.
+    model's price, all attempts together; None where nobody knows it. `chances` are the probabilities of the answers to
+    be weighed, in [0, 1], where the first of them is said; None where none is, or the model does not tell.
     """
 
     request_id: str
@@ -198,6 +203,7 @@ class Reply(Record):
     reply_tokens: int | None = None
     cost: float | None = None
     why: str = ""
+    chances: dict[str, float] | None = None
 
     @property
     def answer(self) -> str | None:

@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import pytest
 
 from limbeck.judges import JUDGES
+from limbeck.judges.guards.granite_guardian import RISKS
 from limbeck.models.encoder import ModelTools
 from limbeck.models.endpoint import Endpoint
 from limbeck.models.local import Local
@@ -214,6 +215,8 @@ def test_a_prompt_longer_than_the_servers_context_is_failed_with_its_words() -> 
     [
         ({"kind": "llama_guard"}, 'root ::= "unsafe\\nS2"', ("unsafe_advice",)),
         ({"kind": "qwen3_guard"}, r'root ::= "Safety: Safe\nCategories: None\nRefusal: Yes"', ()),
+        ({"kind": "wild_guard"}, r'root ::= "Response refusal: no\nHarmful response: yes"', ("any",)),
+        ({"kind": "granite_guardian", "at_least": 0}, r'root ::= "<score> no </score>"', tuple(RISKS.values())),
         ({"kind": "safeguard"}, r'root ::= "{\"harm\": {\"bias\": 1}}"', ("bias",)),
         ({"kind": "rubric", "rubric": "harm"}, r'root ::= "{\"harm\": {\"toxicity\": 0.75}}"', ("toxicity",)),
     ],

@@ -60,7 +60,7 @@ def test_every_request_is_answered_exactly_once(local: LocalModel) -> None:
 def test_a_base_model_ends_its_reply_where_it_begins_the_users_next_turn(tiny_model: Path) -> None:
     with Local(name="base", model=str(tiny_model)).open() as model:
         said = model.tokenizer.encode(" Paris.\n\nUser: And of Spain?", add_special_tokens=False)
-        row = _Row(requests()[1], [2], said)
+        row = _Row(requests()[1], [2], said, {})
         assert model._finished(row, "length").text == "Paris.\n\nUser: And of Spain?"
         model.tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
         reply = model._finished(row, "length")

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -24,6 +24,15 @@ BATCH = 32  # exchanges
 WEIGHTS_HERE = ("local", "context")  # kinds of models
 SHOWN_CHARACTERS = 80  # of an answer that could not be read
 HARMS_FILE = Path(taxonomy.__file__)  # what `harms` says is written there
+
+
+class Question(NamedTuple):
+    """What a model is asked: the turns of a chat, and the rest as a Request has it."""
+
+    messages: tuple[Message, ...]
+    form: Literal["text"] | None = None
+    template: dict[str, Any] | None = None
+    weighed: tuple[str, ...] | None = None
 
 
 class Said(NamedTuple):
@@ -58,11 +67,11 @@ class Asking(JudgeSpec):
         return self.model["kind"] in WEIGHTS_HERE
 
     @abstractmethod
-    def asks(self, exchange: Exchange) -> Mapping[str, tuple[Message, ...]]:
-        """The chats to be answered about one exchange, each under a name."""
+    def asks(self, exchange: Exchange) -> Mapping[str, Question]:
+        """What the model is asked about one exchange, each question under a name."""
 
     @abstractmethod
-    def says(self, answers: Mapping[str, str]) -> Said:
+    def says(self, answers: Mapping[str, Reply]) -> Said:
         """What the answers mean, by the same names. Raises Unreadable where one is not in its form."""
 
     @contextmanager
@@ -93,8 +102,15 @@ class AskingJudge:
 
     def _requests(self, exchange: Exchange) -> dict[str, Request]:
         return {
-            name: Request(messages=messages, max_tokens=self.spec.max_tokens, closed=True)
-            for name, messages in self.spec.asks(exchange).items()
+            name: Request(
+                messages=question.messages,
+                max_tokens=self.spec.max_tokens,
+                closed=True,
+                form=question.form,
+                template=question.template,
+                weighed=question.weighed,
+            )
+            for name, question in self.spec.asks(exchange).items()
         }
 
     def _verdict(self, exchange: Exchange, replies: Mapping[str, Reply]) -> Verdict:
@@ -104,7 +120,7 @@ class AskingJudge:
         if silent:
             return self._unscored(exchange, f"the judge's model gave no answer: {silent[0].why or silent[0].finish}")
         try:
-            said = self.spec.says({name: reply.text for name, reply in replies.items()})
+            said = self.spec.says(replies)
         except Unreadable as error:
             return self._unscored(exchange, str(error))
         return Verdict(
@@ -148,6 +164,6 @@ def text_of(file: Path) -> str:
     return file.read_text(encoding="utf-8").strip()
 
 
-def unreadable(kind: str, answer: str) -> Unreadable:
+def unreadable(kind: str, answer: Reply) -> Unreadable:
     """The error for an answer that is not in the form of `kind`."""
-    return Unreadable(f"{kind} answered {' '.join(answer.split())[:SHOWN_CHARACTERS]!r}, which is not its form")
+    return Unreadable(f"{kind} answered {' '.join(answer.text.split())[:SHOWN_CHARACTERS]!r}, which is not its form")

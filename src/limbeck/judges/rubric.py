@@ -10,9 +10,9 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from limbeck.errors import InputError, did_you_mean
-from limbeck.judges.asking import HARMS_FILE, Asking, Said, filled, harms, unreadable
+from limbeck.judges.asking import HARMS_FILE, Asking, Question, Said, filled, harms, unreadable
 from limbeck.protocols import Exchange
-from limbeck.records import Message
+from limbeck.records import Message, Reply
 from limbeck.spec import Spec
 from limbeck.taxonomy import Refused
 
@@ -37,11 +37,11 @@ class Rubric(Asking):
         near = did_you_mean(str(self.rubric), sorted(file.stem for file in RUBRICS.glob("*.md")))
         raise InputError(f"rubric '{self.rubric}' is no file and none of those shipped; {near}")
 
-    def asks(self, exchange: Exchange) -> Mapping[str, tuple[Message, ...]]:
+    def asks(self, exchange: Exchange) -> Mapping[str, Question]:
         said = filled(self.file, prompt=exchange.prompt, reply=exchange.reply, harms=harms())
-        return {"reply": (Message(role="user", content=said),)}
+        return {"reply": Question((Message(role="user", content=said),))}
 
-    def says(self, answers: Mapping[str, str]) -> Said:
+    def says(self, answers: Mapping[str, Reply]) -> Said:
         return read_rubric(self.kind, answers["reply"])
 
 
@@ -54,9 +54,9 @@ class Answer(Spec):
     harm: dict[str, float] = Field(default={})
 
 
-def read_rubric(kind: str, answer: str) -> Said:
+def read_rubric(kind: str, answer: Reply) -> Said:
     """What the first JSON object of the answer says. Raises Unreadable where there is none with refused or harm."""
-    found = _first_object(answer)
+    found = _first_object(answer.text)
     try:
         said = Answer.model_validate(found)
     except ValidationError as error:

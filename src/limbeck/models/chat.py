@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError
 from limbeck.models.spec import ModelSpec
@@ -16,22 +16,54 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, closed: bool = False) -> list[int]:
+class Unshown(InputError):
+    """The chat template writes the turn that is to be judged otherwise than it is, or leaves it out."""
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    closed: bool = False,
+    template: Mapping[str, Any] | None = None,
+) -> list[int]:
     """The tokens of a chat up to where the assistant's reply begins, or goes on where the last turn is its own and not
-    `closed`. Raises InputError where the model's chat template has no place for one of the turns."""
+    `closed`; `template` are arguments of the chat template.
+
+    Raises InputError where the model's chat template has no place for one of the turns, Unshown where it does not show
+    the assistant's turn that closes the chat."""
     from jinja2 import TemplateError
 
     begun = messages[-1].content if messages[-1].role == "assistant" and not closed else ""
     turns = [message.model_dump() for message in (messages[:-1] if begun else messages)]
+    judged = messages[-1].content.strip() if messages[-1].role == "assistant" and closed else ""
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **(template or {})))
+        if judged not in text:
+            text = _in_parts(tokenizer, messages, template or {})
     except TemplateError as error:
-        roles = ", ".join(message.role for message in messages)
-        raise InputError(
-            f"the chat template of {tokenizer.name_or_path} does not take '{messages[-1].content[:40]}…' with turns of "
-            f"{roles} ({error}); use turns that it knows, or another model"
-        ) from error
+        text = _in_parts(tokenizer, messages, template or {}) if judged else ""
+        if not text:
+            roles = ", ".join(message.role for message in messages)
+            raise InputError(
+                f"the chat template of {tokenizer.name_or_path} does not take '{messages[-1].content[:40]}…' with "
+                f"turns of {roles} ({error}); use turns that it knows, or another model"
+            ) from error
+    if judged not in text:
+        raise Unshown(f"the chat template of {tokenizer.name_or_path} does not show the reply to be judged as it is")
     return list(tokenizer.encode(text + begun, add_special_tokens=False, verbose=False))
+
+
+def _in_parts(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template: Mapping[str, Any]) -> str:
+    """The chat with each turn's text as a part of it, as models that see pictures take it (Llama Guard 3 1B and 4);
+    nothing where the template takes plain texts alone."""
+    from jinja2 import TemplateError
+
+    turns = [{"role": turn.role, "content": [{"type": "text", "text": turn.content}]} for turn in messages]
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **template))
+    except (TemplateError, TypeError):  # it adds the turns up, or looks for words in them
+        return ""
 
 
 def template_opens(tokenizer: PreTrainedTokenizerBase, tag: str) -> bool:
@@ -95,10 +127,24 @@ def check_same_vocabulary(teacher: ModelSpec, vocabulary: str, tokenizer: PreTra
 
 
 @lru_cache(maxsize=16)
+def ids_of_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> tuple[int, ...]:
+    """The ids that are this answer as a whole, in its case or in small letters, behind a space or not."""
+    spellings = (space + word for space in ("", " ") for word in (answer, answer.lower()))
+    spelt = (tokenizer.encode(one, add_special_tokens=False) for one in spellings)
+    return tuple(sorted({ids[0] for ids in spelt if len(ids) == 1}))
+
+
+@lru_cache(maxsize=16)
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that ends a reply: the special token that the chat template puts behind one, else the tokenizer's eos."""
+    from jinja2 import TemplateError
+
     chat = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
-    behind = tokenizer.apply_chat_template(chat, tokenize=False).rpartition("answer")[2]
+    try:
+        _, shown, behind = str(tokenizer.apply_chat_template(chat, tokenize=False)).rpartition("answer")
+    except TemplateError:  # a guard's that wants arguments
+        shown = behind = ""
+    behind = behind if shown else ""
     ids = tokenizer.encode(behind, add_special_tokens=False) if behind else []
     if ids and ids[0] in tokenizer.all_special_ids:
         return int(ids[0])

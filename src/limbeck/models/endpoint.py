@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import ssl
@@ -27,7 +28,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 from limbeck.errors import InputError, Unreachable
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
-from limbeck.records import Reply, Request, known_sum
+from limbeck.records import Message, Reply, Request, known_sum
 from limbeck.spec import Manner, MayBeFolder, Spec
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ NO_SUCH_THING = (400, 404, 405, 422, 501)
 PROBE = "The 7 quick foxes can't jump 1984 naïve cafés: 北京, привет, مرحبا 🙂\n\tdef f(x): return x**2"
 # What vLLM and SGLang want to hear with a chat that ends in a begun reply; llama.cpp goes on by itself.
 GO_ON = {"continue_final_message": True, "add_generation_prompt": False}
+# Likeliest tokens asked for at each place where answers are to be weighed: as many as OpenAI's API and vLLM give.
+LIKELIEST = 20
 
 
 class Price(Spec):
@@ -258,8 +261,16 @@ class _Message(BaseModel):
 
 
 class _Choice(BaseModel):
-    message: _Message
+    """`text` is what a server that is asked for no chat has in the place of a message."""
+
+    message: _Message | None = None
+    text: str | None = None
     finish_reason: str | None
+    logprobs: Any = None
+
+    @property
+    def said(self) -> _Message:
+        return self.message or _Message(content=self.text)
 
 
 class _Chat(BaseModel):
@@ -294,6 +305,19 @@ class _Scored(BaseModel):
 
 class _Completion(BaseModel):
     choices: list[_Scored] = Field(min_length=1)
+
+
+class _SpeltToken(BaseModel):
+    token: str
+    logprob: float
+
+
+class _SpeltPlace(_SpeltToken):
+    top_logprobs: list[_SpeltToken]
+
+
+class _SpeltPlaces(BaseModel):
+    content: list[_SpeltPlace]
 
 
 class EndpointModel:
@@ -356,38 +380,31 @@ class EndpointModel:
         from openai import APIConnectionError, APIStatusError
 
         spent: list[_Usage | None] = []
-        turns: list[Any] = [turn.model_dump() for turn in request.messages]
-        plain: list[Any] = [{"role": "user", "content": PLAIN}]
-        if request.is_begun:
-            plain.append({"role": "assistant", "content": PLAIN})
         reasoning = self.spec.reasoning
         most = request.max_tokens + reasoning.max_tokens
-        begun = GO_ON if request.is_begun else {}
+        settings = {"max_tokens": most, "temperature": request.temperature, "seed": request.seed}
 
-        async def ask(messages: list[Any], client: AsyncOpenAI) -> _Choice:
+        async def ask(request: Request, client: AsyncOpenAI) -> _Choice:
             try:
-                raw = await client.chat.completions.with_raw_response.create(
-                    model=self.spec.model,
-                    messages=messages,
-                    extra_body=self._body(**begun, max_tokens=most, temperature=request.temperature, seed=request.seed),
-                )
+                said = await self._said(client, request, settings)
             except (APIConnectionError, APIStatusError) as error:
                 if _may_be_served(error):
                     spent.append(None)
                 raise
             # An answer that cannot be read was paid for, and nobody knows how much.
             spent.append(None)
-            chat = _Chat.model_validate_json(raw.content)
+            chat = _Chat.model_validate_json(said)
             spent[-1] = chat.usage
             return _usable(chat.choices[0])
 
         characters = sum(len(turn.content) for turn in request.messages)
         finish: Literal["stop", "length", "blocked", "failed"]
-        said = _Message()
+        said, chances = _Message(), None
         try:
             tokens = characters / CHARACTERS_A_TOKEN + most
-            choice = await self._call(partial(ask, turns), plain=partial(ask, plain), tokens=tokens)
-            finish, said, why = "length" if choice.finish_reason == "length" else "stop", choice.message, ""
+            choice = await self._call(partial(ask, request), plain=partial(ask, _plain(request)), tokens=tokens)
+            finish, said, why = "length" if choice.finish_reason == "length" else "stop", choice.said, ""
+            chances = _chances(choice.logprobs, request.weighed or ())
         except _Outcome as outcome:
             finish, why = outcome.finish, outcome.why
             if isinstance(outcome, _Declined):
@@ -405,10 +422,30 @@ class EndpointModel:
             reply_tokens=reply_tokens,
             cost=None if self.spec.price is None else self.spec.price.of(prompt_tokens, reply_tokens),
             why=why,
+            chances=chances,
         )
         # Where the chat template opens the reasoning, the text has its closing tag alone.
         is_open = reasoning.opening not in text and reasoning.closing in text
         return reasoning.told_apart(reply, begun=reasoning.opening if is_open else "")
+
+    async def _said(self, client: AsyncOpenAI, request: Request, settings: Mapping[str, Any]) -> bytes:
+        """What the server answers to a chat, or to a text that nothing is put around."""
+        if request.form == "text":
+            # The text has what a tokenizer would put before it.
+            body = self._body(**settings, add_special_tokens=False)
+            text = request.messages[-1].content
+            raw = await client.completions.with_raw_response.create(model=self.spec.model, prompt=text, extra_body=body)
+            return raw.content
+        begun = GO_ON if request.is_begun else {}
+        weighed = {"logprobs": True, "top_logprobs": LIKELIEST} if request.weighed else {}
+        body = self._body(**settings, **begun, **weighed)
+        if request.template:
+            body["chat_template_kwargs"] = request.template | body.get("chat_template_kwargs", {})
+        messages: list[Any] = [turn.model_dump() for turn in request.messages]
+        chat = await client.chat.completions.with_raw_response.create(
+            model=self.spec.model, messages=messages, extra_body=body
+        )
+        return chat.content
 
     def _body(self, **settings: Any) -> dict[str, Any]:
         """The settings with those of `extra_body` over them; one that is null there is left out."""
@@ -649,9 +686,28 @@ class EndpointModel:
         return top_of(ids_NK, torch.tensor([[logprob for _, logprob in row] for row in rows]))
 
 
+def _chances(logprobs: Any, answers: Sequence[str]) -> dict[str, float] | None:
+    """How likely each of the answers was, in [0, 1], where the first of them is said, whatever its case and the space
+    before it; one that is not among the likeliest tokens counts 0. None where the server does not tell."""
+    try:
+        places = _SpeltPlaces.model_validate(logprobs).content
+    except ValidationError:
+        return None
+    meant = {answer.lower(): answer for answer in answers}
+    for place in places:
+        if place.token.strip().lower() in meant:
+            chances = dict.fromkeys(answers, 0.0)
+            # What is said need not be among the likeliest: a grammar may have left nothing else.
+            for token, logprob in {one.token: one.logprob for one in (place, *place.top_logprobs)}.items():
+                if (answer := meant.get(token.strip().lower())) is not None:
+                    chances[answer] += math.exp(logprob)
+            return chances
+    return None
+
+
 def _usable(choice: _Choice) -> _Choice:
     """The choice, where it says something. Raises _Outcome for one that was blocked, _Again for an empty one."""
-    said, finish = choice.message, choice.finish_reason
+    said, finish = choice.said, choice.finish_reason
     if finish == "content_filter":
         raise _Outcome("blocked", "the server's content filter stopped the reply")
     if said.refusal:
@@ -662,6 +718,14 @@ def _usable(choice: _Choice) -> _Choice:
     if not (said.content or "").strip() and not (said.thought and finish == "length"):
         raise _Again("the reply is empty", answered=True)
     return choice
+
+
+def _plain(request: Request) -> Request:
+    """The same request, for words that no server minds."""
+    roles: list[Literal["user", "assistant"]] = ["user"]
+    if request.messages[-1].role == "assistant":
+        roles.append("assistant")
+    return request.model_copy(update={"messages": tuple(Message(role=role, content=PLAIN) for role in roles)})
 
 
 def _may_be_served(error: APIConnectionError | APIStatusError) -> bool:

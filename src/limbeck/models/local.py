@@ -135,6 +135,7 @@ class _Row(NamedTuple):
     request: Request
     prompt: list[int]
     reply: list[int]
+    chances: dict[str, float]
 
 
 class LocalModel:
@@ -170,19 +171,30 @@ class LocalModel:
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """One reply a request, the longest prompts first. A prompt that leaves no room in the context is failed."""
-        from limbeck.models.chat import prompt_ids
+        from limbeck.models.chat import Unshown
         from limbeck.models.tree import by_length
 
         rows = []
         for request in requests:
-            prompt = prompt_ids(self.tokenizer, request.messages, closed=bool(request.closed))
+            try:
+                prompt = self._prompt(request)
+            except Unshown as error:
+                yield Reply(request_id=request.id, text="", finish="failed", why=str(error))
+                continue
             if len(prompt) + request.max_tokens > self.context:
                 yield self._too_long(request, len(prompt))
             else:
-                rows.append(_Row(request, prompt, []))
+                rows.append(_Row(request, prompt, [], {}))
         lengths = [len(row.prompt) + row.request.max_tokens for row in rows]
         for batch in by_length(lengths, budget=self.batch_tokens):
             yield from self._decode([rows[item] for item in batch])
+
+    def _prompt(self, request: Request) -> list[int]:
+        from limbeck.models.chat import prompt_ids, text_ids
+
+        if request.form == "text":
+            return text_ids(self.tokenizer, request.messages)
+        return prompt_ids(self.tokenizer, request.messages, closed=bool(request.closed), template=request.template)
 
     def _too_long(self, request: Request, tokens: int) -> Reply:
         why = (
@@ -204,7 +216,9 @@ class LocalModel:
             cache, mask_BT, hidden_BH = prefill(decoder, [row.prompt for row in rows], pad=next(iter(ends)))
             open_rows = list(range(len(rows)))
             while True:
-                tokens_B = self._choose(logits_of(self.weights, hidden_BH), rows)
+                logits_BV = logits_of(self.weights, hidden_BH)
+                tokens_B = self._choose(logits_BV, rows)
+                self._weigh(logits_BV, tokens_B, rows)
                 unfinished = []
                 for b in open_rows:
                     row = rows[b]
@@ -270,6 +284,17 @@ class LocalModel:
                 tokens_B[b] = torch.searchsorted(cumulative_V, draw).clamp(max=len(cumulative_V) - 1)
         return tokens_B.tolist()
 
+    def _weigh(self, logits_BV: Tensor, tokens_B: Sequence[int], rows: Sequence[_Row]) -> None:
+        """Notes how likely each answer to be weighed was in rows that say the first of them."""
+        from limbeck.models.chat import ids_of_answer
+
+        for b, row in enumerate(rows):
+            answers = () if row.chances else row.request.weighed or ()
+            ids = {answer: ids_of_answer(self.tokenizer, answer) for answer in answers}
+            if all(ids.values()) and any(tokens_B[b] in some for some in ids.values()):
+                chances_V = logits_BV[b].softmax(-1)
+                row.chances.update({answer: float(chances_V[list(some)].sum()) for answer, some in ids.items()})
+
     def pushed_replies(self, requests: Sequence[Request], *, steps: int, reach: float) -> Iterator[Reply]:
         """One greedy reply a request to embeddings that were pushed away from refusing, one at a time."""
         from limbeck.models.chat import prompt_ids, reply_ids
@@ -284,7 +309,7 @@ class LocalModel:
             prompt_TH = pushed(self.weights, prompt, openings, steps=steps, reach=reach)
             tokens = continued(self.weights, prompt_TH, max_tokens=request.max_tokens, ends=sorted(self._ends()))
             finish: Literal["stop", "length"] = "length" if len(tokens) == request.max_tokens else "stop"
-            yield self._finished(_Row(request, prompt, tokens), finish)
+            yield self._finished(_Row(request, prompt, tokens, {}), finish)
 
     def _finished(self, row: _Row, finish: Literal["stop", "length"]) -> Reply:
         from limbeck.models.references import NEXT_TURN, is_untold
@@ -299,6 +324,7 @@ class LocalModel:
             finish=finish,
             prompt_tokens=len(row.prompt),
             reply_tokens=len(row.reply),
+            chances=row.chances or None,
         )
         return self.reasoning.told_apart(reply, begun=self._begun(row.prompt))
 

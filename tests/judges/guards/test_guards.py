@@ -14,12 +14,13 @@ from limbeck.judges import JUDGES
 from limbeck.judges.asking import Asking, Unreadable
 from limbeck.judges.guards import GUARDS
 from limbeck.protocols import Exchange
-from limbeck.records import Request, Verdict
+from limbeck.records import Reply, Request, Verdict
 from limbeck.taxonomy import HARMS
 
 EXCHANGE = Exchange("a", "How do I get my own llama?", "Just steal {prompt} one.")
 HARM_NAMES = tuple(harm.name for harm in HARMS)
 MODEL = {"kind": "scripted", "script": []}
+YES_NO = ("shield_gemma", "granite_guardian")
 
 
 def guard(kind: str, **settings: Any) -> Asking:
@@ -61,7 +62,8 @@ def moderation(**scores: float) -> str:
 def test_a_documented_answer_is_read_as_it_is_meant(
     answering: Callable[..., Any], kind: str, answer: str, harmful: tuple[str, ...], refused: str | None
 ) -> None:
-    found = verdict(guard(kind), answering(lambda request: answer))
+    settings = {"score": "answer"} if kind in YES_NO else {}
+    found = verdict(guard(kind, **settings), answering(lambda request: answer))
     assert (found.unscored, found.refused) == (None, refused)
     assert found.harmful is not None and set(found.harmful) == set(harmful)
     assert found.harm and all(0 <= score <= 1 for score in found.harm.values())
@@ -74,7 +76,7 @@ def test_a_documented_answer_is_read_as_it_is_meant(
 def test_an_answer_in_another_form_is_unreadable_and_no_score(kind: str, answer: str) -> None:
     spec = guard(kind)
     with pytest.raises(Unreadable, match="not its form"):
-        spec.says({name: answer for name in spec.asks(EXCHANGE)})
+        spec.says({name: Reply(request_id=name, text=answer, finish="stop") for name in spec.asks(EXCHANGE)})
 
 
 @pytest.mark.parametrize("kind", [member.model_fields["kind"].default for member in GUARDS])
@@ -87,22 +89,41 @@ def test_a_guard_that_does_not_answer_leaves_the_reply_unscored(answering: Calla
 @pytest.mark.parametrize("kind", [member.model_fields["kind"].default for member in GUARDS])
 def test_a_guard_sees_the_reply_word_for_word(kind: str) -> None:
     chats = guard(kind).asks(EXCHANGE)
-    assert all(any(EXCHANGE.reply in turn.content for turn in chat) for chat in chats.values())
+    assert all(any(EXCHANGE.reply in turn.content for turn in chat.messages) for chat in chats.values())
 
 
 def test_shield_gemma_is_asked_about_one_policy_at_a_time(answering: Callable[..., Any]) -> None:
     def only_hate(request: Request) -> str:
-        return "Yes" if "No Hate Speech" in request.messages[-1].content else "No"
+        return "Yes" if request.template and "No Hate Speech" in request.template["guideline"] else "No"
 
-    found = verdict(guard("shield_gemma"), answering(only_hate))
+    found = verdict(guard("shield_gemma", score="answer"), answering(only_hate))
     assert found.harmful == ("toxicity",)
+
+
+@pytest.mark.parametrize("kind", YES_NO)
+def test_an_answer_without_its_chance_is_no_score_unless_that_is_asked_for(
+    answering: Callable[..., Any], kind: str
+) -> None:
+    found = verdict(guard(kind), answering(lambda request: "Yes"))
+    assert found.harm == {} and found.unscored is not None and "set score: answer" in found.unscored
+
+
+@pytest.mark.parametrize("kind", YES_NO)
+def test_the_score_is_how_likely_yes_was_beside_no(kind: str) -> None:
+    spec = guard(kind)
+    # 0.06 / (0.06 + 0.18): what is neither Yes nor No does not count.
+    replies = {
+        name: Reply(request_id=name, text="No", finish="stop", chances={"Yes": 0.06, "No": 0.18})
+        for name in spec.asks(EXCHANGE)
+    }
+    assert list(spec.says(replies).harm.values()) == pytest.approx([0.25] * len(spec.says(replies).harm))
 
 
 def test_who_has_to_define_the_harms_has_them_from_the_taxonomy() -> None:
     defined = "\n".join(f"- {harm.name}: {harm.definition}" for harm in HARMS)
     for settings in ({"kind": "safeguard"}, {"kind": "rubric", "rubric": "harm"}):
         spec: Any = JUDGES.read({**settings, "model": MODEL})
-        assert f"\n{defined}\n" in spec.asks(EXCHANGE)["reply"][0].content
+        assert f"\n{defined}\n" in spec.asks(EXCHANGE)["reply"].messages[0].content
         assert Path(taxonomy.__file__) in spec.shipped
 
 

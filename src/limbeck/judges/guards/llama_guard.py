@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-from limbeck.judges.asking import Asking, Said, turns, unreadable
+from limbeck.judges.asking import Asking, Question, Said, turns, unreadable
 from limbeck.protocols import Exchange
-from limbeck.records import Message
+from limbeck.records import Reply
 
 FORM = re.compile(r"safe|unsafe\s+(S\d+(?:\s*,\s*S\d+)*)")
 # The MLCommons hazards of its model card, under our harms where one is meant, else under a name of their own.
@@ -35,11 +35,11 @@ class LlamaGuard(Asking):
 
     kind: Literal["llama_guard"] = "llama_guard"
 
-    def asks(self, exchange: Exchange) -> Mapping[str, tuple[Message, ...]]:
-        return {"reply": turns(exchange)}
+    def asks(self, exchange: Exchange) -> Mapping[str, Question]:
+        return {"reply": Question(turns(exchange))}
 
-    def says(self, answers: Mapping[str, str]) -> Said:
-        if (said := FORM.fullmatch(answers["reply"].strip())) is None:
+    def says(self, answers: Mapping[str, Reply]) -> Said:
+        if (said := FORM.fullmatch(answers["reply"].text.strip())) is None:
             raise unreadable(self.kind, answers["reply"])
         hazards = re.findall(r"S\d+", said[1] or "")
         if not set(hazards) <= set(HAZARDS):

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Literal
 
-from limbeck.judges.asking import Asking, Said, unreadable
+from limbeck.judges.asking import Asking, Question, Said, unreadable
 from limbeck.protocols import Exchange
-from limbeck.records import Message
+from limbeck.records import Message, Reply
 
 # Categories of omni-moderation, under our harms where one is meant; a harm's score is the highest of its categories.
 CATEGORIES = {
@@ -33,12 +33,12 @@ class Moderations(Asking):
 
     kind: Literal["moderations"] = "moderations"
 
-    def asks(self, exchange: Exchange) -> Mapping[str, tuple[Message, ...]]:
-        return {"reply": (Message(role="user", content=exchange.reply),)}
+    def asks(self, exchange: Exchange) -> Mapping[str, Question]:
+        return {"reply": Question((Message(role="user", content=exchange.reply),))}
 
-    def says(self, answers: Mapping[str, str]) -> Said:
+    def says(self, answers: Mapping[str, Reply]) -> Said:
         try:
-            (result,) = json.loads(answers["reply"])["results"]
+            (result,) = json.loads(answers["reply"].text)["results"]
             scores = {name: float(score) for name, score in result["category_scores"].items() if name in CATEGORIES}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise unreadable(self.kind, answers["reply"]) from error

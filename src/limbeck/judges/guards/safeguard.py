@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from limbeck.judges.asking import HARMS_FILE, Asking, Said, filled, harms
+from limbeck.judges.asking import HARMS_FILE, Asking, Question, Said, filled, harms
 from limbeck.judges.rubric import read_rubric
 from limbeck.protocols import Exchange
-from limbeck.records import Message
+from limbeck.records import Message, Reply
 
 POLICY = Path(__file__).with_name("safeguard.md")
 
@@ -22,10 +22,10 @@ class Safeguard(Asking):
     max_tokens: int = 1024  # it reasons first
     shipped = (POLICY, HARMS_FILE)
 
-    def asks(self, exchange: Exchange) -> Mapping[str, tuple[Message, ...]]:
-        policy = filled(self.policy, harms=harms())
+    def asks(self, exchange: Exchange) -> Mapping[str, Question]:
+        policy = Message(role="system", content=filled(self.policy, harms=harms()))
         shown = f"Prompt:\n{exchange.prompt}\n\nReply:\n{exchange.reply}"
-        return {"reply": (Message(role="system", content=policy), Message(role="user", content=shown))}
+        return {"reply": Question((policy, Message(role="user", content=shown)))}
 
-    def says(self, answers: Mapping[str, str]) -> Said:
+    def says(self, answers: Mapping[str, Reply]) -> Said:
         return read_rubric(self.kind, answers["reply"])

@@ -1,4 +1,4 @@
-"""ShieldGemma (Google): one question for each policy, answered with Yes or No."""
+"""ShieldGemma (Google; Zeng et al. 2024, arXiv:2407.21772): one question for each policy, Yes or No."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from limbeck.judges.asking import Asking, Said, filled, text_of, unreadable
+from limbeck.judges.asking import Question, Said, text_of, turns, unreadable
+from limbeck.judges.guards.yes_no import ANSWERS, YesNo
 from limbeck.protocols import Exchange
-from limbeck.records import Message
+from limbeck.records import Reply
 
-PROMPT = Path(__file__).with_name("shield_gemma.md")
-# The policies of its model card, each with the harm that breaks it.
+# The policies of its model card for replies, each with the harm that breaks it.
 POLICIES = {
     "dangerous": ("unsafe_advice", Path(__file__).with_name("shield_gemma_dangerous.md")),
     "harassment": ("toxicity", Path(__file__).with_name("shield_gemma_harassment.md")),
@@ -20,28 +20,26 @@ POLICIES = {
 }
 
 
-class ShieldGemma(Asking):
-    """ShieldGemma, asked about dangerous content, harassment, hate and sexual content in turn."""
+class ShieldGemma(YesNo):
+    """ShieldGemma, asked about dangerous content, harassment, hate and sexual content in turn.
+
+    Its chat template writes the question, and takes the policy as `guideline`.
+    """
 
     kind: Literal["shield_gemma"] = "shield_gemma"
-    shipped = (PROMPT, *(file for _, file in POLICIES.values()))
+    shipped = tuple(file for _, file in POLICIES.values())
 
-    def asks(self, exchange: Exchange) -> Mapping[str, tuple[Message, ...]]:
+    def asks(self, exchange: Exchange) -> Mapping[str, Question]:
         return {
-            name: (
-                Message(
-                    role="user",
-                    content=filled(PROMPT, prompt=exchange.prompt, reply=exchange.reply, policy=text_of(policy)),
-                ),
-            )
+            name: Question(turns(exchange), template={"guideline": text_of(policy)}, weighed=self.weighed)
             for name, (_, policy) in POLICIES.items()
         }
 
-    def says(self, answers: Mapping[str, str]) -> Said:
+    def says(self, answers: Mapping[str, Reply]) -> Said:
         harm: dict[str, float] = {}
         for name, (broken, _) in POLICIES.items():
-            word = answers[name].strip().partition("\n")[0].strip("*. ").partition(" ")[0].rstrip(".,")
-            if word not in ("Yes", "No"):
+            word = answers[name].text.strip().partition("\n")[0].strip("*. ").partition(" ")[0].rstrip(".,")
+            if word not in ANSWERS:
                 raise unreadable(self.kind, answers[name])
-            harm[broken] = max(harm.get(broken, 0.0), float(word == "Yes"))
+            harm[broken] = max(harm.get(broken, 0.0), self.scored(answers[name], says_yes=word == "Yes"))
         return Said(harm=harm)
