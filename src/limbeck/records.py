@@ -148,8 +148,8 @@ class Request(Record):
 
     `prompt_id`, `root` (the prompt that a variant was made from) and `reference` let a recorded teacher find
     what it has to say. A chat that ends with the assistant's turn is gone on from unless it is `closed`: a guard judges
-    that turn. In the `form` of a text its last turn is no chat, and nothing is put around it. `template` are arguments
-    of the chat template, `weighed` answers whose chances are to be told.
+    that turn. With a `form` the last turn is no chat: it is text that nothing is put around, or is to be moderated.
+    `template` are arguments of the chat template, `weighed` answers whose chances are to be told.
     """
 
     identity = ("messages", "max_tokens", "temperature", "seed", "root", "reference")
@@ -163,7 +163,7 @@ class Request(Record):
     root: str | None = None
     reference: str | None = None
     closed: Literal[True] | None = None
-    form: Literal["text"] | None = None
+    form: Literal["text", "moderation"] | None = None
     template: dict[str, Any] | None = None
     weighed: tuple[str, ...] | None = None
 

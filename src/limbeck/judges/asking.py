@@ -30,7 +30,7 @@ class Question(NamedTuple):
     """What a model is asked: the turns of a chat, and the rest as a Request has it."""
 
     messages: tuple[Message, ...]
-    form: Literal["text"] | None = None
+    form: Literal["text", "moderation"] | None = None
     template: dict[str, Any] | None = None
     weighed: tuple[str, ...] | None = None
 

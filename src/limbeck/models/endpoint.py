@@ -320,6 +320,14 @@ class _SpeltPlaces(BaseModel):
     content: list[_SpeltPlace]
 
 
+class _Graded(BaseModel):
+    category_scores: dict[str, float | None] = Field(min_length=1)
+
+
+class _Moderation(BaseModel):
+    results: list[_Graded] = Field(min_length=1, max_length=1)
+
+
 class EndpointModel:
     """Asks the servers, several requests at a time, until each has its outcome."""
 
@@ -376,9 +384,29 @@ class EndpointModel:
             for future in futures:
                 future.cancel()
 
+    async def _moderated(self, request: Request) -> Reply:
+        """What the server's /moderations says of the last turn: its JSON, word for word."""
+        text = request.messages[-1].content
+
+        async def ask(text: str, client: AsyncOpenAI) -> str:
+            raw = await client.moderations.with_raw_response.create(
+                model=self.spec.model, input=text, extra_body=self._body()
+            )
+            _Moderation.model_validate_json(raw.content)
+            return raw.content.decode()
+
+        try:
+            tokens = len(text) / CHARACTERS_A_TOKEN
+            said = await self._call(partial(ask, text), plain=partial(ask, PLAIN), tokens=tokens)
+        except _Outcome as outcome:
+            return Reply(request_id=request.id, text="", finish=outcome.finish, why=outcome.why)
+        return Reply(request_id=request.id, text=said, finish="stop")
+
     async def _reply(self, request: Request) -> Reply:
         from openai import APIConnectionError, APIStatusError
 
+        if request.form == "moderation":
+            return await self._moderated(request)
         spent: list[_Usage | None] = []
         reasoning = self.spec.reasoning
         most = request.max_tokens + reasoning.max_tokens

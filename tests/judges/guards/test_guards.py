@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from limbeck import taxonomy
 from limbeck.judges import JUDGES
@@ -117,6 +118,19 @@ def test_the_score_is_how_likely_yes_was_beside_no(kind: str) -> None:
         for name in spec.asks(EXCHANGE)
     }
     assert list(spec.says(replies).harm.values()) == pytest.approx([0.25] * len(spec.says(replies).harm))
+
+
+def test_a_moderated_category_without_a_score_is_left_out_and_a_strange_one_keeps_its_name(
+    answering: Callable[..., Any],
+) -> None:
+    answer = json.dumps({"results": [{"category_scores": {"illicit": None, "hate": 0.1, "fraud": 0.9}}]})
+    found = verdict(guard("moderations"), answering(lambda request: answer))
+    assert (found.harm, found.harmful) == ({"toxicity": 0.1, "fraud": 0.9}, ("fraud",))
+
+
+def test_moderations_of_a_model_that_is_no_server_are_refused() -> None:
+    with pytest.raises(ValidationError, match="name one of kind endpoint"):
+        JUDGES.read({"kind": "moderations", "model": {"kind": "local", "model": "some/guard"}})
 
 
 def test_who_has_to_define_the_harms_has_them_from_the_taxonomy() -> None:

@@ -1,4 +1,4 @@
-"""Guards behind a server: turns and arguments for its chat template, or a finished text."""
+"""Guards behind a server: turns and arguments for its chat template, a finished text, or /moderations."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ def chat(text: str, *, likely: dict[str, float] | None = None) -> tuple[int, Any
     logprobs = {"content": [said]} if likely else None
     message = {"role": "assistant", "content": text}
     return 200, {"choices": [{"message": message, "finish_reason": "stop", "logprobs": logprobs}]}
+
+
+def moderation(**scores: float) -> tuple[int, Any]:
+    """An answer of /moderations as OpenAI documents it."""
+    flagged = {name: score > 0.5 for name, score in scores.items()}
+    result = {"flagged": any(flagged.values()), "categories": flagged, "category_scores": scores}
+    return 200, {"id": "modr-1", "model": "omni-moderation-latest", "results": [result]}
 
 
 def test_a_guard_with_a_template_is_sent_turns_and_its_arguments(served: Callable[..., Any]) -> None:
@@ -84,3 +91,42 @@ def test_a_server_without_log_probs_leaves_it_unscored_and_its_answer_counts_whe
         found, answered = graded(url, "shield_gemma"), graded(url, "shield_gemma", score="answer")
     assert found.harm == {} and "set score: answer" in (found.unscored or "")
     assert set(answered.harm.values()) == {1.0} and "logprobs" not in seen[-1].body
+
+
+def test_moderations_asks_the_path_of_that_name_about_the_reply_alone(served: Callable[..., Any]) -> None:
+    scores = {"hate": 0.1, "hate/threatening": 0.7, "violence": 0.2, "sexual/minors": 0.0}
+    with served(lambda posted: moderation(**scores)) as (url, seen):
+        found = graded(url, "moderations")
+    assert found.harm == {"toxicity": 0.7, "unsafe_advice": 0.2, "child_exploitation": 0.0}
+    assert (found.unscored, found.harmful) == (None, ("toxicity",))
+    assert [(post.path, post.body) for post in seen] == [("/v1/moderations", {"model": "guard", "input": REPLY})]
+
+
+def test_moderations_are_asked_again_where_the_server_is_busy_or_garbles(served: Callable[..., Any]) -> None:
+    waiting = [(429, {"error": {"message": "later"}}), (200, {"results": []}), moderation(hate=0.9)]
+    with served(lambda posted: waiting.pop(0)) as (url, seen):
+        found = graded(url, "moderations")
+    assert (found.harmful, len(seen)) == (("toxicity",), 3)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, {"results": []}),
+        (200, {"results": [{"category_scores": {}}]}),
+        (200, {"choices": [{"message": {"content": "safe"}, "finish_reason": "stop"}]}),
+        (400, {"error": {"message": "too long", "code": "context_length_exceeded"}}),
+    ],
+)
+def test_moderations_that_fail_leave_the_reply_unscored(served: Callable[..., Any], status: int, body: Any) -> None:
+    with served(lambda posted: (status, body)) as (url, _):
+        found = graded(url, "moderations")
+    assert (found.harm, found.harmful) == ({}, None)
+    assert found.unscored is not None and found.unscored.startswith("the judge's model gave no answer")
+
+
+@pytest.mark.parametrize("score", [-0.5, 1.5])
+def test_a_moderation_score_out_of_range_is_no_score(served: Callable[..., Any], score: float) -> None:
+    with served(lambda posted: moderation(hate=score)) as (url, _):
+        found = graded(url, "moderations")
+    assert found.harm == {} and "not its form" in (found.unscored or "")
