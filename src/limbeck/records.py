@@ -273,7 +273,8 @@ class Verdict(Record):
 
     `harm` are scores in [0, 1] by harm, `harmful` the harms whose score reaches the judge's threshold; None where the
     judge does not look for harm. `reward` is what a reward model gives the reply, on its own scale, and `p_preferred`
-    in [0, 1] what that makes of it.
+    in [0, 1] what that makes of it. `agreed` is how far a jury does: the share of its judges that say the same, by what
+    they say it of.
     """
 
     identity = ("of", "judge", "version")
@@ -288,6 +289,7 @@ class Verdict(Record):
     reward: float | None = None
     p_preferred: float | None = None
     spans: tuple[Span, ...] = ()
+    agreed: dict[str, float] = {}
     unscored: str | None = None
 
 
