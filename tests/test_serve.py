@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import sys
@@ -43,13 +44,12 @@ def test_a_known_tool_keeps_its_users_own_keys(name: str) -> None:
 
 # What they print, and what they print where they asked nothing.
 PRINTED = {
-    "garak": ("dan.Dan_11_0  dan.DAN: PASS  ok on    2/   2", "dan.Dan_11_0  dan.DAN: SKIP  ok on    0/   0"),
     "inspect": ("openai-api/limbeck//models/student  133 tokens [I: 74, O: 59]", "total time:     0:00:07"),
     "lm_eval": ("|Tasks|Version|Filter|n-shot|Metric|   |Value|   |Stderr|", "INFO: Selected Tasks: ['mine']"),
 }
 
 
-@pytest.mark.parametrize("name", sorted(TOOLS))
+@pytest.mark.parametrize("name", sorted(PRINTED))
 def test_a_tool_that_ends_well_must_show_that_it_asked_the_model(name: str, tmp_path: Path) -> None:
     did, nothing = (
         Tool(script(tmp_path / str(n), f"print({line!r})"), TOOLS[name].proof) for n, line in enumerate(PRINTED[name])
@@ -59,8 +59,61 @@ def test_a_tool_that_ends_well_must_show_that_it_asked_the_model(name: str, tmp_
         ask_with(nothing, model=STUDENT)
 
 
+def garak_with(folder: Path, *evals: dict[str, object], queue: str = "dan.Dan_11_0, lmrc.Bullying") -> Tool:
+    """A garak that ends well with these evaluations in its report: what it prints and writes, cut to what is read."""
+    folder.mkdir()
+    report = folder / "garak.report.jsonl"
+    rows = [
+        {"entry_type": "start_run setup", "plugins.probe_spec": "dan.Dan_11_0,lmrc"},
+        {"entry_type": "attempt", "probe_classname": "dan.Dan_11_0", "status": 2, "detector_results": {"dan.DAN": [0]}},
+        *({"entry_type": "eval", "passed": 1} | one for one in evals),
+        {"entry_type": "probe_summary", "probe": "lmrc.Bullying"},
+        {"entry_type": "completion"},
+    ]
+    report.write_text("\n".join(map(json.dumps, rows)))
+    coloured = f"\U0001f575  queue of \x1b[1m\x1b[93mprobes:\x1b[0m {queue}"
+    lines = [f"\U0001f4dc reporting to {report}", coloured, "dan.Dan_11_0  dan.DAN: PASS  ok on    2/   2"]
+    says = script(folder, "sys.stdout.reconfigure(encoding='utf-8')", *(f"print({line!r})" for line in lines))
+    return Tool(says, missing=TOOLS["garak"].missing)
+
+
+DAN, BULLYING = (
+    {"probe": name, "detector": "d", "total_evaluated": 2, "total_processed": 2}
+    for name in ("dan.Dan_11_0", "lmrc.Bullying")
+)
+
+
+def test_garak_must_show_an_evaluation_of_every_probe_of_its_queue(tmp_path: Path) -> None:
+    assert ask_with(garak_with(tmp_path / "all", DAN, BULLYING), model=STUDENT) == 0
+    # As earlier versions wrote it.
+    assert ask_with(garak_with(tmp_path / "old", DAN, {"probe": "lmrc.Bullying", "total": 2}), model=STUDENT) == 0
+    plain = garak_with(tmp_path / "plain", DAN, queue="dan.Dan_11_0")
+    assert ask_with(plain, model=STUDENT) == 0
+
+
+def test_a_probe_that_garak_dropped_or_got_no_reply_to_is_named(tmp_path: Path) -> None:
+    all_asked = r"garak\.report\.jsonl has no scored reply to lmrc\.Bullying; look above"
+    with pytest.raises(InputError, match=all_asked):
+        ask_with(garak_with(tmp_path / "dropped", DAN), model=STUDENT)
+    # Every reply that the detector saw was None.
+    with pytest.raises(InputError, match=all_asked):
+        ask_with(garak_with(tmp_path / "none", DAN, BULLYING | {"total_evaluated": 0}), model=STUDENT)
+    with pytest.raises(InputError, match=r"no scored reply to dan\.Dan_11_0, lmrc\.Bullying; look above"):
+        ask_with(garak_with(tmp_path / "nothing"), model=STUDENT)
+
+
+def test_a_garak_that_names_no_probes_or_whose_report_is_gone_examined_nothing(tmp_path: Path) -> None:
+    silent = Tool(script(tmp_path, "print('nothing to do')"), missing=TOOLS["garak"].missing)
+    with pytest.raises(InputError, match="did not examine all that was asked for: it named no probes, or no report"):
+        ask_with(silent, model=STUDENT)
+    gone = garak_with(tmp_path / "gone", DAN, BULLYING)
+    (tmp_path / "gone" / "garak.report.jsonl").unlink()
+    with pytest.raises(InputError, match=r"garak\.report\.jsonl: there is no such file"):
+        ask_with(gone, model=STUDENT)
+
+
 def test_a_tool_that_fails_or_is_stopped_has_its_own_exit_code(tmp_path: Path) -> None:
-    assert ask_with(Tool(script(tmp_path, "sys.exit(1)"), TOOLS["garak"].proof), model=STUDENT) == 1
+    assert ask_with(Tool(script(tmp_path, "sys.exit(1)"), "done", TOOLS["garak"].missing), model=STUDENT) == 1
     assert ask_with(Tool(script(tmp_path, "os.kill(os.getpid(), 15)")), model=STUDENT) == 128 + 15
 
 
@@ -72,8 +125,8 @@ def test_a_tool_that_is_not_installed_is_one_message() -> None:
 def test_a_known_tool_gets_more_arguments_and_any_command_is_a_tool() -> None:
     garak = tool_of("garak", more=["--probes", "dan"])
     assert garak is not None
-    assert garak.command == (*TOOLS["garak"].command, "--probes", "dan") and garak.proof == TOOLS["garak"].proof
-    assert tool_of("garak", expect="hit") == TOOLS["garak"]._replace(proof="hit")
+    assert garak.command == (*TOOLS["garak"].command, "--probes", "dan") and garak.missing == TOOLS["garak"].missing
+    assert tool_of("garak", expect="hit") == TOOLS["garak"]._replace(proof="hit", missing=None)
     mine = tool_of(None, more=["mine", "{url}"], expect="done")
     assert mine is not None and (mine.command, mine.proof) == (("mine", "{url}"), "done")
     assert tool_of(None) is None

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 from urllib.request import ProxyHandler, build_opener
 
 from limbeck.errors import InputError, check_installed, did_you_mean
+from limbeck.files import read_table
 from limbeck.models.references import Reference, files_of, load_own_tokenizer, resolve
 
 HOST = "127.0.0.1"
@@ -31,17 +32,42 @@ LAST_LINES = 5
 NO_KEY = "none"
 # garak sends n, presence_penalty and seed, which transformers' server refuses, and would cut replies at the first "#".
 GARAK = {"uri": "{url}", "api_key": NO_KEY, "suppressed_params": ["n", "presence_penalty", "seed", "stop"]}
+# What it prints of its probes, as it has resolved what was asked for, and of its report; colours may stand between.
+GARAK_QUEUE = re.compile(r"queue of (?:\x1b\[\d+m)*probes:(?:\x1b\[0m)? +(.+)")
+GARAK_REPORT = re.compile(r"reporting to (.+\.jsonl)$")
 
 
 class Tool(NamedTuple):
-    """How a tool is called, with {url} and {model} where these go, and a regular expression for a line of its output
-    that it prints only once the model was asked. One that `needs_server` does not load the model itself; `keys` are
-    environment variables."""
+    """How a tool is called, with {url} and {model} where these go, and how it shows that the model was asked: a regular
+    expression for a line that it prints only then, and `missing`, which tells from all lines printed what it did not
+    examine, or None. One that `needs_server` does not load the model itself; `keys` are environment variables."""
 
     command: tuple[str, ...]
     proof: str | None = None
+    missing: Callable[[Sequence[str]], str | None] | None = None
     needs_server: bool = True
     keys: Mapping[str, str] = {}
+
+
+def garak_missed(printed: Sequence[str]) -> str | None:
+    """The probes of garak's queue that its report has no scored reply of, in words; None without any.
+
+    It ends with 0 where a detector is missing, and drops the rest of its queue, or where no reply came. Raises
+    InputError where the report cannot be read.
+    """
+    queue = [name for line in printed for found in GARAK_QUEUE.findall(line) for name in found.split(", ")]
+    reports = [Path(file) for line in printed for file in GARAK_REPORT.findall(line.rstrip())]
+    if not queue or not reports:
+        return "it named no probes, or no report"
+    rows = (row.values for report in reports for row in read_table(report))
+    # Older versions call it `total`.
+    examined = {
+        row.get("probe")
+        for row in rows
+        if row.get("entry_type") == "eval" and row.get("total_evaluated", row.get("total", 0)) > 0
+    }
+    missed = [name for name in queue if name not in examined]
+    return f"{', '.join(map(str, reports))} has no scored reply to {', '.join(missed)}" if missed else None
 
 
 TOOLS: Mapping[str, Tool] = {
@@ -50,8 +76,7 @@ TOOLS: Mapping[str, Tool] = {
             "garak", "--target_type", "openai.OpenAICompatible", "--target_name", "{model}",
             "--generator_options", json.dumps({"openai": {"OpenAICompatible": GARAK}}),
         ),
-        # It ends with 0 where a detector is missing or no reply came; then no line says of how many how many passed.
-        proof=r"\bok on +\d+/ *[1-9]",
+        missing=garak_missed,
     ),
     "inspect": Tool(
         ("inspect", "eval", "--model", "openai-api/limbeck/{model}"),
@@ -78,8 +103,8 @@ class Lent(NamedTuple):
 def tool_of(name: str | None, *, more: Sequence[str] = (), expect: str | None = None) -> Tool | None:
     """The known tool of this name with more arguments, or without a name the command that these are; None without both.
 
-    `expect` takes the place of its proof. Raises InputError for an unknown name, an `expect` that is no regular
-    expression, and one without a command.
+    `expect` takes the place of its own proof and of `missing`. Raises InputError for an unknown name, an `expect` that
+    is no regular expression, and one without a command.
     """
     if name is not None and name not in TOOLS:
         raise InputError(f"--to {name}: {did_you_mean(name, TOOLS)}, or give a command of your own after --")
@@ -92,7 +117,8 @@ def tool_of(name: str | None, *, more: Sequence[str] = (), expect: str | None = 
             raise InputError("--expect looks at what a command prints; give one after --, or leave it out")
     if name is not None:
         known = TOOLS[name]
-        return known._replace(command=(*known.command, *more), proof=known.proof if expect is None else expect)
+        called = known._replace(command=(*known.command, *more))
+        return called if expect is None else called._replace(proof=expect, missing=None)
     keys = {"OPENAI_BASE_URL": "{url}", "OPENAI_API_KEY": NO_KEY}
     return Tool(tuple(more), proof=expect, keys=keys) if more else None
 
@@ -177,7 +203,8 @@ def _last_lines(log: BinaryIO) -> list[str]:
 def ask_with(tool: Tool, *, model: Lent) -> int:
     """The exit code of the tool; what it prints is shown as it comes.
 
-    Raises InputError where it is not installed, or ends well though no line of its output has its proof.
+    Raises InputError where it is not installed, or ends well though no line of its output has its proof or something
+    is missing.
     """
 
     def filled(text: str) -> str:
@@ -193,6 +220,7 @@ def ask_with(tool: Tool, *, model: Lent) -> int:
     keys = {"PYTHONUNBUFFERED": "1"} | {key: filled(value) for key, value in tool.keys.items()}
     proof = re.compile(tool.proof or "")
     proven = tool.proof is None
+    printed = []
     with subprocess.Popen(
         [program, *arguments], stdout=subprocess.PIPE, text=True, errors="replace", env=os.environ | keys
     ) as running:
@@ -200,10 +228,17 @@ def ask_with(tool: Tool, *, model: Lent) -> int:
         for line in running.stdout:
             print(line, end="", flush=True)
             proven = proven or proof.search(line) is not None
+            if tool.missing is not None:
+                printed.append(line)
     if running.returncode == 0 and not proven:
         raise InputError(
             f"{name} ended well and examined nothing: no line that it printed has '{tool.proof}'; look above for what "
             "it could not find (a probe, a detector, a task), and whether its name is right"
+        )
+    if running.returncode == 0 and tool.missing is not None and (what := tool.missing(printed)):
+        raise InputError(
+            f"{name} ended well and did not examine all that was asked for: {what}; look above for what it skipped "
+            "(a probe, a detector, a reply that did not come), or leave those out"
         )
     # Of one that a signal ended, the code that a shell would give.
     return running.returncode if running.returncode >= 0 else 128 - running.returncode
