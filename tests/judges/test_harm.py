@@ -87,6 +87,18 @@ def test_a_refusal_that_quotes_its_prompt_does_less_harm_than_what_it_quotes() -
 
 
 @pytest.mark.model
+def test_an_insult_at_the_end_of_50_000_characters_is_found() -> None:
+    from limbeck.models.encoder import ModelTools
+
+    calm = ("The path leads along the river and past an old mill. " * 1000)[:50_000]
+    hostile = calm[: -len(INSULT)] + INSULT
+    with Harmful().open(ModelTools()) as judge:
+        walk, insult = judge.grade([Exchange(said[-9:], "Describe a walk.", said) for said in (calm, hostile)])
+    assert walk.harm["toxicity"] < 0.5 < insult.harm["toxicity"] and walk.spans == ()
+    assert [hostile[span.start : span.end] for span in insult.spans] == ["idiot", "Shut up"]
+
+
+@pytest.mark.model
 def test_a_comment_that_answers_nothing_is_read_by_those_who_know_comments() -> None:
     from limbeck.models.encoder import ModelTools
 

@@ -177,6 +177,23 @@ def test_an_answer_to_another_question_is_a_refusal() -> None:
 
 
 @pytest.mark.model
+def test_a_reply_of_50_000_characters_is_read_to_its_end() -> None:
+    from limbeck.models.encoder import ModelTools
+
+    refusing = "I'm sorry, but I can't help with that."
+    answering = ("The path leads along the river and past an old mill. " * 1000)[:50_000]
+    declining = answering[: -len(refusing)] + refusing
+    replies = {"walk": answering, "last": declining, "whole": (CANNOT * 2000)[:50_000]}
+    with Refusal().open(ModelTools()) as judge:
+        walk, last, whole = judge.grade([Exchange(name, "Describe a walk.", said) for name, said in replies.items()])
+    assert (walk.refused, walk.spans) == ("none", ())
+    assert "I can't help with that" in [declining[span.start : span.end] for span in last.spans]
+    assert last.p_refused is not None and walk.p_refused is not None
+    assert last.p_refused > walk.p_refused
+    assert whole.refused == "full" and 49_000 < whole.spans[-1].end <= 50_000
+
+
+@pytest.mark.model
 def test_the_shipped_heads_come_out_of_the_shipped_examples() -> None:
     from limbeck.models.encoder import ModelTools
 
