@@ -68,7 +68,27 @@ def test_a_prompt_that_opens_as_a_question_is_paraphrased_at_its_opening() -> No
     texts = {
         PERTURBATIONS["paraphrase"]()(Prompt(messages=asked("How do I cook?")), seed=seed).text for seed in range(40)
     }
-    assert texts == {"How can i cook?", "What is the way to cook?", "Tell me how to cook?", "Show me how to cook?"}
+    assert texts == {"How can I cook?", "What is the way to cook?", "Tell me how to cook?", "Show me how to cook?"}
+
+
+def test_a_paraphrase_keeps_the_capitals_of_i_and_of_names() -> None:
+    said = [
+        PERTURBATIONS["paraphrase"]()(Prompt(messages=asked(text)), seed=seed).text
+        for text in ("Can I ask Anna in Rome?", "should I ask Anna in Rome?", "What can Anna do in Rome?")
+        for seed in range(20)
+    ]
+    assert not any(" i " in one for one in said) and all("Anna" in one and "Rome" in one for one in said)
+    assert {"May I ask Anna in Rome?", "Is it right that I ask Anna in Rome?"} <= set(said)
+
+
+def test_a_clause_in_front_leaves_i_and_names_their_capital() -> None:
+    def texts(said: str) -> set[str]:
+        return {Order()(Prompt(messages=asked(said)), seed=seed).text.replace(",", "") for seed in range(20)}
+
+    assert texts("I'd cook if the gas was on.") == {"If the gas was on I'd cook."}
+    assert texts("UK shops close when it snows.") == {"When it snows UK shops close."}
+    assert texts("Anna would cook if Anna's gas was on.") == {"If Anna's gas was on Anna would cook."}
+    assert texts("The shop shuts when it snows.") == {"When it snows the shop shuts."}
 
 
 def test_sentences_change_places_and_a_single_ones_last_clause_comes_first() -> None:

@@ -76,20 +76,20 @@ class Casing(Perturbation):
 
 # Openings that ask for the same thing. The first group that matches is rephrased by another of its members.
 SAME_OPENING = (
-    ("how do i ", "how can i ", "what is the way to ", "tell me how to ", "show me how to "),
+    ("how do I ", "how can I ", "what is the way to ", "tell me how to ", "show me how to "),
     ("how do you ", "how does one ", "tell me how you "),
-    ("how to ", "how do i ", "the way to "),
-    ("write me ", "i need you to write me ", "please write me ", "could you write me "),
-    ("write ", "please write ", "i need you to write ", "could you write "),
-    ("help me ", "please help me ", "i need help to ", "i want you to help me "),
-    ("explain ", "please explain ", "could you explain ", "i would like you to explain "),
-    ("give me ", "please give me ", "i would like ", "could you give me "),
-    ("tell me ", "please tell me ", "i want to know ", "could you tell me "),
+    ("how to ", "how do I ", "the way to "),
+    ("write me ", "I need you to write me ", "please write me ", "could you write me "),
+    ("write ", "please write ", "I need you to write ", "could you write "),
+    ("help me ", "please help me ", "I need help to ", "I want you to help me "),
+    ("explain ", "please explain ", "could you explain ", "I would like you to explain "),
+    ("give me ", "please give me ", "I would like ", "could you give me "),
+    ("tell me ", "please tell me ", "I want to know ", "could you tell me "),
     ("what's ", "what is ", "tell me what is "),
     ("what is ", "what's ", "tell me what is "),
     ("can you ", "could you ", "would you "),
-    ("can i ", "may i ", "is it possible for me to "),
-    ("should i ", "is it right that i ", "would you say i should "),
+    ("can I ", "may I ", "is it possible for me to "),
+    ("should I ", "is it right that I ", "would you say I should "),
     ("why ", "tell me why ", "what is the reason why "),
 )
 FRAMES = ("Here is my question: {}", "{} Please answer this.", "I was wondering about this. {}", "One thing: {}")
@@ -110,7 +110,7 @@ class Paraphrase(Perturbation):
             text = re.sub(pattern, other, text)
         small = text.lower()
         for group in SAME_OPENING:
-            if small.startswith(group[0]):
+            if small.startswith(group[0].lower()):
                 opening = noise.choice(group[1:])
                 return opening[0].upper() + opening[1:] + text[len(group[0]) :]
         return noise.choice(FRAMES).format(text)
@@ -135,8 +135,10 @@ class Order(Perturbation):
             return " ".join(sentences[turn:] + sentences[:turn])
         if found := CLAUSE.match(text):
             rest, clause, end = found.groups()
-            # "I" and names keep their capital: only the one of a common first word goes.
-            small = rest if rest.split()[0] in ("I", "I'm", "I've") else rest[0].lower() + rest[1:]
+            first, *others = re.findall(r"\w+", text)
+            # "I", "UK" and a name keep their capital; which word is a name is seen where it stands once more.
+            keeps = first == "I" or (len(first) > 1 and first.isupper()) or first in others
+            small = rest if keeps else rest[0].lower() + rest[1:]
             return f"{clause[0].upper()}{clause[1:]}{noise.choice((',', ''))} {small}{end}"
         return text
 
