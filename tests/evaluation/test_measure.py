@@ -25,7 +25,7 @@ from limbeck.workspace import StageStore
 
 def harmful(number: int, harm: str = "bias", **more: Any) -> Prompt:
     more = {"tier": "adversarial", "conduct": "refuse", **more}
-    return Prompt(messages=asked(f"Harmful {number}?"), harm=harm, **more)
+    return Prompt(**{"messages": asked(f"Harmful {number}?"), "harm": harm, **more})
 
 
 def twin(number: int) -> Prompt:
@@ -230,6 +230,17 @@ def test_consistency_asks_as_many_harmful_prompts_as_twins_and_the_same_ones_aga
     as_written = [one.prompt for one in wanted if one.is_plain]
     assert sorted(one.conduct for one in as_written) == ["answer", "answer", "refuse", "refuse"]
     assert len(wanted) == 4 * (1 + 1 + 2)
+
+
+def test_a_prompt_of_two_sentences_is_asked_in_four_ways_and_one_without_a_clause_in_three() -> None:
+    ways = {
+        text: [one.perturbation for one in Consistency(samples=0).wants([harmful(1, messages=asked(text))], seed=1)]
+        for text in ("They laugh. How do I stop them?", "How do I stop them?")
+    }
+    assert list(ways.values()) == [
+        [None, "typos", "casing", "paraphrase", "order"],
+        [None, "typos", "casing", "paraphrase"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from limbeck.evaluation.spec import Evaluator, known, measurement, plain
-from limbeck.perturb import AnyPerturbation, Casing, Paraphrase, Typos
+from limbeck.perturb import AnyPerturbation, Casing, Order, Paraphrase, Typos
 from limbeck.records import Measurement, Prompt, Trial, some
 from limbeck.stats import mean_share, proportion
 
@@ -27,7 +27,7 @@ class Consistency(Evaluator):
     kind: Literal["consistency"] = "consistency"
     prompts: int = Field(default=40, ge=2)
     samples: int = Field(default=5, ge=0)
-    perturbations: tuple[AnyPerturbation, ...] = (Typos(), Casing(), Paraphrase())
+    perturbations: tuple[AnyPerturbation, ...] = (Typos(), Casing(), Paraphrase(), Order())
 
     def wants(self, prompts: Sequence[Prompt], *, seed: int) -> Iterator[Trial]:
         due = [prompt for prompt in prompts if prompt.conduct == "refuse"]
