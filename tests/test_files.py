@@ -284,3 +284,39 @@ def test_of_several_answers_the_first_is_the_answer_and_the_others_are_right_too
 def test_answers_that_are_no_choice_are_refused(given: list[int]) -> None:
     with pytest.raises(InputError, match=r"a.jsonl:1: 'answer' "):
         prompt_of(Row("a.jsonl:1", {"prompt": "Which?", "choices": ["a", "b", "c"], "answer": given}))
+
+
+# As the files of several benchmarks and of the MosaicML Eval Gauntlet have them.
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"query": "Which?", "choices": ["a", "b", "c"], "gold": 1}, 1),
+        ({"question": "Which?", "choices": ["a", "b", "c"], "answer": "B"}, 1),
+        ({"question": "Which?", "choices": '["a", "b", "c"]', "gold": "2"}, 2),
+        ({"prompt": "Which?", "question": "Other?", "choices": ["a", "b", "c"], "answer": 0, "gold": 2}, 0),
+    ],
+)
+def test_other_peoples_multiple_choice_is_read_as_it_is(row: dict[str, Any], answer: int) -> None:
+    item = prompt_of(Row("a.jsonl:1", row))
+    assert (item.text, item.choices, item.answer) == ("Which?", ("a", "b", "c"), answer)
+
+
+@pytest.mark.parametrize("gold", [[0, 1, 0], 3, "D"])
+def test_a_gold_answer_that_is_no_position_is_refused(gold: object) -> None:
+    with pytest.raises(InputError, match=r"a.jsonl:1: 'answer' is (None|3); use the position of one of the 3 choices"):
+        prompt_of(Row("a.jsonl:1", {"query": "Which?", "choices": ["a", "b", "c"], "gold": gold}))
+
+
+def test_without_choices_a_question_is_no_prompt(tmp_path: Path) -> None:
+    assert complaint(tmp_path / "a.jsonl", jsonl({"question": "Which?", "gold": 1})).startswith(
+        "a.jsonl:1: there is no 'prompt' and no 'messages', only question, gold"
+    )
+
+
+@pytest.mark.parametrize("name", ["piqa", "openbook_qa", "commonsense_qa", "copa"])
+def test_published_multiple_choice_is_read_as_it_is(published: Path, name: str) -> None:
+    rows = [row.values for row in read_table(published / "utility_mcq" / f"{name}.jsonl")]
+    items = list(read_each(published / "utility_mcq" / f"{name}.jsonl", prompt_of))
+    assert [(one.text, list(one.choices), one.answer) for one in items] == [
+        (row["query"], row["choices"], row["gold"]) for row in rows
+    ]

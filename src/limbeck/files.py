@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from string import ascii_letters, ascii_uppercase
 from tempfile import TemporaryFile
 from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple, TypeVar
@@ -31,6 +32,9 @@ PROMPT_COLUMNS = (
     "split", "lesson",
 )  # fmt: skip
 TEXT_COLUMNS = ("prompt", "messages")
+# What a prompt and its answer are called in other people's files of multiple choice.
+ITEM_TEXT_COLUMNS = ("query", "question")
+ITEM_ANSWER_COLUMN = "gold"
 # How like a column's name another must be to be taken for a slip of the pen.
 SLIP = 0.8
 # Wrong rows of one file that are told one by one.
@@ -208,9 +212,11 @@ def prompt_of(row: Row) -> Prompt:
 
     A chat loses its last assistant turn. Of tier and conduct the one that is missing follows from the other; with
     neither, a row with a harm is adversarial. In CSV, `messages` and `choices` are JSON. Of a list of answers the first
-    is the answer, and the others are also right.
+    is the answer, and the others are also right. Beside `choices` a prompt may be called `query` or `question`, its
+    answer `gold`, and be a letter.
     """
     _check_columns(row)
+    row = _item(row) if row.values.get("choices") is not None else row
     values: dict[str, Any] = {name: row.values[name] for name in PROMPT_COLUMNS if row.values.get(name) is not None}
     if "tier" not in values:
         usual = {conduct: tier for tier, conduct in EXPECTED_CONDUCT.items()}
@@ -223,6 +229,21 @@ def prompt_of(row: Row) -> Prompt:
         values["answer"], *values["also_right"] = _listed(row, "answer", answer) or [None]
     values["messages"] = _messages(row)
     return noun_at(row.where, Prompt, values)
+
+
+def _item(row: Row) -> Row:
+    """A row of multiple choice, its columns called as ours, the answer a position."""
+    said = {name: value for name, value in row.values.items() if value is not None}
+    text = next((name for name in (*TEXT_COLUMNS, *ITEM_TEXT_COLUMNS) if name in said), None)
+    if text in ITEM_TEXT_COLUMNS:
+        said["prompt"] = said[text]
+    # A list may tell of each choice whether it is right, which is no list of positions.
+    if not isinstance(gold := said.get(ITEM_ANSWER_COLUMN), list):
+        said.setdefault("answer", gold)
+    answer = said.get("answer")
+    if isinstance(answer, str) and len(answer) == 1 and answer in ascii_letters:
+        said["answer"] = ascii_uppercase.index(answer.upper())
+    return row._replace(values=said)
 
 
 def lessons_of(row: Row, *, every_turn: bool) -> Iterator[Lesson]:
