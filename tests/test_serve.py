@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from limbeck.errors import InputError
 from limbeck.serve import TOOLS, Lent, Tool, ask_with, check_free, lent, tool_of
 
+HOUSE = Path(__file__).parents[1]
 STUDENT = Lent("/models/student", "http://127.0.0.1:1/v1")
 
 
@@ -120,6 +123,34 @@ def test_a_tool_that_fails_or_is_stopped_has_its_own_exit_code(tmp_path: Path) -
 def test_a_tool_that_is_not_installed_is_one_message() -> None:
     with pytest.raises(InputError, match=r"no-such-tool is not on the PATH; install it.*pipx install no-such-tool"):
         ask_with(Tool(("no-such-tool",)), model=STUDENT)
+
+
+def test_a_tool_of_an_environment_that_is_not_active_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ask_with(Tool((Path(sys.executable).name, "-c", "import sys; sys.exit(4)")), model=STUDENT) == 4
+
+
+@pytest.mark.model
+def test_the_task_of_the_docs_is_examined_by_lm_evaluation_harness_without_the_hub(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if find_spec("lm_eval") is None:
+        pytest.skip("lm-evaluation-harness is not installed: pip install 'limbeck[lm-eval]'")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    page = (HOUSE / "docs" / "other-tools.md").read_text()
+    (task,) = re.findall(r"```yaml\n(task: mine\n.*?)```", page, re.DOTALL)
+    Path("tasks").mkdir()
+    Path("tasks/mine.yaml").write_text(task)
+    rows = [{"prompt": f"Is {number} even?", "choices": ["yes", "no"], "answer": number % 2} for number in range(6)]
+    Path("mcq.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tool = tool_of("lm_eval", more=["--tasks", "mine", "--include_path", "tasks"])
+    assert tool is not None
+    with lent(str(tiny_model), tool) as model:
+        assert ask_with(tool, model=model) == 0
+    # |mine |Yaml|none |0 |acc_norm|↑ |0.5|± |0.2|
+    (share,) = re.findall(r"\|acc_norm *\|[^|]*\| *([\d.]+) *\|", capfd.readouterr().out)
+    assert 0 <= float(share) <= 1
 
 
 def test_a_known_tool_gets_more_arguments_and_any_command_is_a_tool() -> None:

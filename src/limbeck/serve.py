@@ -211,7 +211,9 @@ def ask_with(tool: Tool, *, model: Lent) -> int:
         return text.replace("{url}", model.url or "").replace("{model}", model.model)
 
     name, *arguments = map(filled, tool.command)
-    if (program := shutil.which(name)) is None:
+    # Beside this Python, too: its environment need not be active.
+    program = shutil.which(name) or shutil.which(name, path=Path(sys.executable).parent)
+    if program is None:
         raise InputError(
             f"{name} is not on the PATH; install it, in an environment of its own where it wants other versions of "
             f"what is here (pipx install {name})"
