@@ -55,7 +55,7 @@ def test_every_shipped_recipe_loads() -> None:
     recipes = sorted((HOUSE / "recipes").glob("*.yaml"))
     assert [recipe.stem for recipe in recipes] == [
         "chain_of_thought", "cross_tokenizer", "endpoint_teacher", "lessons", "multi_teacher", "privileged_context",
-        "quickstart",
+        "quickstart", "release_check",
     ]  # fmt: skip
     for recipe in recipes:
         assert load_config(recipe).student.model == "smollm2-135m-instruct"
