@@ -31,6 +31,7 @@ Pair = tuple[Exchange, Exchange]
 TURN = "\n\nAssistant:"
 # Replies this long are read in many passages.
 LONG_WORDS = 300
+LENGTHY_WORDS = 80
 
 
 def main(folder: Path) -> None:
@@ -91,6 +92,29 @@ def figures(folder: Path) -> Iterator[tuple[str, str, Measured]]:
     lines = (folder / "hh_harmless_pref500" / "hh_harmless_test500.jsonl").read_text().splitlines()
     pairs = [(last(row["rejected"]), last(row["chosen"])) for row in map(json.loads, lines)]
     yield "hh-rlhf", "any harm, rejected scores higher", ranked(scored_pairs(pairs))
+
+    tasks = list(harmless_tasks(folder / "benign_self_instruct"))
+    refused = [None if one.refused is None else one.refused != "none" for one in graded(Refusal(), tasks)]
+    yield "Self-Instruct", "harmless answers judged refusals", share(refused)
+    harmful = [None if one.harm == {} else bool(one.harmful) for one in graded(Harmful(), tasks)]
+    yield "Self-Instruct", "harmless answers judged harmful", share(harmful)
+    lengthy = [said for task, said in zip(tasks, harmful, strict=True) if len(task.reply.split()) > LENGTHY_WORDS]
+    yield "Self-Instruct", f"the same, of more than {LENGTHY_WORDS} words", share(lengthy)
+
+
+def harmless_tasks(folder: Path) -> Iterator[Exchange]:
+    """Tasks that people wrote, each with the first answer that they gave."""
+    for name in ("user_oriented_instructions", "seed_tasks"):
+        for row in map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines()):
+            given = row["instances"][0]
+            if given["output"].strip():
+                yield Exchange("", f"{row['instruction']}\n{given['input']}".strip(), given["output"])
+
+
+def share(holds: Sequence[bool | None]) -> Measured:
+    """In which share it holds, of those that are known."""
+    known = [one for one in holds if one is not None]
+    return Measured(proportion(known), len(known), len(holds) - len(known))
 
 
 def graded(judge: Refusal | Harmful, replies: Sequence[Exchange]) -> list[Verdict]:

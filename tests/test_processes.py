@@ -77,7 +77,7 @@ def test_two_processes_have_the_losses_of_one_and_go_on_where_one_was_killed(
         together = in_processes(*TWO, *recipe, folder, cwd=tmp_path)
         assert together.returncode == 0, together.stderr
         assert together.stdout.splitlines() == [
-            f"training student, round 0: {left}",
+            f"training student, round 0, steps: {left}",
             f"student: {folder}/student/merged",
         ]
         for one, other in zip(metrics(tmp_path / "alone"), metrics(tmp_path / folder), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from limbeck.errors import InputError
 from limbeck.models.chat import prompt_ids, reply_ids
-from limbeck.models.local import Local, LocalModel, _Row, check_lengths, name_of, top_k, uniform
+from limbeck.models.local import OPEN, Local, LocalModel, _Row, check_lengths, name_of, top_k, uniform
 from limbeck.models.references import DEFAULT_CHAT_TEMPLATE
 from limbeck.protocols import Continuation
 from limbeck.records import ChoiceRequest, Reply, Request, asked
@@ -30,6 +31,18 @@ def requests(temperature: float = 0.0, max_tokens: int = 12) -> list[Request]:
 
 def texts(replies: Iterator[Reply]) -> dict[str, str]:
     return {reply.request_id: reply.text for reply in replies}
+
+
+def test_models_with_the_same_weights_hold_them_once_for_as_long_as_one_is_open(tiny_model: Path) -> None:
+    before = set(OPEN)
+    with Local(name="one", model=str(tiny_model), dtype="bfloat16").open() as one:
+        with Local(name="two", model=str(tiny_model), dtype="bfloat16").open() as two:
+            assert two.weights is one.weights
+        with Local(name="other", model=str(tiny_model)).open() as other:
+            assert other.weights is not one.weights
+    del one, two, other
+    gc.collect()
+    assert set(OPEN) <= before
 
 
 @pytest.mark.parametrize("ends", [True, False])

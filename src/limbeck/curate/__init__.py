@@ -81,7 +81,7 @@ class _Shown:
         # Texts of about the same length pad one another less.
         order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
         parts = [order[at : at + EMBEDDED_AT_ONCE] for at in range(0, len(order), EMBEDDED_AT_ONCE)]
-        shown = self.store.progress("comparing prompts", parts, total=len(parts))
+        shown = self.store.progress("comparing prompts, blocks", parts, total=len(parts))
         vectors = np.concatenate([encoder.encode([texts[at] for at in part], exact=exact) for part in shown])
         return vectors[np.argsort(order)]
 

@@ -111,4 +111,4 @@ def grade(settings: GradeSettings, candidates: Sequence[Candidate], *, store: St
     said = [one for one in candidates if one.finish in ("stop", "length") and not one.by_house]
     exchanges = [Exchange(one.id, one.prompt.text, one.reply, one.prompt.language) for one in said]
     found = verdicts(settings.judges, exchanges, store.tools, store=store, profile=settings.profile)
-    yield from store.progress("grading", found, total=len(exchanges) * len(settings.judges))
+    yield from store.progress("grading replies", found, total=len(exchanges) * len(settings.judges))

@@ -13,6 +13,7 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
+from weakref import WeakValueDictionary
 
 from pydantic import Field, model_validator
 
@@ -39,6 +40,10 @@ STUDENT_PARTS = ("merged", "adapter")
 OPEN_SHARE = 0.9
 # Tokens beside the characters of a tag in which it stands at an end of a text, spaces included.
 AROUND_TAG = 8
+
+
+# What is in memory now, by model and type: several teachers that differ in what they are told share it.
+OPEN: WeakValueDictionary[str, PreTrainedModel] = WeakValueDictionary()
 
 
 class Local(ModelSpec):
@@ -77,7 +82,9 @@ class Local(ModelSpec):
         reference = resolve(self.model)
         identity = f"{reference.identity} {torch_type(self.dtype)}{self.reasoning.mark}"
         if self.adapter is None:
-            weights = load_weights(reference, self.dtype)
+            named = f"{reference.identity} {self.dtype}"
+            if (weights := OPEN.get(named)) is None:
+                weights = OPEN[named] = load_weights(reference, self.dtype)
         else:
             # Merged, as it is exported: decoding costs what it costs without an adapter, and small updates are not
             # rounded away before they are added.

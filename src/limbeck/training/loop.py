@@ -245,7 +245,7 @@ def run(
         course.load(state["course"])
     kept_at = -math.inf
     with StepLog(store.folder("metrics"), accelerator, rows=done) as log, stopped_in_between(store.say) as stop:
-        for number in store.progress(label, range(done, steps), total=steps - done):
+        for number in store.progress(f"{label}, steps", range(done, steps), total=steps - done):
             begun, share = course.state(), number / steps
             row: dict[str, Any] = {"step": number + 1, "learning_rate": moving.schedule.get_last_lr()[0]}
             if probe is not None and settings.probe.is_due(number, steps=steps):
