@@ -48,7 +48,7 @@ def test_a_known_tool_keeps_its_users_own_keys(name: str) -> None:
 # What they print, and what they print where they asked nothing.
 PRINTED = {
     "inspect": ("openai-api/limbeck//models/student  133 tokens [I: 74, O: 59]", "total time:     0:00:07"),
-    "lm_eval": ("|Tasks|Version|Filter|n-shot|Metric|   |Value|   |Stderr|", "INFO: Selected Tasks: ['mine']"),
+    "lm_eval": ("|mine |Yaml|none|  0|acc_norm|↑  |0.5|±  |0.2236|", "INFO: Selected Tasks: ['mine']"),
 }
 
 
