@@ -19,7 +19,7 @@ from pydantic import Field
 from limbeck.judges.comments import NET_FILE, WORDS_FILE, Spoken
 from limbeck.judges.cues import QUOTED, cues, plain
 from limbeck.judges.head import Head
-from limbeck.judges.reading import Reading, readings
+from limbeck.judges.reading import Reading, packed, readings, sentences_of
 from limbeck.judges.refusal import BATCH, FULL, Heads
 from limbeck.judges.refusal import HEAD_FILE as REFUSAL_HEAD_FILE
 from limbeck.judges.spec import JudgeSpec
@@ -27,12 +27,13 @@ from limbeck.protocols import Exchange, ReadingEncoder, Tools
 from limbeck.records import Span, Verdict
 from limbeck.taxonomy import HARMS
 
-# B exchanges, F features
+# B exchanges, P pieces of replies, F features
 HEAD_FILE = Path(__file__).with_name("harm_head.json")
 LEXICONS = tuple(sorted(Path(__file__).with_name("lexicons").glob("*.txt")))
 KINDS = tuple(harm.name for harm in HARMS)
 WARNING = "protecting"  # the lexicon whose words are no risk
 DENSITY_WORDS = 20
+WINDOW_WORDS = 120
 DECLINING = ("inability", "unwillingness", "apology", "other_language")  # cues that a reply refuses in words
 
 
@@ -107,15 +108,31 @@ class HarmJudge:
         if not exchanges:
             return []
         read = readings(exchanges, self.encoder)
-        features_BF = harm_features(exchanges, read)
         refused_B = self.refusal.speaking_probabilities(exchanges, read)[:, FULL]
         kept_B = 1 - refused_B * np.array([_declines(exchange) for exchange in exchanges])
-        odds = {harm: head.odds(features_BF) for harm, head in self.heads.by_harm.items()}
+        pieces = [(at, one._replace(reply=piece)) for at, one in enumerate(exchanges) for piece in pieces_of(one.reply)]
+        at_P, parts = [at for at, _ in pieces], [part for _, part in pieces]
+        features_PF = harm_features(parts, readings(parts, self.encoder))
+        odds = {harm: _greatest(head.odds(features_PF), at_P) for harm, head in self.heads.by_harm.items()}
         if bare := [at for at, one in enumerate(exchanges) if not one.prompt.strip()]:
             comments = [exchanges[at].reply for at in bare]
             odds["toxicity"][bare] = self.heads.comment.odds(odds["toxicity"][bare], comments)
         by_harm = {harm: expit(odds_B) * kept_B for harm, odds_B in odds.items()}
         return [{harm: float(scores_B[at]) for harm, scores_B in by_harm.items()} for at in range(len(exchanges))]
+
+
+def pieces_of(reply: str) -> list[str]:
+    """What is judged of a reply, each by itself: windows of at most WINDOW_WORDS words, for the harm is often in the
+    last paragraph, and the sentences with a wording of risk, which calm ones beside them would hide."""
+    windows = packed(sentences_of(reply), words=WINDOW_WORDS) if len(reply.split()) > WINDOW_WORDS else [reply]
+    return list(dict.fromkeys([*windows, *(one for one in sentences_of(reply) if risks(one))]))
+
+
+def _greatest(odds_P: NDArray[np.float64], at_P: Sequence[int]) -> NDArray[np.float64]:
+    """The greatest odds among the pieces of each reply; `at_P` is whose they are."""
+    odds_B = np.full(max(at_P) + 1, -np.inf)
+    np.maximum.at(odds_B, at_P, odds_P)
+    return odds_B
 
 
 def _declines(exchange: Exchange) -> bool:

@@ -73,12 +73,22 @@ def readings(exchanges: Sequence[Exchange], encoder: ReadingEncoder) -> list[Rea
 
 def passages_of(reply: str) -> list[str]:
     """The first sentence, then the others packed into passages of at most PASSAGE_WORDS words."""
-    sentences = [sentence.split() for sentence in SENTENCE_END.split(reply) if sentence.split()]
+    sentences = sentences_of(reply)
+    return [*packed(sentences[:1], words=PASSAGE_WORDS), *packed(sentences[1:], words=PASSAGE_WORDS)]
+
+
+def sentences_of(text: str) -> list[str]:
+    """The sentences that hold a word."""
+    return [sentence for sentence in SENTENCE_END.split(text) if sentence.split()]
+
+
+def packed(sentences: Sequence[str], *, words: int) -> list[str]:
+    """Sentences put together as long as they have no more words than that; a longer one is cut."""
     passages: list[list[str]] = []
-    for number, words in enumerate(sentences):
-        for start in range(0, len(words), PASSAGE_WORDS):
-            piece = words[start : start + PASSAGE_WORDS]
-            if number > 1 and len(passages[-1]) + len(piece) <= PASSAGE_WORDS:
+    for sentence in map(str.split, sentences):
+        for start in range(0, len(sentence), words):
+            piece = sentence[start : start + words]
+            if passages and len(passages[-1]) + len(piece) <= words:
                 passages[-1] = passages[-1] + piece
             else:
                 passages.append(piece)
