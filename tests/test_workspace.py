@@ -241,6 +241,17 @@ def test_a_folder_with_other_things_in_it_is_left_as_it_is(tmp_path: Path, tools
     assert [one.name for one in tmp_path.iterdir() if one.name != ".lock"] == ["README.md"]
 
 
+def test_a_folder_belongs_to_the_verb_that_made_it(tmp_path: Path, tools: Any) -> None:
+    run(tmp_path, tools)
+    before = (tmp_path / "manifest.json").read_text()
+    with (
+        pytest.raises(InputError, match="this folder holds what limbeck run made; name another folder"),
+        Workspace(tmp_path, seed=0, tools=tools, verb="train").open(),
+    ):
+        pass
+    assert (tmp_path / "manifest.json").read_text() == before
+
+
 def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path, tools: Any) -> None:
     (tmp_path / "file").touch()
     with (

@@ -106,7 +106,7 @@ def evaluate(
     for name in ("trials.jsonl", "trials_extra.jsonl"):
         check_apart(folder / name, read=files)
     settings = settings or EvaluateSettings()
-    work = Workspace(folder, seed=0, tools=ModelTools(), progress=progress)
+    work = Workspace(folder, seed=0, tools=ModelTools(), progress=progress, verb="evaluate")
     with work.open():
         given = work.keep("prompts", read_prompts, Files(paths=tuple(files)))
         trials = work.keep("exam", examine, settings, answering, (subject,), given)
@@ -305,7 +305,7 @@ def train(
     check_lengths(base, _told(files, config))
     if validation is not None:
         _check_tells_apart(validation, _told(files, config))
-    work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress)
+    work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress, verb="train")
     with work.open():
         save_config(config, folder / "recipe.yaml")
         given = work.keep("lessons", read_lessons, files)

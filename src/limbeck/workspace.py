@@ -250,7 +250,7 @@ class Reached(Exception):
 
 class Workspace:
     """A run folder, or one round's part of it; with `until`, no stage after the first of that name is made, with `only`
-    none but the one of that name."""
+    none but the one of that name. It belongs to the `verb` that made it."""
 
     def __init__(
         self,
@@ -261,6 +261,7 @@ class Workspace:
         progress: Progress | None = None,
         until: str | None = None,
         only: str | None = None,
+        verb: str = "run",
     ) -> None:
         self.folder = folder
         self.root = folder
@@ -269,6 +270,7 @@ class Workspace:
         self.progress: Progress = progress or Silent()
         self.until = until
         self.only = only
+        self.verb = verb
         self.made: dict[str, dict[str, Any]] = {}
         self.kept: dict[str, Kept] = {}
 
@@ -292,9 +294,12 @@ class Workspace:
             lock.release()
 
     def _mark(self) -> None:
-        """Raises InputError where the folder holds other things than a run, for a run writes over files in it."""
+        """Raises InputError where the folder holds other things than this verb made, for it writes over files in it."""
         manifest = self.folder / "manifest.json"
         if manifest.is_file():
+            maker = json.loads(manifest.read_text(encoding="utf-8")).get("verb", self.verb)
+            if maker != self.verb:
+                raise InputError(f"{self.folder}: this folder holds what limbeck {maker} made; name another folder")
             return
         if any(one.name != ".lock" for one in self.folder.iterdir()):
             raise InputError(f"{self.folder}: this is no run folder and not empty; name a new or empty one")
@@ -358,7 +363,7 @@ class Workspace:
     def _write_manifest(self) -> None:
         write_atomically(
             self.root / "manifest.json",
-            json.dumps({"schema": SCHEMA, "seed": self.seed, "stages": self.made}, indent=1),
+            json.dumps({"schema": SCHEMA, "verb": self.verb, "seed": self.seed, "stages": self.made}, indent=1),
         )
 
 

@@ -641,6 +641,18 @@ def test_a_folder_in_the_way_of_a_run_is_one_message(limbeck: Command, recipe: s
     assert code == 2 and "cannot write here" in err and "Traceback" not in err
 
 
+def test_the_folder_of_a_run_is_not_trained_or_measured_into(limbeck: Command, recipe: str, tiny_model: Path) -> None:
+    assert limbeck("curate", recipe, "--folder", "out")[0] == 0
+    before = {file: file.read_bytes() for file in Path("out").rglob("*") if file.is_file()}
+    Path("chats.jsonl").write_text('{"prompt": "How?", "completion": "So."}\n')
+    said = "out: this folder holds what limbeck run made; name another folder\n"
+    train = ("train", "--recipe", recipe, "--set", "train.losses=[cross_entropy]", "--lessons", "chats.jsonl")
+    assert limbeck(*train, "--folder", "out") == (2, "", said)
+    evaluate = ("evaluate", "--model", str(tiny_model), "--prompts", "prompts.jsonl")
+    assert limbeck(*evaluate, "--folder", "out") == (2, "", said)
+    assert {file: file.read_bytes() for file in Path("out").rglob("*") if file.is_file()} == before
+
+
 def test_show_prints_a_record_with_what_it_rests_on(limbeck: Command) -> None:
     from limbeck.records import Candidate, Prompt, Verdict, asked
 
