@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from limbeck.teach.settings import TeachSettings
 from limbeck.training import TrainSettings
 from limbeck.training.student import StudentSettings
 from limbeck.verbs import calibrate_file, judge_file, judge_named, profile_named, train
+from limbeck.workspace import Silent
 
 USER, ASSISTANT = {"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}
 
@@ -130,6 +132,24 @@ def test_ready_lessons_can_be_learnt_with_the_distribution_of_a_live_teacher(tmp
     teach = TeachSettings(teachers=(Local(name="teacher", model=str(tiny_model)),))
     taught = config.model_copy(update={"teach": teach})
     assert (train(taught, tmp_path / "a.jsonl", tmp_path / "out") / "merged").is_dir()
+
+
+def test_a_training_that_was_stopped_leaves_the_recipe_of_the_student_that_is_there(
+    killed_at: Callable[[int], Silent], tmp_path: Path, tiny_model: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "How?", "completion": "So."}) + "\n")
+    student = StudentSettings(model=str(tiny_model))
+    first, second = (
+        RunConfig(student=student, train=TrainSettings(losses=(CrossEntropy(),), max_steps=steps)) for steps in (1, 2)
+    )
+    train(first, tmp_path / "a.jsonl", tmp_path / "out")
+    told = [tmp_path / "out" / name for name in ("recipe.yaml", "manifest.json")]
+    before = [file.read_bytes() for file in told]
+    with pytest.raises(KeyboardInterrupt):
+        train(second, tmp_path / "a.jsonl", tmp_path / "out", progress=killed_at(1))
+    assert [file.read_bytes() for file in told] == before
+    train(second, tmp_path / "a.jsonl", tmp_path / "out")
+    assert "max_steps: 2" in told[0].read_text() and told[1].read_bytes() != before[1]
 
 
 SCRIPT = [{"when": r"\nNo[.]\n", "say": ['{"refused": "full"}']}, {"say": ['{"refused": "none"}']}]

@@ -327,6 +327,22 @@ def test_the_manifest_lists_the_stages_of_the_last_run_alone(tmp_path: Path, too
     assert all((tmp_path / place / "done.json").is_file() for place in written["stages"])
 
 
+def test_the_manifest_tells_of_the_results_beside_it_until_others_take_their_place(tmp_path: Path, tools: Any) -> None:
+    def told() -> list[str]:
+        return list(json.loads((tmp_path / "manifest.json").read_text())["stages"])
+
+    with pytest.raises(Reached):
+        run(tmp_path, tools, until="lessons")
+    assert len(told()) == 2
+    run(tmp_path, tools)
+    finished = told()
+    with pytest.raises(Reached):
+        run(tmp_path, tools, learning=Words(version=2), until="checkpoint")
+    assert (told(), (tmp_path / "report.html").is_file()) == (finished, True)
+    run(tmp_path, tools, learning=Words(version=2))
+    assert len(told()) == 4 and told() != finished
+
+
 def test_a_link_at_the_top_shows_the_last_result(tmp_path: Path, tools: Any) -> None:
     work = Workspace(tmp_path, seed=0, tools=tools)
     for name in ("first", "second"):

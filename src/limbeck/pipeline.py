@@ -58,7 +58,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
     """The whole of it. Each stage is kept, and not made again from the same."""
     check_needs(config)
     with work.open():
-        if work.only is None:
+        if work.only is None and not work.replaces:
             save_config(config, work.folder / "recipe.yaml")
         base = config.student.untrained()
         if work.only is None and work.until is None:

@@ -307,7 +307,8 @@ def train(
         _check_tells_apart(validation, _told(files, config))
     work = Workspace(folder, seed=config.seed, tools=ModelTools(), progress=progress, verb="train")
     with work.open():
-        save_config(config, folder / "recipe.yaml")
+        if not work.replaces:
+            save_config(config, folder / "recipe.yaml")
         given = work.keep("lessons", read_lessons, files)
         prompts = work.keep("validation", read_prompts, Files(paths=(validation,))) if validation is not None else ()
         taught = None
@@ -323,6 +324,7 @@ def train(
             work.progress.say(f"student: {choice(checkpoint)}")
         made = work.keep("export", export_stage, base, checkpoint)
         work.publish({"student": made / "student"})
+        save_config(config, folder / "recipe.yaml")
     return folder / "student"
 
 

@@ -3,7 +3,7 @@
 <folder>/<stage>-<key>/        the stage's own files; `done.json` is written last, so without it the stage goes on
 <folder>/round-0/<stage>-<key>/
 <folder>/kept/<stage>.jsonl    replies one by one under the hash of their request, shared by all rounds
-<folder>/manifest.json         which stages make up the last run
+<folder>/manifest.json         which stages made the results at the top; while there are none, those of the last run
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from limbeck.version import __version__
 
 SHARD_ROWS = 50_000
 KEY_DIGITS = 12
+# Of what a recipe made: where one of them is at the top of a folder, a run or a training was finished there.
+RESULTS = ("student", "report.html")
 # Appended lines reach the kernel at once (a kill loses none) and the disk at least this often.
 SYNC_SECONDS = 1.0
 
@@ -250,7 +252,10 @@ class Reached(Exception):
 
 class Workspace:
     """A run folder, or one round's part of it; with `until`, no stage after the first of that name is made, with `only`
-    none but the one of that name. It belongs to the `verb` that made it."""
+    none but the one of that name. It belongs to the `verb` that made it.
+
+    With `replaces` earlier results are at its top, and what tells of them stays beside them until others are there.
+    """
 
     def __init__(
         self,
@@ -271,6 +276,7 @@ class Workspace:
         self.until = until
         self.only = only
         self.verb = verb
+        self.replaces = False
         self.made: dict[str, dict[str, Any]] = {}
         self.kept: dict[str, Kept] = {}
 
@@ -289,6 +295,7 @@ class Workspace:
             raise InputError(f"{self.folder}: cannot write here ({error.strerror}); name another folder") from error
         try:
             self._mark()
+            self.replaces = any((self.folder / name).exists() for name in RESULTS)
             yield self
         finally:
             lock.release()
@@ -339,7 +346,7 @@ class Workspace:
             _sync(folder)
             write_atomically(done, json.dumps({"schema": SCHEMA, "stage": name, "key": key, "seconds": seconds}) + "\n")
         self.made[folder.relative_to(self.root).as_posix()] = json.loads(done.read_text())
-        if self.only in (None, name):
+        if self.only is None and not self.replaces:
             self._write_manifest()
         result = _read_result(folder, key, _returns(stage), self.root)
         if name == self.until:
@@ -347,13 +354,15 @@ class Workspace:
         return result
 
     def publish(self, places: Mapping[str, Path]) -> None:
-        """Show results at the top of the run folder: a copy of a file, a link to a folder."""
+        """Show results at the top of the run folder: a copy of a file, a link to a folder. The manifest tells of
+        them."""
         for name, made in places.items():
             shown = self.root / name
             if made.is_file():
                 write_atomically(shown, made.read_text(encoding="utf-8"))
             else:
                 _link(shown, made)
+        self._write_manifest()
 
     def _kept(self, name: str) -> Kept:
         if name not in self.kept:

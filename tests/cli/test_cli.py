@@ -641,6 +641,20 @@ def test_a_folder_in_the_way_of_a_run_is_one_message(limbeck: Command, recipe: s
     assert code == 2 and "cannot write here" in err and "Traceback" not in err
 
 
+def test_the_recipe_of_a_finished_run_stays_beside_its_results_until_others_are_made(
+    limbeck: Command, recipe: str
+) -> None:
+    told = [Path("out/recipe.yaml"), Path("out/manifest.json")]
+    assert limbeck("curate", recipe, "--folder", "out", "--set", "seed=3")[0] == 0
+    assert "seed: 3" in told[0].read_text()
+    assert limbeck("curate", recipe, "--folder", "out", "--set", "seed=4")[0] == 0
+    assert "seed: 4" in told[0].read_text()
+    Path("out/report.html").write_text("of seed 4")
+    before = [file.read_bytes() for file in told]
+    assert limbeck("curate", recipe, "--folder", "out", "--set", "seed=9")[0] == 0
+    assert [file.read_bytes() for file in told] == before
+
+
 def test_the_folder_of_a_run_is_not_trained_or_measured_into(limbeck: Command, recipe: str, tiny_model: Path) -> None:
     assert limbeck("curate", recipe, "--folder", "out")[0] == 0
     before = {file: file.read_bytes() for file in Path("out").rglob("*") if file.is_file()}
@@ -848,6 +862,7 @@ def test_a_changed_setting_redoes_its_stage_and_those_after_it(limbeck: Command,
     options = write_small_recipe(tiny_model)
     assert limbeck("run", *options)[0] == 0
     made = set(Path("out").rglob("done.json"))
+    recipes = {Path("out/recipe.yaml").read_text()}
     taught = {"prompts", "round-0/candidates", "round-0/verdicts"}
     trained = {*taught, "round-0/lessons", "round-0/checkpoint", "round-1/checkpoint", "strength"}
     for setting, redone, untouched in (
@@ -861,6 +876,8 @@ def test_a_changed_setting_redoes_its_stage_and_those_after_it(limbeck: Command,
         new = {file.parent.relative_to("out").as_posix().rpartition("-")[0] for file in done - made}
         assert redone <= new and not untouched & new, setting
         made = set(Path("out").rglob("done.json"))
+        recipes.add(Path("out/recipe.yaml").read_text())
+    assert len(recipes) == 5
 
 
 @pytest.mark.model
