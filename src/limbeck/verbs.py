@@ -78,6 +78,8 @@ TABLES: dict[str, Table[Any]] = {
 }
 
 SORTS = ("harmful", "twins", "borderline", "everyday", "multiple choice")
+# Of the ids that a beginning could mean.
+SHOWN_IDS = 5
 # What `check` warns of: the sort of prompt that a split lacks, and what a run then leaves undone.
 GAPS: tuple[tuple[Split, str, str], ...] = (
     ("train", "harmful", "nothing teaches the student to refuse"),
@@ -490,7 +492,7 @@ def _first_sentence(docstring: str) -> str:
 
 
 def _ancestry(folder: Path, record: str) -> Iterator[str]:
-    """The rows whose id begins with `record`, and those that they name, each once."""
+    """The row whose id begins with `record`, and those that it names, each once."""
     rows: dict[str, tuple[str, Any]] = {}
     for file in sorted(folder.rglob("rows-*.jsonl")):
         for line in file.read_text(encoding="utf-8").split("\n")[:-1]:
@@ -499,6 +501,9 @@ def _ancestry(folder: Path, record: str) -> Iterator[str]:
     waiting = [name for name in rows if name.startswith(record)]
     if not waiting:
         raise InputError(f"{folder}: no record's id begins with '{record}'; the ids are in the rows-*.jsonl files")
+    if len(waiting) > 1:
+        first = ", ".join(sorted(waiting)[:SHOWN_IDS]) + (", …" if len(waiting) > SHOWN_IDS else "")
+        raise InputError(f"{folder}: {len(waiting)} ids begin with '{record}': {first}; give more letters")
     seen: set[str] = set()
     while waiting:
         name = waiting.pop(0)

@@ -683,6 +683,17 @@ def test_show_prints_a_record_with_what_it_rests_on(limbeck: Command) -> None:
     assert code == 2 and "no record's id begins with 'zzz'" in err
 
 
+def test_a_beginning_that_many_ids_share_shows_the_first_of_them_and_no_record(limbeck: Command) -> None:
+    Path("run", "prompts-1").mkdir(parents=True)
+    rows = "".join(json.dumps({"id": f"a{number}"}) + "\n" for number in (7, 3, 9, 1, 5, 8, 2))
+    Path("run", "prompts-1", "rows-00000.jsonl").write_text(rows)
+    Path("run", "manifest.json").write_text(json.dumps({"stages": {}}))
+    assert limbeck("show", "run", "a") == (
+        2, "", "run: 7 ids begin with 'a': a1, a2, a3, a5, a7, …; give more letters\n"
+    )  # fmt: skip
+    assert limbeck("show", "run", "a7")[0] == 0
+
+
 def test_show_reads_a_reply_with_a_line_separator_in_it(limbeck: Command) -> None:
     from limbeck.records import Verdict
 
