@@ -70,6 +70,12 @@ def _check_judges(config: RunConfig) -> None:
             text_of(part.file)
 
 
+def check_asked(config: RunConfig) -> None:
+    """Raises InputError where a model that is asked for replies is nowhere, or the key of its server is not set."""
+    for model in config.teach.models:
+        deque(model.looked_up_later(), maxlen=0)
+
+
 def models_beside(config: RunConfig) -> Iterator[ModelSpec]:
     """The models that judge, or that the student is compared with, beside the student and who teaches it."""
     for part in parts(config):

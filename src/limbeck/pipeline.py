@@ -17,7 +17,7 @@ from limbeck.mine import mine, vary
 from limbeck.models.answer import answer
 from limbeck.models.origin import told, trace
 from limbeck.models.spec import ModelSpec
-from limbeck.needs import check_needs, check_routes, models_beside
+from limbeck.needs import check_asked, check_needs, check_routes, models_beside
 from limbeck.protocols import Progress
 from limbeck.records import Candidate, Checkpoint, Lesson, Prompt, Record, Risk, Scorecard, Verdict
 from limbeck.report import report
@@ -57,6 +57,8 @@ def run(config: RunConfig, folder: Path, progress: Progress | None = None, *, on
 def _loop(config: RunConfig, work: Workspace) -> Run:
     """The whole of it. Each stage is kept, and not made again from the same."""
     check_needs(config)
+    if work.only is None and work.until != "prompts":
+        check_asked(config)
     with work.open():
         if work.only is None and not work.replaces:
             save_config(config, work.folder / "recipe.yaml")

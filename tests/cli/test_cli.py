@@ -455,6 +455,15 @@ def test_check_asks_no_server_and_says_so_and_names_a_key_that_is_not_set(
     assert "not checked: http://127.0.0.1:1/v1 is a server, and is asked when it is first used\n" in out
 
 
+def test_a_key_that_is_not_set_is_told_before_anything_is_made(limbeck: Command, recipe: str) -> None:
+    for verb in ("run", "teach"):
+        code, out, err = limbeck(verb, recipe, "--set", f"teach.teachers.0={ENDPOINT}")
+        assert (code, out) == (2, "") and "environment variable FAR_KEY is not set" in err
+        assert not Path("runs").exists()
+    # Nobody is asked yet.
+    assert limbeck("curate", recipe, "--set", f"teach.teachers.0={ENDPOINT}")[0] == 0
+
+
 @pytest.mark.model
 def test_check_compares_the_teachers_and_ends_with_3_where_one_cannot_be_reached(limbeck: Command, recipe: str) -> None:
     paper = "{name: paper, kind: recorded}"
