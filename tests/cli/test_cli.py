@@ -786,6 +786,12 @@ def test_compare_ends_with_exit_code_1_where_something_got_clearly_worse_and_els
     assert limbeck("compare", good, good)[::2] == (0, "")
 
 
+def test_that_nothing_was_tested_is_said_once(limbeck: Command) -> None:
+    good = f"{measured('good', refused=True)}/scorecard.json"
+    code, out, err = limbeck("compare", good, good)
+    assert code == 1 and err.startswith("nothing was tested: ") and "nothing was tested" not in out
+
+
 def test_compare_writes_every_prompt_that_flipped_and_never_over_what_it_reads(limbeck: Command) -> None:
     good, bad = measured("good", refused=True), measured("bad", refused=False)
     assert limbeck("compare", good, bad, "--flips", "flips.jsonl")[0] == 1

@@ -212,14 +212,14 @@ def _gone(exam: Exam, group: Group, title: str) -> Gone:
 
 
 def as_lines(found: Comparison) -> Iterator[RenderableType]:
-    """The comparison for a console: both names, the figures, the flips, and some prompts that were lost."""
+    """The comparison for a console: both names, the figures, and where prompts were tested the flips and some that were
+    lost. Why none was is the complaint's to say."""
     from rich.text import Text
 
     for name, side in ((BEFORE, found.before), (AFTER, found.after)):
         yield Text(f"{name:7} {side.path} ({side.model})")
     yield as_rich(found.figures)
     if found.untested:
-        yield Text(found.untested)
         return
     yield _flip_table(found)
     for kind in found.lost:
