@@ -291,6 +291,8 @@ class Workspace:
             raise InputError(
                 f"{self.folder}: another run is using this folder; wait for it or choose --folder"
             ) from None
+        except FileExistsError:
+            raise InputError(f"{self.folder}: this is a file; name a folder") from None
         except OSError as error:
             raise InputError(f"{self.folder}: cannot write here ({error.strerror}); name another folder") from error
         try:

@@ -648,6 +648,7 @@ def test_a_folder_in_the_way_of_a_run_is_one_message(limbeck: Command, recipe: s
     Path("taken").write_text("")
     code, _, err = limbeck("run", recipe, "--folder", "taken/run")
     assert code == 2 and "cannot write here" in err and "Traceback" not in err
+    assert limbeck("run", recipe, "--folder", "taken") == (2, "", "taken: this is a file; name a folder\n")
 
 
 def test_the_recipe_of_a_finished_run_stays_beside_its_results_until_others_are_made(
