@@ -241,6 +241,17 @@ def test_a_folder_with_other_things_in_it_is_left_as_it_is(tmp_path: Path, tools
     assert [one.name for one in tmp_path.iterdir() if one.name != ".lock"] == ["README.md"]
 
 
+@pytest.mark.parametrize("theirs", ["[1]", '{"name": "a page"}', "torn"])
+def test_a_manifest_that_is_not_of_a_run_is_left_as_it_is(tmp_path: Path, tools: Any, theirs: str) -> None:
+    (tmp_path / "manifest.json").write_text(theirs)
+    with (
+        pytest.raises(InputError, match="this is no run folder and not empty"),
+        Workspace(tmp_path, seed=0, tools=tools).open(),
+    ):
+        pass
+    assert (tmp_path / "manifest.json").read_text() == theirs
+
+
 def test_a_folder_belongs_to_the_verb_that_made_it(tmp_path: Path, tools: Any) -> None:
     run(tmp_path, tools)
     before = (tmp_path / "manifest.json").read_text()

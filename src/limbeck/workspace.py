@@ -304,9 +304,8 @@ class Workspace:
 
     def _mark(self) -> None:
         """Raises InputError where the folder holds other things than this verb made, for it writes over files in it."""
-        manifest = self.folder / "manifest.json"
-        if manifest.is_file():
-            maker = json.loads(manifest.read_text(encoding="utf-8")).get("verb", self.verb)
+        if (told := _manifest(self.folder)) is not None:
+            maker = told.get("verb", self.verb)
             if maker != self.verb:
                 raise InputError(f"{self.folder}: this folder holds what limbeck {maker} made; name another folder")
             return
@@ -376,6 +375,15 @@ class Workspace:
             self.root / "manifest.json",
             json.dumps({"schema": SCHEMA, "verb": self.verb, "seed": self.seed, "stages": self.made}, indent=1),
         )
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    """What our manifest in the folder says; None where there is none, or somebody else's."""
+    try:
+        told = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return told if isinstance(told, dict) and "stages" in told else None
 
 
 def _link(shown: Path, made: Path) -> None:
