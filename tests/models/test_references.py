@@ -15,7 +15,16 @@ import pytest
 from limbeck.errors import InputError, Unreachable
 from limbeck.models import references
 from limbeck.models.chat import prompt_ids
-from limbeck.models.references import SHORT_NAMES, Wheel, load_merged, load_tokenizer, load_weights, on_disk, resolve
+from limbeck.models.references import (
+    SHORT_NAMES,
+    Wheel,
+    load_merged,
+    load_tokenizer,
+    load_weights,
+    on_disk,
+    published_name,
+    resolve,
+)
 from limbeck.records import asked
 from limbeck.training.student import AdapterSettings, Student, StudentSettings
 
@@ -108,6 +117,53 @@ def test_an_adapter_that_does_not_go_on_the_model_is_one_message(
         (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **misfit}))
     with pytest.raises(InputError, match=r"adapter '.*' does not go on model '.*' \(.*\); name the model it was"):
         load_merged(resolve(str(tiny_model)), tmp_path)
+
+
+def test_an_adapter_of_another_size_is_told_by_both_sizes_and_by_what_it_was_called(
+    copied: Path, tmp_path: Path
+) -> None:
+    settings = StudentSettings(model=str(copied), adapter=AdapterSettings(rank=4))
+    Student(settings, start_from=None, precision="float32", seed=0).save(tmp_path / "copy")
+    config = json.loads((tmp_path / "copy" / "adapter_config.json").read_text())
+    (tmp_path / "copy" / "adapter_config.json").write_text(json.dumps(config | {"r": 3}))
+    with pytest.raises(
+        InputError,
+        match=r"adapter 'mine' does .* model 'short' \(another .*: \[4, \d+\] in .*, \[3, \d+\] on the model\)",
+    ):
+        load_merged(resolve(str(copied))._replace(name="short"), tmp_path / "copy", called=Path("mine"))
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("smollm2-135m-instruct", "smollm2-135m-instruct"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct@v1", "smollm2-135m-instruct"),
+        ("/caches/limbeck/models/smollm2-135m-instruct-b179c9523d0e", "smollm2-135m-instruct"),
+        ("/caches/hub/models--HuggingFaceTB--SmolLM2-135M-Instruct/snapshots/12fd25f", "smollm2-135m-instruct"),
+        ("HuggingFaceTB/SmolLM2-360M-Instruct", "smollm2-360m-instruct"),
+        ("/models/any", None),
+        ("./models/any", None),
+        ("any", None),
+    ],
+)
+def test_a_model_is_published_under_one_name_whatever_it_is_called(name: str, published: str | None) -> None:
+    assert published_name(name) == published
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "warned"),
+    [("org/other", True), ("org/model", False), ("/gone/other", False), (None, False)],
+)
+def test_an_adapter_that_fits_and_was_trained_on_another_model_is_warned_of_by_both_names(
+    copied: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, trained_on: str | None, warned: bool
+) -> None:
+    Student(StudentSettings(model=str(copied)), start_from=None, precision="float32", seed=0).save(tmp_path / "mine")
+    config = json.loads((tmp_path / "mine" / "adapter_config.json").read_text())
+    (tmp_path / "mine" / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": trained_on}))
+    for _ in range(2):
+        load_merged(resolve(str(copied)), tmp_path / "mine")
+    said = f"adapter '{tmp_path / 'mine'}' says that it was trained on org/other, and goes on {copied} here"
+    assert [one.getMessage().partition(";")[0] for one in caplog.records] == ([said] if warned else [])
 
 
 def test_the_hub_is_not_asked_about_an_adapter_whose_base_is_called_as_it_is_there(

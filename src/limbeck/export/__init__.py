@@ -29,7 +29,7 @@ def write_student(model: str, adapter: Path, folder: Path, *, strength: float) -
         mixed_model(reference, adapter, folder / "merged", strength)
     else:
         scaled_adapter(adapter, folder / "adapter", strength)
-        load_merged(reference, folder / "adapter").save_pretrained(folder / "merged")
+        load_merged(reference, folder / "adapter", called=adapter).save_pretrained(folder / "merged")
         load_tokenizer(reference).save_pretrained(folder / "merged")
     # safetensors lets nobody but the writer read what it writes; a server often is somebody else.
     for weights in folder.rglob("*.safetensors"):

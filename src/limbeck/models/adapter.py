@@ -69,7 +69,7 @@ def mixed_model(before: Reference, after: Path, target: Path, share: float) -> N
     with torch.no_grad():
         for name, weight in second.named_parameters():
             if name not in weights or weights[name].shape != weight.shape:
-                raise InputError(f"{after}: it was not trained from {before.location}, which has no {name} like that")
+                raise InputError(f"{after}: it was not trained from {before.name}, which has no {name} like that")
             weight.copy_(weights[name].lerp(weight, share))
     second.save_pretrained(target)
     load_tokenizer(before).save_pretrained(target)

@@ -93,7 +93,7 @@ class Local(ModelSpec):
                 if self.strength != 1:
                     adapter = Path(hidden) / adapter.name
                     scaled_adapter(self.adapter, adapter, self.strength)
-                weights = load_merged(reference, adapter).to(torch_type(self.dtype))
+                weights = load_merged(reference, adapter, called=self.adapter).to(torch_type(self.dtype))
                 identity += f" {content_hash(adapter)}"
         tokenizer = load_tokenizer(reference)
         yield LocalModel(

