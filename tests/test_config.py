@@ -299,6 +299,30 @@ def test_a_missing_file_or_class_of_the_users_own_is_named(recipe: Path, tmp_pat
         assert line.startswith("recipe.yaml:9: train.losses.1: ") and said in line
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("class MyLoss(\n", ":1: SyntaxError: '(' was never closed; mend it"),
+        (
+            "\nimport limbeck.no_such_part\n",
+            ":2: ModuleNotFoundError: No module named 'limbeck.no_such_part'; mend it",
+        ),
+        ("def half():\n    return 1 / 0\n\nhalf()\n", ":2: ZeroDivisionError: division by zero; mend it"),
+        ("from limbeck.errors import InputError\nraise InputError('no')\n", ":2: InputError: no; mend it"),
+        ("raise SystemExit\n", ":1: SystemExit; mend it"),
+        ("a = '\0'\n", ": SyntaxError: source code string cannot contain null bytes; mend it"),
+    ],
+)
+def test_a_file_of_the_users_own_that_cannot_be_imported_is_told_with_its_line(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+) -> None:
+    (tmp_path / "my_file.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    for kind in ("my_file.py:MyLoss", f"{tmp_path}/my_file.py:MyLoss"):
+        (line,) = complaint(recipe, RECIPE, f"train.losses=[{{kind: '{kind}'}}]")
+        assert line.endswith(f": train.losses.0: my_file.py{said}")
+
+
 def test_a_key_left_empty_takes_nothing_by_surprise(recipe: Path) -> None:
     assert complaint(recipe, RECIPE + "sift:\n")[0].startswith("recipe.yaml:11: sift: ")
 

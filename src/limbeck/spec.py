@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
@@ -87,7 +88,10 @@ class Table(Mapping[str, type[Member]], Generic[Member]):
         module = importlib.util.module_from_spec(module_spec)
         with reading():
             Path(path).read_bytes()
-        module_spec.loader.exec_module(module)
+        try:
+            module_spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            raise ValueError(f"{_raised_at(path, error)}; mend it") from error
         member = getattr(module, name, None)
         if not (isinstance(member, type) and issubclass(member, self.base)):
             raise ValueError(f"'{kind}': {path} has no {self.base.__name__} called {name}")
@@ -95,6 +99,19 @@ class Table(Mapping[str, type[Member]], Generic[Member]):
         if missing := sorted(member.__abstractmethods__ | unsaid):
             raise ValueError(f"'{kind}': {name} has no {' and no '.join(missing)}, and a {self.family} needs it")
         return member
+
+
+def _raised_at(path: str, error: BaseException) -> str:
+    """The line of the user's file, or of what it imports and cannot be parsed, and the exception."""
+    full = str(Path(path).absolute())
+    if isinstance(error, SyntaxError):
+        where, line, what = error.filename or full, error.lineno, error.msg
+    else:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == full]
+        where, line, what = full, lines[-1] if lines else None, str(error).partition("\n")[0]
+    place = path if where == full else where
+    said = ": ".join(filter(None, (type(error).__name__, what)))
+    return f"{place}: {said}" if line is None else f"{place}:{line}: {said}"
 
 
 def checked(kind: type[Checked], **values: Any) -> Checked:
