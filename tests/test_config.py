@@ -323,6 +323,60 @@ def test_a_file_of_the_users_own_that_cannot_be_imported_is_told_with_its_line(
         assert line.endswith(f": train.losses.0: my_file.py{said}")
 
 
+NOWHERE = """\
+student: {model: smollm2-135m-instuct}
+curate:
+  sources: [starter, {kind: file, path: gone.jsonl}]
+teach:
+  teachers:
+    - {name: expert, kind: recorded, replies: none.jsonl}
+    - {name: other, kind: local, model: org/name, adapter: mine}
+judges:
+  judges:
+    - {kind: rubric, rubric: refusal, model: {kind: local, model: ./nowhere}}
+    - {kind: rubric, rubric: refusals, model: {kind: local, model: org/name}}
+train:
+  lerning_rate: 1e-4
+"""
+
+
+def test_models_and_files_that_are_nowhere_are_among_all_mistakes_at_once(recipe: Path) -> None:
+    recipe.write_text(NOWHERE)
+    with pytest.raises(InputError) as raised:
+        load_config(recipe, ["teach.teachers.1.adapter=other"], there=RunConfig.model_fields)
+    lines = str(raised.value).replace(f"{recipe.parent}/", "").splitlines()
+    assert [line.partition(";")[0] for line in lines] == [
+        "recipe.yaml:1: student.model: model 'smollm2-135m-instuct' is no folder here, no Hub id (org/name) and no "
+        "short name",
+        "recipe.yaml:3: curate.sources.1.path: gone.jsonl: there is no such file or folder",
+        "recipe.yaml:6: teach.teachers.0.replies: none.jsonl: there is no such file or folder",
+        "--set teach.teachers.1.adapter=other: teach.teachers.1.adapter: other: there is no such file or folder",
+        "recipe.yaml:10: judges.judges.0.model.model: model './nowhere' is no folder here, no Hub id (org/name) and no "
+        "short name",
+        "recipe.yaml:11: judges.judges.1.rubric: 'refusals' is no file and none of those shipped",
+        "recipe.yaml:13: train.lerning_rate: unknown",
+    ]
+
+
+def test_what_is_named_in_other_sections_than_those_asked_of_may_be_nowhere(recipe: Path) -> None:
+    recipe.write_text(NOWHERE.replace("lerning", "learning"))
+    assert load_config(recipe).student.model == "smollm2-135m-instuct"
+    with pytest.raises(InputError, match=r"^\S+recipe.yaml:1: student.model: .* did you mean smollm2-135m-instruct\?$"):
+        load_config(recipe, there=["student"])
+
+
+@pytest.mark.parametrize("text", [RECIPE, "student: none\nteach: [1]\ncurate:\n", "teach: {teachers: {kind: 3}}\n"])
+def test_a_tree_of_another_shape_names_nothing(recipe: Path, text: str) -> None:
+    recipe.write_text(text.replace("some-model", "org/name"))
+    told = []
+    for there in ([], RunConfig.model_fields):
+        try:
+            load_config(recipe, there=there)
+        except InputError as error:
+            told.append(str(error))
+    assert len(set(told)) <= 1
+
+
 def test_a_key_left_empty_takes_nothing_by_surprise(recipe: Path) -> None:
     assert complaint(recipe, RECIPE + "sift:\n")[0].startswith("recipe.yaml:11: sift: ")
 

@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
@@ -71,9 +71,10 @@ Limit = Annotated[int | None, typer.Option(help="Only so many families of each s
 @app.command(epilog="Examples:  `limbeck run quickstart`  ·  `limbeck run mine.yaml --set train.learning_rate=1e-4`")
 def run(recipe: Recipe, folder: Folder = None, set_: Override = None, limit: Limit = None) -> None:
     """Run all stages, all rounds; what is already made is kept, so the same command goes on after a stop."""
+    from limbeck.config import RunConfig
     from limbeck.pipeline import run as run_pipeline
 
-    config, folder = _read_run(recipe, folder, set_, limit)
+    config, folder = _read_run(recipe, folder, set_, limit, there=RunConfig.model_fields)
     with _Bars() as bars:
         made = run_pipeline(config, folder, bars)
     bars.show_figures(made.scorecards, on="student")
@@ -158,12 +159,13 @@ def check(
     """Check a recipe before any compute: spelling, files, needs; and estimate tokens, time and memory."""
     from rich.console import Console
 
+    from limbeck.config import RunConfig
     from limbeck.contexts import informed_by
     from limbeck.estimate import as_rich, estimate
     from limbeck.pace import NotKnown
     from limbeck.verbs import check as check_recipe
 
-    _, config = _read(recipe, set_)
+    _, config = _read(recipe, set_, there=RunConfig.model_fields)
     told = informed_by(contexts, config) if contexts else []
     for line in check_recipe(config):
         print(line)
@@ -367,7 +369,7 @@ def train(
     """Train from ready lessons alone."""
     from limbeck.verbs import train as train_file
 
-    _, config = _read(recipe, set_)
+    _, config = _read(recipe, set_, there=["student"])
     with _Bars() as bars:
         student = train_file(config, lessons, folder, targets=targets, validation=validation, progress=bars)
     print(f"student: {student / 'merged'}")
@@ -521,15 +523,15 @@ def _disk_complaint(error: Exception) -> str | None:
     return None
 
 
-def _read(recipe: str, overrides: list[str] | None) -> tuple[Path, RunConfig]:
+def _read(recipe: str, overrides: list[str] | None, *, there: Collection[str] = ()) -> tuple[Path, RunConfig]:
     from limbeck.config import load_config
 
     path = Path(recipe) if Path(recipe).suffix in (".yaml", ".yml") else _shipped(recipe)
-    return path, load_config(path, overrides or ())
+    return path, load_config(path, overrides or (), there=there)
 
 
 def _read_run(
-    recipe: str, folder: Path | None, overrides: list[str] | None, limit: int | None
+    recipe: str, folder: Path | None, overrides: list[str] | None, limit: int | None, *, there: Collection[str] = ()
 ) -> tuple[RunConfig, Path]:
     from limbeck.curate import CurateSettings
     from limbeck.files import check_apart
@@ -537,7 +539,7 @@ def _read_run(
 
     checked(CurateSettings, limit=limit)
     limited = [f"curate.limit={limit}"] if limit is not None else []
-    path, config = _read(recipe, [*(overrides or ()), *limited])
+    path, config = _read(recipe, [*(overrides or ()), *limited], there=there)
     folder = folder or Path("runs") / path.stem
     check_apart(folder / "recipe.yaml", read=[path])
     return config, folder

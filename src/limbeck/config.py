@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -20,10 +21,11 @@ from limbeck.files import replacing
 from limbeck.judges.grade import GradeSettings
 from limbeck.mine import MineSettings
 from limbeck.models.answer import AnswerSettings
+from limbeck.models.references import check_is_somewhere
 from limbeck.report import ReportSettings
 from limbeck.report.gates import Gates
 from limbeck.sift import SiftSettings
-from limbeck.spec import Kind, Spec
+from limbeck.spec import Kind, MayBeFolder, Spec
 from limbeck.teach.settings import TeachSettings
 from limbeck.training import TrainSettings
 from limbeck.training.baselines import AnyBaseline, FilteredSft
@@ -51,8 +53,9 @@ class RunConfig(Spec):
     gates: Gates = Gates()
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The recipe with `section.key=value` overrides. Raises InputError that lists all mistakes with their lines."""
+def load_config(path: Path, overrides: Sequence[str] = (), *, there: Collection[str] = ()) -> RunConfig:
+    """The recipe with `section.key=value` overrides. Raises InputError that lists all mistakes with their lines, among
+    them the models and files named in the sections `there` that are nowhere."""
     tree = _read(path)
     wrong, taken = [], []
     for override in overrides:
@@ -61,14 +64,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             taken.append(override)
         except InputError as error:
             wrong.append(str(error))
+    plain = _plain(tree)
+    found = [mistake for name in there for mistake in _absent(plain, (name,))]
     try:
-        config = RunConfig.model_validate(_plain(tree))
+        config = RunConfig.model_validate(plain)
     except ValidationError as error:
-        found = [(_line(tree, loc), loc, message) for loc, message in problems(error, tree)]
-        wrong = [
-            f"{_told_by(taken, loc, place=f'{path}:{line}')}: {'.'.join(map(str, loc))}: {message}"
-            for line, loc, message in sorted(found, key=itemgetter(0))
-        ] + wrong
+        found += problems(error, tree)
+    placed = [(_line(tree, loc), loc, message) for loc, message in found]
+    wrong = [
+        f"{_told_by(taken, loc, place=f'{path}:{line}')}: {'.'.join(map(str, loc))}: {message}"
+        for line, loc, message in sorted(placed, key=itemgetter(0))
+    ] + wrong
     if wrong:
         raise InputError("\n".join(wrong))
     return config
@@ -93,6 +99,39 @@ def problems(error: ValidationError, tree: Any) -> Iterator[tuple[tuple[str | in
         # A list counts as too short when its items are wrong: those are told already.
         elif problem["type"] != "too_short" or not any(loc == place[: len(loc)] != place for place in places):
             yield loc, sentence(problem)
+
+
+def _absent(tree: Any, loc: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Each model and file named at this place of the tree or below it that is nowhere, by its own place, and what to
+    do."""
+    node = tree
+    for part in loc:
+        node = node.get(part) if isinstance(node, dict) else node[part]
+    if isinstance(node, list):
+        for at in range(len(node)):
+            yield from _absent(tree, (*loc, at))
+    elif isinstance(node, dict):
+        fields = _owner(tree, loc).model_fields
+        for name in [key for key in node if key in fields]:
+            if isinstance(node[name], str) and (message := _nowhere(fields[name], node[name])) is not None:
+                yield (*loc, name), message
+            yield from _absent(tree, (*loc, name))
+
+
+def _nowhere(field: FieldInfo, value: str) -> str | None:
+    """What is wrong with a value that names a model or a file where there is none."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    words = {word for one in kinds if get_origin(one) is Literal for word in get_args(one)}
+    if Path in kinds and value not in words and not Path(value).exists():
+        if words:
+            return f"'{value}' is no file and none of those shipped; {did_you_mean(value, words)}"
+        return f"{value}: there is no such file or folder; paths count from the folder of the command"
+    if any(isinstance(mark, MayBeFolder) for mark in field.metadata):
+        try:
+            check_is_somewhere(value)
+        except InputError as error:
+            return str(error)
+    return None
 
 
 def _owner(tree: Any, loc: tuple[str | int, ...]) -> type[Spec]:

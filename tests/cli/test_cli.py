@@ -93,7 +93,7 @@ def test_an_unknown_shipped_recipe_says_which_there_are(limbeck: Command) -> Non
 
 
 def test_an_unknown_key_is_one_message_with_its_line_and_exit_code_2(limbeck: Command) -> None:
-    Path("mine.yaml").write_text("student: {model: m}\nteach: {teachers: []}\ntrain:\n  lerning_rate: 1\n")
+    Path("mine.yaml").write_text("student: {model: org/m}\nteach: {teachers: []}\ntrain:\n  lerning_rate: 1\n")
     code, out, err = limbeck("run", "mine.yaml")
     assert (code, out) == (2, "")
     assert err == "mine.yaml:4: train.lerning_rate: unknown; did you mean learning_rate?\n"
@@ -419,7 +419,7 @@ def test_without_losses_or_teachers_there_is_nothing_to_run(limbeck: Command, re
     [
         ("{kind: llama_guard, model: {kind: locl, model: some/guard}}", "did you mean local"),
         ("{kind: llama_guard, model: {kind: local}}", "model"),
-        ("{kind: rubric, rubric: mine.md, model: {kind: local, model: some/model}}", "rubric 'mine.md' is no file"),
+        ("{kind: rubric, rubric: mine.md, model: {kind: local, model: some/model}}", "rubric: 'mine.md' is no file"),
         (
             "{kind: jury, judges: [refusal, {kind: qwen3_guard, model: {kind: endpoint, model: guard, "
             "base_url: http://127.0.0.1:1/v1, api_key_env: NO_KEY}}]}",
@@ -634,6 +634,17 @@ def test_check_names_a_teacher_whose_model_is_nowhere(limbeck: Command, recipe: 
     assert code == 2 and "nowhere" in err
 
 
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_a_model_or_file_that_is_nowhere_is_told_by_its_place_in_the_recipe(
+    limbeck: Command, recipe: str, verb: str
+) -> None:
+    Path(recipe).write_text(Path(recipe).read_text().replace("prompts.jsonl", "gone.jsonl"))
+    code, _, err = limbeck(verb, recipe, "--set", "student.model=smollm2-135m-instuct")
+    assert code == 2
+    assert "--set student.model=smollm2-135m-instuct: student.model: model 'smollm2-135m-instuct' is no folder" in err
+    assert re.search(r"^mine.yaml:\d+: curate.sources.0.path: gone.jsonl: there is no such file", err, re.MULTILINE)
+
+
 def test_lessons_without_a_reply_and_losses_that_need_a_teacher_are_one_message(limbeck: Command, recipe: str) -> None:
     Path("chats.jsonl").write_text('{"prompt": "How?", "completion": "So."}\n{"prompt": "Why?"}\n')
     losses = ("--set", "train.losses=[cross_entropy]")
@@ -836,7 +847,9 @@ def test_a_file_of_a_dimension_that_is_not_there_is_told_before_anything_is_trai
     lacking = "evaluate.dimensions=[{kind: bbq, path: none.jsonl}]"
     for verb in ("check", "run"):
         code, _, err = limbeck(verb, recipe, "--set", lacking)
-        assert (code, err) == (2, "none.jsonl: there is no such file; name a JSONL, CSV or Parquet file\n")
+        assert code == 2 and err.startswith(
+            f"--set {lacking}: evaluate.dimensions.0.path: none.jsonl: there is no such"
+        )
 
 
 def test_compare_of_what_is_not_there_is_one_message(limbeck: Command) -> None:

