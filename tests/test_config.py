@@ -239,6 +239,15 @@ def test_a_setting_that_cannot_work_is_refused_before_any_compute(recipe: Path, 
     assert len(complaint(recipe, RECIPE, override)) == 1
 
 
+@pytest.mark.parametrize("url", ["ftp://host/v1", "127.0.0.1:8000/v1", "https://", "http://host:port/v1", ""])
+def test_an_address_that_is_not_of_the_web_is_refused_with_its_line(recipe: Path, url: str) -> None:
+    served = RECIPE.replace("kind: recorded", f"kind: endpoint, model: m, base_url: ['http://a/v1', '{url}']")
+    (line,) = complaint(recipe, served)
+    assert line == (
+        f"recipe.yaml:5: teach.teachers.0.base_url.1: is {url!r}; use an address as http://HOST:PORT/v1 or https://HOST/v1"
+    )
+
+
 def test_two_teachers_of_one_name_are_refused(recipe: Path) -> None:
     twice = RECIPE.replace(
         "- {name: expert, kind: recorded}", "- {kind: recorded, conducts: [refuse]}\n    - {kind: recorded}"

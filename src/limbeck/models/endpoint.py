@@ -21,9 +21,10 @@ from email.utils import parsedate_to_datetime
 from functools import cached_property, partial
 from socket import gaierror
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 import anyio
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from limbeck.errors import InputError, Unreachable
 from limbeck.models.spec import ModelSpec
@@ -83,6 +84,20 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(f"is {url!r}; use an address as http://HOST:PORT/v1 or https://HOST/v1")
+    return url
+
+
+Url = Annotated[str, AfterValidator(_checked_url)]
+
+
 class Endpoint(ModelSpec):
     """Replies of an OpenAI-compatible server (vLLM, SGLang, llama.cpp, a hosted API).
 
@@ -96,7 +111,7 @@ class Endpoint(ModelSpec):
 
     kind: Literal["endpoint"] = "endpoint"
     model: str = Field(min_length=1)
-    base_url: Annotated[tuple[str, ...], BeforeValidator(_as_list), Manner()] = Field(min_length=1)
+    base_url: Annotated[tuple[Url, ...], BeforeValidator(_as_list), Manner()] = Field(min_length=1)
     api_key_env: Annotated[str | None, Manner()] = None
     extra_body: dict[str, Any] = Field(default={})
     concurrency: Annotated[int, Manner()] = Field(default=4, ge=1)
