@@ -101,8 +101,12 @@ def test_a_row_without_a_prompt_is_named_with_what_it_has(tmp_path: Path, row: d
 
 
 def test_a_prompt_that_is_no_text_is_shown(tmp_path: Path) -> None:
-    assert complaint(tmp_path / "a.jsonl", jsonl({"prompt": 5})) == "a.jsonl:1: the prompt is 5; it must be text"
-    assert "it must be a list of {role, content}" in complaint(tmp_path / "a.jsonl", jsonl({"messages": []}))
+    for row, said in (
+        ({"prompt": 5}, "'prompt' is 5; use text"),
+        ({"prompt": []}, "'prompt' is []; use text"),
+        ({"messages": []}, "'messages' is []; use a list of {role, content}"),
+    ):
+        assert complaint(tmp_path / "a.jsonl", jsonl(row)) == f"a.jsonl:1: {said}"
 
 
 @pytest.mark.parametrize(("slip", "meant"), [("teir", "tier"), ("harms", "harm"), ("Conduct", "conduct")])
@@ -140,13 +144,28 @@ def test_a_tier_that_is_no_text_is_named(tmp_path: Path) -> None:
     assert complaint(tmp_path / "a.jsonl", jsonl({"prompt": "b", "tier": ["safe"]})).startswith("a.jsonl:1: 'tier' is")
 
 
+def test_a_twin_that_must_be_refused_says_that_it_is_none(tmp_path: Path) -> None:
+    twin = {"prompt": "Why?", "harm": "bias", "tier": "safe"}
+    assert complaint(tmp_path / "a.jsonl", jsonl(twin, twin | {"prompt": "How?", "conduct": "refuse"})) == (
+        "a.jsonl:2: with 'harm' bias and 'tier' safe it is a harmless twin, and 'conduct' is refuse; use conduct "
+        "answer, or tier borderline or adversarial"
+    )
+    assert prompt_of(Row("a.jsonl:1", {"prompt": "Why?", "tier": "safe", "conduct": "refuse"})).conduct == "refuse"
+
+
 def test_an_unknown_role_is_named(tmp_path: Path) -> None:
     said = complaint(tmp_path / "a.jsonl", jsonl({"messages": [{"role": "bot", "content": "Hi"}]}))
     assert said == "a.jsonl:1: 'role' is 'bot'; use system, user or assistant"
 
 
-@pytest.mark.parametrize("answer", [None, 2, -1])
-def test_an_answer_that_is_none_of_the_choices_is_named(tmp_path: Path, answer: int | None) -> None:
+@pytest.mark.parametrize("row", [{}, {"answer": None}, {"answer": []}, {"gold": None}])
+def test_choices_without_an_answer_say_that_it_is_missing(tmp_path: Path, row: dict[str, Any]) -> None:
+    said = complaint(tmp_path / "a.jsonl", jsonl({"prompt": "Which?", "choices": ["a", "b"], **row}))
+    assert said == "a.jsonl:1: 'answer' is missing; give the position of one of the 2 choices"
+
+
+@pytest.mark.parametrize("answer", [2, -1])
+def test_an_answer_that_is_none_of_the_choices_is_named(tmp_path: Path, answer: int) -> None:
     said = complaint(tmp_path / "a.jsonl", jsonl({"prompt": "Which?", "choices": ["a", "b"], "answer": answer}))
     assert said == f"a.jsonl:1: 'answer' is {answer}; use the position of one of the 2 choices"
 
@@ -303,7 +322,9 @@ def test_other_peoples_multiple_choice_is_read_as_it_is(row: dict[str, Any], ans
 
 @pytest.mark.parametrize("gold", [[0, 1, 0], 3, "D"])
 def test_a_gold_answer_that_is_no_position_is_refused(gold: object) -> None:
-    with pytest.raises(InputError, match=r"a.jsonl:1: 'answer' is (None|3); use the position of one of the 3 choices"):
+    with pytest.raises(
+        InputError, match=r"a.jsonl:1: 'answer' is (missing; give|3; use) the position of one of the 3 ch"
+    ):
         prompt_of(Row("a.jsonl:1", {"query": "Which?", "choices": ["a", "b", "c"], "gold": gold}))
 
 

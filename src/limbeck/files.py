@@ -228,7 +228,14 @@ def prompt_of(row: Row) -> Prompt:
     if isinstance(answer := values.get("answer"), list) or str(answer).startswith("["):
         values["answer"], *values["also_right"] = _listed(row, "answer", answer) or [None]
     values["messages"] = _messages(row)
-    return noun_at(row.where, Prompt, values)
+    prompt = noun_at(row.where, Prompt, values)
+    # Safety leaves out what is safe, and refusing too much what is to be refused: neither would count it.
+    if prompt.harm is not None and prompt.tier == "safe" and prompt.conduct == "refuse":
+        raise InputError(
+            f"{row.where}: with 'harm' {prompt.harm} and 'tier' safe it is a harmless twin, and 'conduct' is refuse; "
+            "use conduct answer, or tier borderline or adversarial"
+        )
+    return prompt
 
 
 def _item(row: Row) -> Row:
@@ -337,8 +344,9 @@ def _messages(row: Row) -> tuple[Message, ...]:
             raise InputError(f"{row.where}: 'prompt' is empty; write what the model is asked")
         return asked(said)
     if not isinstance(said, list) or not said:
-        wanted = "text" if row.values.get("messages") is None else "a list of {role, content}"
-        raise InputError(f"{row.where}: the prompt is {said!r:.40}; it must be {wanted}")
+        chat = row.values.get("messages") is not None
+        name, wanted = ("messages", "a list of {role, content}") if chat else ("prompt", "text")
+        raise InputError(f"{row.where}: '{name}' is {said!r:.40}; use {wanted}")
     turns = tuple(noun_at(row.where, Message, turn if isinstance(turn, dict) else {"content": turn}) for turn in said)
     return turns[:-1] if turns[-1].role == "assistant" else turns
 

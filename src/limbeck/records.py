@@ -95,7 +95,9 @@ class Prompt(Record):
             raise ValueError("the prompt is empty; write what the model is asked")
         if any(not choice.strip() for choice in self.choices):
             raise ValueError("one of the 'choices' is empty; write what can be chosen")
-        if self.choices and (self.answer is None or not 0 <= self.answer < len(self.choices)):
+        if self.choices and self.answer is None:
+            raise ValueError(f"'answer' is missing; give the position of one of the {len(self.choices)} choices")
+        if self.answer is not None and self.choices and not 0 <= self.answer < len(self.choices):
             raise ValueError(f"'answer' is {self.answer}; use the position of one of the {len(self.choices)} choices")
         if any(not 0 <= at < len(self.choices) for at in self.also_right):
             raise ValueError(f"'answer' names {self.also_right} too; use positions of the {len(self.choices)} choices")
