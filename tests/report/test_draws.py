@@ -109,3 +109,18 @@ def test_a_teachers_replies_in_the_exam_are_paid_and_stand_apart() -> None:
 def test_what_the_student_itself_drew_is_no_teachers_draw() -> None:
     own = draw(HARMFUL, "Sure, first…").model_copy(update={"role": "rejected"})
     assert not ledger([([own], [], [])]).teachers
+
+
+def test_a_reply_in_another_language_is_counted_for_its_teacher() -> None:
+    prompt = Prompt(messages=asked("How long do I have to boil an egg so that it is soft?"))
+    german = draw(prompt, "Lege das Ei für fünf Minuten in kochendes Wasser, und dann halte es unter kaltes Wasser.")
+    english = draw(prompt, "Put it into boiling water for five minutes, and then hold it under the cold tap.")
+    assert ledger([([german, english], [], [])]).teachers["expert"].other_language == 1
+    assert ledger([([english], [], [])]).teachers["expert"].other_language == 0
+
+
+def test_where_nobody_looked_at_the_language_it_is_not_known() -> None:
+    (asked_of,) = ledger(
+        [], [Risk(prompt="p", teacher="expert", judge="j", version="1", said=(0.0,))]
+    ).teachers.values()
+    assert asked_of.other_language is None

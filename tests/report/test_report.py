@@ -367,7 +367,7 @@ def test_the_page_says_what_came_of_every_draw_and_what_it_cost(tmp_path: Path) 
     section = page.partition("<h2>What the teachers said</h2>")[2].partition("<h2>")[0]
     assert re.search(r"unsafe advice</th><td>1</td><td>1</td><td>1</td>", section)
     unknown = '<td class="none">not known</td>'
-    assert re.search(rf"expert</th><td>1</td><td>1</td><td>0</td>\s*{unknown}{unknown}\s*<td>0.1250", section)
+    assert re.search(rf"expert</th><td>1</td><td>1</td><td>0</td><td>0</td>\s*{unknown}{unknown}\s*<td>0.1250", section)
     assert "&lt;script&gt;" in section and "<script" not in section
     unasked = published(tmp_path, [card("base"), card("student")])["report.html"]
     assert "Nobody was asked." in unasked

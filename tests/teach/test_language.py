@@ -106,10 +106,12 @@ def recipe(tmp_path: Path, tiny_model: Path) -> Path:
 TOLD = f"language: 3 of 12 replies of teacher 'expert' (de 3) are in another language than their prompts, {ADVICE}"
 
 
-def test_a_run_of_two_rounds_tells_it_once(recipe: Path, tmp_path: Path) -> None:
+def test_a_run_of_two_rounds_tells_it_once_and_the_page_counts_it(recipe: Path, tmp_path: Path) -> None:
     said = Said()
-    run(load_config(recipe, ["rounds=2"]), tmp_path / "run", said)
+    made = run(load_config(recipe, ["rounds=2"]), tmp_path / "run", said)
     assert said.of_language == [TOLD]
+    row = made.page.read_text().partition('<th scope="row">expert</th>')[2].partition("</tr>")[0]
+    assert "<td>3</td>" in row
 
 
 def test_teaching_alone_tells_it_too(recipe: Path, tmp_path: Path) -> None:

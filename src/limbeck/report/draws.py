@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from limbeck.judges.grade import as_expected
+from limbeck.judges.language import other_language
 from limbeck.records import Candidate, Lesson, Risk, Trial, Verdict
 from limbeck.report.headline import in_order
 from limbeck.taxonomy import EVERYDAY
@@ -29,11 +30,13 @@ OUTCOMES = {
 @dataclass
 class Asked:
     """What one teacher was asked, in all rounds; tokens are those of the draws that tell theirs, which
-    `without_tokens` do not."""
+    `without_tokens` do not. `other_language` counts replies in another language than the prompt's, where both can be
+    told; None where nobody looked."""
 
     prompts: set[str] = field(default_factory=set)
     draws: int = 0
     learnt: int = 0
+    other_language: int | None = None
     prompt_tokens: int = 0
     reply_tokens: int = 0
     without_tokens: int = 0
@@ -93,6 +96,8 @@ def ledger(rounds: Sequence[Round], risks: Iterable[Risk] = (), exam: Iterable[T
             counted.reasons[outcome, re.sub(r"\d+", "…", one.why)] += 1
         asked = counted.teachers[one.teacher or "unnamed"]
         asked.learnt += outcome == "learnt"
+        elsewhere = one.finish in ("stop", "length") and other_language(one.prompt, one.reply) is not None
+        asked.other_language = (asked.other_language or 0) + elsewhere
         _count(asked, one, prompt=one.prompt.id, without_cost=int(one.cost is None))
     for risk in {one.id: one for one in risks}.values():
         asked = counted.teachers[f"{risk.teacher or 'unnamed'}, for the risk"]
