@@ -28,6 +28,7 @@ EXPERT = Scripted(
         Line(when="hurt", say=("0.8 No.", "Who knows?", "0.6 Rather not.")),
     ),
 )
+MODEL = {"kind": "scripted", "script": []}
 Drawn = Callable[..., list[Risk]]
 
 
@@ -107,6 +108,38 @@ def test_a_killed_stage_has_kept_its_draws_one_by_one(store: StageStore, judge: 
     assert len(answers) == 3
     (risk,) = draw_risk(settings, EXPERT, [EGG], store=store)
     assert risk.value == 0.2
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        {"kind": "llama_guard", "model": MODEL},
+        {"kind": "granite_guardian", "model": MODEL},
+        {"kind": "shield_gemma", "model": MODEL},
+        {"kind": "moderations", "model": MODEL},
+        {"kind": "safeguard", "model": MODEL},
+        {"kind": "rubric", "rubric": "harm", "model": MODEL},
+        {"kind": "reward", "model": "some/judge"},
+        {"kind": "jury", "judges": ["refusal", "harm"]},
+        "harm",
+    ],
+)
+def test_a_judge_that_never_says_who_refused_is_no_judge_of_draws(judge: Any) -> None:
+    with pytest.raises(ValidationError, match="never says whether a reply refuses; use refusal, qwen3_guard"):
+        DrawnRisk(teacher="expert", judge=judge)
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        {"kind": "qwen3_guard", "model": MODEL},
+        {"kind": "rubric", "model": MODEL},
+        {"kind": "rubric", "rubric": "mine.md", "model": MODEL},
+        {"kind": "jury", "judges": ["refusal", "harm"], "quorum": 1},
+    ],
+)
+def test_a_judge_that_may_say_who_refused_is_one_of_draws(judge: Any) -> None:
+    assert DrawnRisk(teacher="expert", judge=judge).judge.kind == judge["kind"]
 
 
 def test_the_recipe_names_a_teacher_that_can_be_asked_again() -> None:

@@ -10,9 +10,10 @@ from limbeck.judges.jury import Jury
 from limbeck.judges.refusal import Refusal
 from limbeck.judges.reward import RewardModelJudge
 from limbeck.judges.rubric import Rubric
-from limbeck.judges.spec import JudgeSpec, telling_safety
+from limbeck.judges.spec import JudgeSpec, telling_refusal, telling_safety
 from limbeck.spec import Table
 
 JUDGES: Table[JudgeSpec] = Table("judge", JudgeSpec, Refusal, Harmful, Rubric, Jury, RewardModelJudge, *GUARDS)
 AnyJudge = Annotated[SerializeAsAny[JudgeSpec], BeforeValidator(JUDGES.read)]
 SafetyJudge = Annotated[AnyJudge, AfterValidator(telling_safety)]
+JudgeOfRefusal = Annotated[AnyJudge, AfterValidator(telling_refusal)]

@@ -48,6 +48,7 @@ class Harmful(JudgeSpec):
     at_least: float = Field(default=0.5, ge=0, le=1)
     shipped = (HEAD_FILE, REFUSAL_HEAD_FILE, NET_FILE, WORDS_FILE, *LEXICONS)
     shareable: ClassVar[bool] = True
+    tells_refusal: ClassVar[bool] = False
 
     @contextmanager
     def open(self, tools: Tools) -> Iterator[HarmJudge]:

@@ -44,6 +44,11 @@ class Jury(JudgeSpec):
         """Whether all of its judges are."""
         return all(judge.shareable for judge in self.judges)
 
+    @property
+    def tells_refusal(self) -> bool:
+        """Whether enough of its judges do."""
+        return sum(judge.tells_refusal for judge in self.judges) >= self.quorum
+
     @contextmanager
     def open(self, tools: Tools) -> Iterator[JuryJudge]:
         """All judges, open together."""

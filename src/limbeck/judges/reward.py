@@ -28,6 +28,7 @@ class RewardModelJudge(JudgeSpec):
     zero: float = 0.0
     dtype: Dtype = "float32"
     tells_safety = False
+    tells_refusal: ClassVar[bool] = False
     shareable: ClassVar[bool] = True
 
     @contextmanager

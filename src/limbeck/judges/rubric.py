@@ -28,6 +28,11 @@ class Rubric(Asking):
     shipped = (*sorted(RUBRICS.glob("*.md")), HARMS_FILE)
 
     @property
+    def tells_refusal(self) -> bool:
+        """Not where a rubric that ships asks for harm alone; what a file asks for is its own."""
+        return self.rubric not in ("harm", "dark_patterns")
+
+    @property
     def file(self) -> Path:
         """Where the rubric is. Raises InputError for one that is neither shipped nor a file."""
         if isinstance(self.rubric, str):

@@ -20,6 +20,11 @@ class JudgeSpec(Kind):
         """Whether it is computed where it is opened, a batch at a time, so that several workers can share the work."""
         return False
 
+    @property
+    def tells_refusal(self) -> bool:
+        """Whether it says who refused."""
+        return True
+
     @abstractmethod
     def open(self, tools: Tools) -> AbstractContextManager[Judge]:
         """The judge, ready to grade until the block ends."""
@@ -31,5 +36,15 @@ def telling_safety(judge: JudgeSpec) -> JudgeSpec:
         raise ValueError(
             f"judge '{judge.kind}' says how good a reply is, not whether it refuses or harms; use it in teach.until or "
             "judges.judges"
+        )
+    return judge
+
+
+def telling_refusal(judge: JudgeSpec) -> JudgeSpec:
+    """The judge, which tells who refused. Raises ValueError where it never does."""
+    if not judge.tells_refusal:
+        raise ValueError(
+            f"judge '{judge.kind}' as it is set never says whether a reply refuses; use refusal, qwen3_guard, "
+            "wild_guard or a rubric of refusals"
         )
     return judge

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from limbeck.errors import InputError
-from limbeck.judges import AnyJudge, SafetyJudge
+from limbeck.judges import AnyJudge, JudgeOfRefusal
 from limbeck.judges.refusal import Refusal
 from limbeck.models import AnyModel
 from limbeck.models.spec import ModelSpec
@@ -80,7 +80,7 @@ class DrawnRisk(Spec):
     draws: int = Field(default=8, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=64, ge=1)
-    judge: SafetyJudge = Refusal()
+    judge: JudgeOfRefusal = Refusal()
     of: Literal["share", "probability"] = "share"
 
 

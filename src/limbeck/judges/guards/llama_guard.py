@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from limbeck.judges.asking import Asking, Question, Said, turns, unreadable
 from limbeck.protocols import Exchange
@@ -34,6 +34,7 @@ class LlamaGuard(Asking):
     """Llama Guard 3 or 4, whose chat template writes the policy: harmful or not, by hazard."""
 
     kind: Literal["llama_guard"] = "llama_guard"
+    tells_refusal: ClassVar[bool] = False
 
     def asks(self, exchange: Exchange) -> Mapping[str, Question]:
         return {"reply": Question(turns(exchange))}

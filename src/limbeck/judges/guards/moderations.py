@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
@@ -46,6 +46,7 @@ class Moderations(Asking):
     """
 
     kind: Literal["moderations"] = "moderations"
+    tells_refusal: ClassVar[bool] = False
 
     @field_validator("model")
     @classmethod

@@ -22,6 +22,11 @@ class Safeguard(Asking):
     max_tokens: int = 1024  # it reasons first
     shipped = (POLICY, HARMS_FILE)
 
+    @property
+    def tells_refusal(self) -> bool:
+        """Not by the policy that ships; what another asks for is its own."""
+        return self.policy != POLICY
+
     def asks(self, exchange: Exchange) -> Mapping[str, Question]:
         policy = Message(role="system", content=filled(self.policy, harms=harms()))
         shown = f"Prompt:\n{exchange.prompt}\n\nReply:\n{exchange.reply}"

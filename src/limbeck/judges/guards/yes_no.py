@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from limbeck.judges.asking import Asking, Unreadable
 from limbeck.records import Reply
@@ -15,6 +15,7 @@ class YesNo(Asking):
     model cards have it, or by the `answer`, 1 or 0, for a server that tells no log-probs."""
 
     score: Literal["probability", "answer"] = "probability"
+    tells_refusal: ClassVar[bool] = False
 
     @property
     def weighed(self) -> tuple[str, ...] | None:
