@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -36,7 +36,7 @@ class Question(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What a model said of one reply; None and empty where it was not asked."""
+    """What a model said of one reply or prompt; None and empty where it was not asked."""
 
     harm: dict[str, float]
     refused: Refused | None = None
@@ -78,15 +78,59 @@ class Asking(JudgeSpec):
     def open(self, tools: Tools) -> Iterator[AskingJudge]:
         """The judge on its model, which is gone when the block ends."""
         with tools.chat(self.model) as model:
-            yield AskingJudge(self, model)
+            yield AskingJudge(self, model, asks=self._asks_of_reply, says=self.says)
+
+    def _asks_of_reply(self, exchange: Exchange) -> Mapping[str, Question]:
+        return self.asks(exchange) if exchange.reply.strip() else {}
+
+
+class PromptGuard(Asking):
+    """Settings of a guard that can also be asked about a prompt that nobody has answered yet."""
+
+    @abstractmethod
+    def asks_of_prompt(self, prompt: str) -> Mapping[str, Question]:
+        """What the model is asked about a prompt, each question under the name that it has for a reply."""
+
+    def says_of_prompt(self, answers: Mapping[str, Reply]) -> Said:
+        """What the answers mean of the prompt. Raises Unreadable where one is not in its form."""
+        return self.says(answers)
+
+
+class OfPrompts(NamedTuple):
+    """A guard that is asked about the prompts of exchanges, whatever is replied to them."""
+
+    guard: PromptGuard
+
+    @property
+    def shareable(self) -> bool:
+        """Whether the guard is."""
+        return self.guard.shareable
+
+    @contextmanager
+    def open(self, tools: Tools) -> Iterator[AskingJudge]:
+        """The guard on its model, which is gone when the block ends."""
+        with tools.chat(self.guard.model) as model:
+            yield AskingJudge(self.guard, model, asks=self._asks, says=self.guard.says_of_prompt)
+
+    def _asks(self, exchange: Exchange) -> Mapping[str, Question]:
+        return self.guard.asks_of_prompt(exchange.prompt)
 
 
 class AskingJudge:
-    """Greedy answers; a failed, blocked or unreadable one leaves the reply unscored with the reason."""
+    """Greedy answers; a failed, blocked or unreadable one leaves what is judged unscored with the reason."""
 
-    def __init__(self, spec: Asking, model: ChatModel) -> None:
+    def __init__(
+        self,
+        spec: Asking,
+        model: ChatModel,
+        *,
+        asks: Callable[[Exchange], Mapping[str, Question]],
+        says: Callable[[Mapping[str, Reply]], Said],
+    ) -> None:
         self.spec = spec
         self.model = model
+        self.asks = asks
+        self.says = says
         self.name = spec.kind
         self.version = hashlib.sha256(f"{fingerprint(spec)} {model.identity}".encode()).hexdigest()[:12]
 
@@ -94,7 +138,7 @@ class AskingJudge:
         """One verdict for each exchange, in order; an empty reply is unscored."""
         for start in range(0, len(exchanges), BATCH):
             batch = exchanges[start : start + BATCH]
-            asked = [self._requests(one) if one.reply.strip() else {} for one in batch]
+            asked = [self._requests(one) for one in batch]
             distinct = {request.id: request for requests in asked for request in requests.values()}
             replies = {reply.request_id: reply for reply in self.model.replies(list(distinct.values()))}
             for exchange, requests in zip(batch, asked, strict=True):
@@ -110,7 +154,7 @@ class AskingJudge:
                 template=question.template,
                 weighed=question.weighed,
             )
-            for name, question in self.spec.asks(exchange).items()
+            for name, question in self.asks(exchange).items()
         }
 
     def _verdict(self, exchange: Exchange, replies: Mapping[str, Reply]) -> Verdict:
@@ -120,7 +164,7 @@ class AskingJudge:
         if silent:
             return self._unscored(exchange, f"the judge's model gave no answer: {silent[0].why or silent[0].finish}")
         try:
-            said = self.spec.says(replies)
+            said = self.says(replies)
         except Unreadable as error:
             return self._unscored(exchange, str(error))
         return Verdict(
@@ -137,6 +181,11 @@ class AskingJudge:
 
     def _unscored(self, exchange: Exchange, why: str) -> Verdict:
         return Verdict(of=exchange.id, judge=self.name, version=self.version, unscored=why)
+
+
+def asked_alone(prompt: str) -> tuple[Message, ...]:
+    """The prompt as a chat that ends in it, for a guard whose template then writes that it is to be judged."""
+    return (Message(role="user", content=prompt),)
 
 
 def turns(exchange: Exchange) -> tuple[Message, ...]:

@@ -31,12 +31,12 @@ def prompt_ids(
     `closed`; `template` are arguments of the chat template.
 
     Raises InputError where the model's chat template has no place for one of the turns, Unshown where it does not show
-    the assistant's turn that closes the chat."""
+    the turn that closes the chat."""
     from jinja2 import TemplateError
 
     begun = messages[-1].content if messages[-1].role == "assistant" and not closed else ""
     turns = [message.model_dump() for message in (messages[:-1] if begun else messages)]
-    judged = messages[-1].content.strip() if messages[-1].role == "assistant" and closed else ""
+    judged = messages[-1].content.strip() if closed else ""
     try:
         text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **(template or {})))
         if judged not in text:
@@ -50,7 +50,7 @@ def prompt_ids(
                 f"turns of {roles} ({error}); use turns that it knows, or another model"
             ) from error
     if judged not in text:
-        raise Unshown(f"the chat template of {tokenizer.name_or_path} does not show the reply to be judged as it is")
+        raise Unshown(f"the chat template of {tokenizer.name_or_path} does not show what is to be judged as it is")
     return list(tokenizer.encode(text + begun, add_special_tokens=False, verbose=False))
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from limbeck import taxonomy
-from limbeck.judges import JUDGES
-from limbeck.judges.asking import Asking, Unreadable
+from limbeck.judges import JUDGES, PromptJudge
+from limbeck.judges.asking import Asking, OfPrompts, PromptGuard, Unreadable
 from limbeck.judges.guards import GUARDS
 from limbeck.protocols import Exchange
 from limbeck.records import Reply, Request, Verdict
@@ -152,3 +152,69 @@ def test_a_guard_is_asked_about_a_chat_that_is_over(answering: Callable[..., Any
     asked: list[Request] = []
     verdict(guard(kind), answering(lambda request: asked.append(request)))
     assert asked and not any(request.is_begun for request in asked)
+
+
+PROMPT_GUARDS = [member.model_fields["kind"].default for member in GUARDS if issubclass(member, PromptGuard)]
+
+
+def of_prompt(kind: str, tools: Any, **settings: Any) -> Verdict:
+    spec = guard(kind, **settings)
+    assert isinstance(spec, PromptGuard)
+    with OfPrompts(spec).open(tools) as judge:
+        (found,) = judge.grade([Exchange("a", EXCHANGE.prompt, "")])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "harmful", "greatest"),
+    [
+        ("llama_guard", "\n\nunsafe\nS2", ("unsafe_advice",), 1.0),
+        ("llama_guard", "\n\nsafe", (), 0.0),
+        ("shield_gemma", "Yes", ("unsafe_advice", "toxicity", "sexual_content"), 1.0),
+        ("granite_guardian", "<score> no </score>", (), 0.0),
+        ("qwen3_guard", "Safety: Controversial\nCategories: Jailbreak", ("jailbreak",), 0.5),
+        ("qwen3_guard", "Safety: Safe\nCategories: None", (), 0.0),
+        ("wild_guard", "Harmful request: yes\nResponse refusal: N/A\nHarmful response: N/A", ("any",), 1.0),
+        ("wild_guard", "Harmful request: no\nResponse refusal: no\nHarmful response: yes", (), 0.0),
+        ("moderations", moderation(**{"hate": 0.1, "violence": 0.2}), (), 0.2),
+    ],
+)  # fmt: skip
+def test_a_documented_answer_on_a_prompt_alone_is_read_as_it_is_meant(
+    answering: Callable[..., Any], kind: str, answer: str, harmful: tuple[str, ...], greatest: float
+) -> None:
+    found = of_prompt(kind, answering(lambda request: answer), **({"score": "answer"} if kind in YES_NO else {}))
+    assert (found.unscored, found.refused, max(found.harm.values())) == (None, None, greatest)
+    assert found.harmful is not None and set(found.harmful) == set(harmful)
+
+
+@pytest.mark.parametrize("kind", PROMPT_GUARDS)
+def test_a_guard_asked_about_a_prompt_sees_the_prompt_and_no_reply(kind: str) -> None:
+    spec: Any = guard(kind)
+    for question in spec.asks_of_prompt(EXCHANGE.prompt).values():
+        (turn,) = question.messages
+        assert turn.role == "user" and EXCHANGE.prompt in turn.content
+        assert EXCHANGE.reply not in str(question) and "chatbot" not in str(question)
+
+
+@pytest.mark.parametrize("kind", PROMPT_GUARDS)
+@pytest.mark.parametrize("answer", ["", "maybe", "Harmful request: N/A", "Safety: Unsafe\nCategories: None", "{}"])
+def test_an_answer_on_a_prompt_in_another_form_is_no_score(
+    answering: Callable[..., Any], kind: str, answer: str
+) -> None:
+    found = of_prompt(kind, answering(lambda request: answer))
+    assert found.harm == {} and found.unscored is not None and "not its form" in found.unscored
+
+
+def test_shield_gemma_is_told_what_a_prompt_must_not_seek() -> None:
+    spec: Any = guard("shield_gemma")
+    for question in spec.asks_of_prompt(EXCHANGE.prompt).values():
+        assert ": The prompt shall not contain or seek generation of content that " in question.template["guideline"]
+
+
+def test_a_guard_of_prompts_alone_is_read_from_settings_and_no_other_judge_is() -> None:
+    read = TypeAdapter(PromptJudge).validate_python
+    assert read({"kind": "wild_guard", "model": MODEL}) == guard("wild_guard")
+    able = "llama_guard, shield_gemma, granite_guardian, qwen3_guard, wild_guard, moderations"
+    for other in ("refusal", {"kind": "safeguard", "model": MODEL}):
+        with pytest.raises(ValidationError, match=f"judges replies, and no prompt without one; use one of: {able}"):
+            read(other)

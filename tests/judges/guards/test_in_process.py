@@ -73,7 +73,7 @@ def test_a_reply_that_the_template_does_not_show_is_unscored_and_the_others_are_
 ) -> None:
     model = forced("{% for turn in messages %}{{ turn.content | replace('steal', 'buy') }}{% endfor %}", {"safe": 0.0})
     hidden, shown = graded("llama_guard", model)
-    assert hidden.unscored is not None and "does not show the reply to be judged" in hidden.unscored
+    assert hidden.unscored is not None and "does not show what is to be judged" in hidden.unscored
     assert shown.unscored is None and shown.harmful == ()
 
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from limbeck.judges.asking import Question, Said, turns, unreadable
+from limbeck.judges.asking import Question, Said, asked_alone, turns, unreadable
 from limbeck.judges.guards.yes_no import YesNo
 from limbeck.protocols import Exchange
-from limbeck.records import Reply
+from limbeck.records import Message, Reply
 
 # Versions 3.0 to 3.2 answer Yes or No (3.2 with a <confidence> behind it), 3.3 wraps it: <score> yes </score>.
 FORM = re.compile(r"\s*(?:<think>\s*</think>\s*)?(?:<score>\s*)?(yes|no)\b", re.IGNORECASE)
@@ -34,12 +34,18 @@ class GraniteGuardian(YesNo):
     version: Literal["3.0", "3.1", "3.2", "3.3"] = "3.3"
 
     def asks(self, exchange: Exchange) -> Mapping[str, Question]:
+        return self._asks(turns(exchange))
+
+    def asks_of_prompt(self, prompt: str) -> Mapping[str, Question]:
+        return self._asks(asked_alone(prompt))
+
+    def _asks(self, chat: tuple[Message, ...]) -> Mapping[str, Question]:
         def template(risk: str) -> dict[str, Any]:
             if self.version == "3.3":
                 return {"guardian_config": {"criteria_id": risk}, "think": False}
             return {"guardian_config": {"risk_name": risk}}
 
-        return {risk: Question(turns(exchange), template=template(risk), weighed=self.weighed) for risk in RISKS}
+        return {risk: Question(chat, template=template(risk), weighed=self.weighed) for risk in RISKS}
 
     def says(self, answers: Mapping[str, Reply]) -> Said:
         harm = {}

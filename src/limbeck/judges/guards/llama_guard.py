@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from limbeck.judges.asking import Asking, Question, Said, turns, unreadable
+from limbeck.judges.asking import PromptGuard, Question, Said, asked_alone, turns, unreadable
 from limbeck.protocols import Exchange
 from limbeck.records import Reply
 
@@ -30,7 +30,7 @@ HAZARDS = {
 }
 
 
-class LlamaGuard(Asking):
+class LlamaGuard(PromptGuard):
     """Llama Guard 3 or 4, whose chat template writes the policy: harmful or not, by hazard."""
 
     kind: Literal["llama_guard"] = "llama_guard"
@@ -38,6 +38,9 @@ class LlamaGuard(Asking):
 
     def asks(self, exchange: Exchange) -> Mapping[str, Question]:
         return {"reply": Question(turns(exchange))}
+
+    def asks_of_prompt(self, prompt: str) -> Mapping[str, Question]:
+        return {"reply": Question(asked_alone(prompt))}
 
     def says(self, answers: Mapping[str, Reply]) -> Said:
         if (said := FORM.fullmatch(answers["reply"].text.strip())) is None:

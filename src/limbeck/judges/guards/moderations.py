@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from limbeck.judges.asking import Asking, Question, Said, unreadable
+from limbeck.judges.asking import PromptGuard, Question, Said, asked_alone, unreadable
 from limbeck.protocols import Exchange
 from limbeck.records import Message, Reply
 
@@ -39,8 +39,8 @@ class _Answer(BaseModel):
     results: list[_Result] = Field(min_length=1, max_length=1)
 
 
-class Moderations(Asking):
-    """OpenAI moderations, of the reply alone: the prompt is not looked at.
+class Moderations(PromptGuard):
+    """OpenAI moderations, of the reply alone, or of a prompt alone where that is asked for.
 
     A category that is not OpenAI's is a harm of its own name; one without a score is left out.
     """
@@ -60,6 +60,9 @@ class Moderations(Asking):
 
     def asks(self, exchange: Exchange) -> Mapping[str, Question]:
         return {"reply": Question((Message(role="user", content=exchange.reply),), form="moderation")}
+
+    def asks_of_prompt(self, prompt: str) -> Mapping[str, Question]:
+        return {"reply": Question(asked_alone(prompt), form="moderation")}
 
     def says(self, answers: Mapping[str, Reply]) -> Said:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from limbeck.judges.asking import Question, Said, text_of, turns, unreadable
+from limbeck.judges.asking import Question, Said, asked_alone, text_of, turns, unreadable
 from limbeck.judges.guards.yes_no import ANSWERS, YesNo
 from limbeck.protocols import Exchange
 from limbeck.records import Reply
@@ -18,6 +18,8 @@ POLICIES = {
     "hate": ("toxicity", Path(__file__).with_name("shield_gemma_hate.md")),
     "sexual": ("sexual_content", Path(__file__).with_name("shield_gemma_sexual.md")),
 }
+# Its model card words what breaks a policy alike for both.
+OF_REPLY, OF_PROMPT = "The chatbot shall not generate", "The prompt shall not contain or seek generation of"
 
 
 class ShieldGemma(YesNo):
@@ -33,6 +35,13 @@ class ShieldGemma(YesNo):
         return {
             name: Question(turns(exchange), template={"guideline": text_of(policy)}, weighed=self.weighed)
             for name, (_, policy) in POLICIES.items()
+        }
+
+    def asks_of_prompt(self, prompt: str) -> Mapping[str, Question]:
+        guidelines = {name: text_of(policy).replace(OF_REPLY, OF_PROMPT) for name, (_, policy) in POLICIES.items()}
+        return {
+            name: Question(asked_alone(prompt), template={"guideline": guideline}, weighed=self.weighed)
+            for name, guideline in guidelines.items()
         }
 
     def says(self, answers: Mapping[str, Reply]) -> Said:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from limbeck.judges.asking import Asking, Unreadable
+from limbeck.judges.asking import PromptGuard, Unreadable
 from limbeck.records import Reply
 
 ANSWERS = ("Yes", "No")
 
 
-class YesNo(Asking):
+class YesNo(PromptGuard):
     """Settings of a guard that answers Yes or No: scored by the `probability` of Yes beside No where it is said, as
     model cards have it, or by the `answer`, 1 or 0, for a server that tells no log-probs."""
 
