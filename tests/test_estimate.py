@@ -126,6 +126,16 @@ def test_the_draws_for_risk_are_counted_and_not_drawn_again_in_a_later_round(con
     assert [(cost.items, cost.written) for cost in drawn] == [(60, 300), (6, 30), (6, 30)]
 
 
+def test_the_prompts_that_a_guard_is_asked_about_for_risk_are_counted_and_its_time_is_not(
+    config: dict[str, Any],
+) -> None:
+    guard = {"kind": "guard", "judge": {"kind": "wild_guard", "model": {"kind": "scripted", "script": []}}}
+    found = stages(config, teach={**config["teach"], "risk": guard}, train={"losses": ["decision"]})
+    told = [found[name] for name in ("round 0: risk", "exam: risk")]
+    assert [(stage.cost.items, stage.cost.seconds) for stage in told] == [(20, 0), (2, 0)]
+    assert told[0].note == "what the guard wild_guard takes is not counted"
+
+
 def test_a_later_round_asks_for_what_is_new_alone(config: dict[str, Any]) -> None:
     found = stages(config, rounds=2)
     # The two prompts of the probe, of which the harmful one is asked of the student too.

@@ -33,7 +33,8 @@ from limbeck.pace import NotKnown, product_s, reading_s, training_s, writing_s
 from limbeck.records import Lesson, Message, Prompt
 from limbeck.taxonomy import HARD_RISK, HOUSE
 from limbeck.teach import who_is_asked
-from limbeck.teach.settings import DrawnRisk, TeachSettings
+from limbeck.teach.risk import open_ended
+from limbeck.teach.settings import DrawnRisk, GuardedRisk, TeachSettings
 from limbeck.training.batches import Deciding, Example, LessonEncoder
 from limbeck.training.loop import choose, step_count
 from limbeck.training.pool import Pool
@@ -329,10 +330,13 @@ def estimate(config: RunConfig) -> Iterator[Stage]:
     yield _exam(config, base, student, exam)
 
 
-def _risk(config: RunConfig, risk: DrawnRisk, prompts: Sequence[Prompt], *, name: str) -> Stage:
-    """All draws for the risks of these prompts."""
+def _risk(config: RunConfig, risk: DrawnRisk | GuardedRisk, prompts: Sequence[Prompt], *, name: str) -> Stage:
+    """All draws for the risks of these prompts, or the prompts that a guard is asked about."""
+    if isinstance(risk, GuardedRisk):
+        cost = Cost(items=len(open_ended(prompts)))
+        return Stage(name=name, cost=cost, note=f"what the guard {risk.judge.kind} takes is not counted")
     teacher = config.teach.risk_teacher(risk)
-    mine = [one for one in {one.id: one for one in prompts}.values() if teacher.is_for(one) and not one.choices]
+    mine = [one for one in open_ended(prompts) if teacher.is_for(one)]
     if isinstance(teacher, Local | PrivilegedContext):
         chats = [_asked(teacher, one) for one in mine for _ in range(risk.draws)]
         return Stage(name=name, cost=Engine.of(teacher).replies(chats, risk.max_tokens + teacher.reasoning.max_tokens))

@@ -26,8 +26,9 @@ from limbeck.report.verdict import choice
 from limbeck.sift import sift
 from limbeck.teach import teach
 from limbeck.teach.language import language_line
-from limbeck.teach.risk import draw_risk
+from limbeck.teach.risk import draw_risk, guard_risk
 from limbeck.teach.score import score, unlabelled_line
+from limbeck.teach.settings import DrawnRisk
 from limbeck.teach.spans import score_spans
 from limbeck.training.baselines import baseline
 from limbeck.training.lessons import LessonFiles, read_lessons
@@ -166,10 +167,14 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
 
 
 def _risks(config: RunConfig, at: Workspace, name: str, prompts: Rows[Prompt]) -> Rows[Risk] | None:
-    """The drawn risks of these prompts; None where the recipe leaves risk to the conduct."""
+    """The risks of these prompts, drawn or said by a guard; None where the recipe leaves risk to the conduct."""
     if (risk := config.teach.risk) is None:
         return None
-    found: Rows[Risk] = at.keep(name, draw_risk, risk, config.teach.risk_teacher(risk), prompts)
+    found: Rows[Risk] = (
+        at.keep(name, draw_risk, risk, config.teach.risk_teacher(risk), prompts)
+        if isinstance(risk, DrawnRisk)
+        else at.keep(name, guard_risk, risk, prompts)
+    )
     return found
 
 

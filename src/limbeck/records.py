@@ -296,17 +296,17 @@ class Verdict(Record):
 
 
 class Risk(Record):
-    """How likely a prompt is to be refused, by what a judge says of a teacher's draws on it.
+    """How likely a prompt is to be refused, by what a judge says of a teacher's draws on it, or of the prompt itself.
 
-    `said` has a number in [0, 1] for each draw: whether it refuses, or with which probability; None where nobody could
-    say, and `why` tells the first reason. `cost` is that of the draws of which it is known, None where it is of none;
-    `without_cost` counts the others.
+    `said` has a number in [0, 1] for each draw: whether it refuses, or with which probability. Without a `teacher` it
+    has one, how harmful the prompt is. None where nobody could say, and `why` tells the first reason. `cost` is that of
+    the draws of which it is known, None where it is of none; `without_cost` counts the others.
     """
 
     identity = ("prompt", "teacher", "judge", "version", "said")
 
     prompt: str
-    teacher: str
+    teacher: str | None
     judge: str
     version: str
     said: tuple[float | None, ...]
@@ -318,12 +318,12 @@ class Risk(Record):
 
     @property
     def scored(self) -> list[float]:
-        """What is known of the draws."""
+        """What could be said."""
         return [one for one in self.said if one is not None]
 
     @property
     def value(self) -> float | None:
-        """The mean over the draws that could be scored, in [0, 1]; None where none could."""
+        """The mean of what could be said, in [0, 1]; None where nothing could."""
         return sum(self.scored) / len(self.scored) if self.scored else None
 
 

@@ -52,7 +52,8 @@ from limbeck.spec import Table, checked, fingerprint
 from limbeck.taxonomy import HARMS, Split
 from limbeck.teach import routed, wants_reply, who_is_asked
 from limbeck.teach.keep import KEEPS
-from limbeck.teach.settings import TeachSettings
+from limbeck.teach.risk import open_ended
+from limbeck.teach.settings import DrawnRisk, TeachSettings
 from limbeck.training.balance import BALANCES
 from limbeck.training.baselines import BASELINES
 from limbeck.training.brought import Brought, brings_targets, read_targets
@@ -409,9 +410,13 @@ def check(config: RunConfig) -> Iterator[str]:
     if config.teach.at_most is not None:
         yield f"asked     {config.teach.at_most} prompts a round at most, of all teachers together"
     if (risk := config.teach.risk) is not None:
-        teacher = config.teach.risk_teacher(risk)
-        drawn = sum(teacher.is_for(one) and not one.choices for one in prompts if one.split in ("train", "exam"))
-        yield f"risk      {risk.teacher}: {risk.draws} draws on each of {drawn} prompts to train on and of the exam"
+        risked = open_ended([one for one in prompts if one.split in ("train", "exam")])
+        if isinstance(risk, DrawnRisk):
+            teacher = config.teach.risk_teacher(risk)
+            drawn = sum(teacher.is_for(one) for one in risked)
+            yield f"risk      {risk.teacher}: {risk.draws} draws on each of {drawn} prompts to train on and of the exam"
+        else:
+            yield f"risk      {risk.judge.kind}: asked about each of {len(risked)} prompts to train on and of the exam"
     yield from _house_lines(config.teach, prompts)
     yield f"student   {config.student.model}"
     for teacher in config.teach.teachers:

@@ -974,6 +974,36 @@ def test_the_share_of_draws_that_refuse_is_the_risk_of_the_lesson_and_other_draw
     )
 
 
+@pytest.mark.model
+def test_a_guards_probability_is_the_risk_of_the_lesson_and_its_model_is_looked_for_first(
+    limbeck: Command, tiny_model: Path
+) -> None:
+    Path("prompts.jsonl").write_text('{"prompt": "How do I boil an egg?", "split": "train"}\n')
+    scores = json.dumps({"results": [{"category_scores": {"hate": 0.0, "violence": 0.2}}]})
+    guard = f"{{kind: moderations, model: {{kind: scripted, script: [{{say: ['{scores}']}}]}}}}"
+    Path("mine.yaml").write_text(
+        f"student: {{model: {tiny_model}}}\ncurate: {{sources: [{{kind: file, path: prompts.jsonl}}]}}\n"
+        f"train: {{losses: [cross_entropy, decision]}}\nteach:\n  learn_to_avoid: false\n  teachers:\n"
+        "    - {name: expert, kind: scripted, script: [{say: [Boil an egg for six minutes in hot water.]}]}\n"
+        f"  risk: {{kind: guard, judge: {guard}}}\nsift: {{keep: 0, downweight: 0}}\n"
+    )
+    code, out, _ = limbeck("check", "mine.yaml")
+    assert code == 0 and "risk      moderations: asked about each of 1 prompts to train on and of the exam" in out
+    assert limbeck("sift", "mine.yaml", "--folder", "out")[0] == 0
+    (file,) = Path("out").glob("round-0/lessons-*/rows-*.jsonl")
+    assert json.loads(file.read_text())["risk"] == 0.2
+    nowhere = "teach.risk={kind: guard, judge: {kind: llama_guard, model: {kind: local, model: ./nowhere}}}"
+    code, _, err = limbeck("check", "mine.yaml", "--set", nowhere)
+    assert (code, "nowhere" in err) == (2, True)
+    for wrong, told in (
+        ("teach.risk={teacher: expert, drawss: 2}", "teach.risk.drawss: unknown; did you mean draws?"),
+        (f"teach.risk={{kind: guard, jugde: 1, judge: {guard}}}", "teach.risk.jugde: unknown; did you mean judge?"),
+        ("teach.risk={kind: guard, judge: refusal}", "teach.risk.judge: judge 'refusal' judges replies"),
+    ):
+        code, _, err = limbeck("check", "mine.yaml", "--set", wrong)
+        assert code == 2 and told in err
+
+
 def test_a_misspelt_shipped_recipe_says_which_is_meant(limbeck: Command) -> None:
     said = "recipe 'quikstart' is no .yaml file and none of those shipped; did you mean quickstart?\n"
     assert limbeck("check", "quikstart")[::2] == (2, said)

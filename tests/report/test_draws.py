@@ -95,6 +95,11 @@ def test_draws_that_told_a_risk_are_paid_once_and_stand_apart() -> None:
     assert asked_of.without_tokens == 2
 
 
+def test_a_guard_that_told_the_risk_of_a_prompt_is_no_teacher() -> None:
+    told = Risk(prompt="a", teacher=None, judge="wild_guard", version="1", said=(1.0,))
+    assert ledger([([draw(HARMLESS, "Ten.")], [], [])], [told]).teachers.keys() == {"expert"}
+
+
 def test_a_teachers_replies_in_the_exam_are_paid_and_stand_apart() -> None:
     reply = Reply(request_id="a", text="Ten.", finish="stop", prompt_tokens=10, reply_tokens=2, cost=0.25)
     trials = [trial_of(Trial(prompt=HARMLESS, subject=name, asked="reply"), reply) for name in ("expert", "silent")]

@@ -240,6 +240,20 @@ def test_a_prompt_whose_draws_nobody_could_score_keeps_its_hard_label_and_says_s
     assert (lessons[HARMLESS.id].risk, made.risk) == (0.0, "conduct, no draw could be scored: blocked")
 
 
+def test_what_a_guard_says_of_a_prompt_is_its_risk_and_hard_labels_stand_in_where_it_says_nothing(
+    store: StageStore, judge: JudgeSpec
+) -> None:
+    unsure, silent = (
+        Risk(prompt=one.id, teacher=None, judge="g", version="1", said=(said,), why=why)
+        for one, said, why in ((HARMLESS, 0.3, ""), (OTHER, None, "timed out"))
+    )
+    lessons = risky(store, judge, [unsure, silent])
+    made = [one.provenance and (one.risk, one.provenance.risk) for one in lessons.values()]
+    assert made == [(0.3, "guard: g 1 of the prompt"), (0.0, "conduct, the guard could not say: timed out")]
+    with pytest.raises(InputError, match=r"g could score none of 1 prompts \(of the first: timed out\); name another"):
+        risky(store, judge, [silent])
+
+
 @pytest.mark.parametrize("risks", [[], [risk(HARMLESS, None, why="the judge is silent")]])
 def test_risks_that_know_nothing_are_an_error_and_never_hard_labels(
     store: StageStore, judge: JudgeSpec, risks: list[Risk]

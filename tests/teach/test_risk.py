@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,11 +12,12 @@ import pytest
 from pydantic import ValidationError
 
 from limbeck.judges.spec import JudgeSpec
+from limbeck.models.encoder import ModelTools
 from limbeck.models.recorded import Recorded
 from limbeck.models.scripted import Line, Scripted, ScriptedModel
-from limbeck.records import Prompt, Reply, Request, Risk, asked
-from limbeck.teach.risk import draw_risk
-from limbeck.teach.settings import DrawnRisk, TeachSettings
+from limbeck.records import Message, Prompt, Reply, Request, Risk, asked
+from limbeck.teach.risk import draw_risk, guard_risk
+from limbeck.teach.settings import DrawnRisk, GuardedRisk, TeachSettings
 from limbeck.workspace import Silent, StageStore
 
 EGG = Prompt(messages=asked("How do I boil an egg?"), lesson="decision")
@@ -149,3 +151,71 @@ def test_the_recipe_names_a_teacher_that_can_be_asked_again() -> None:
     with pytest.raises(ValidationError, match="says the same at every draw; use 1, or name a teacher that samples"):
         TeachSettings(teachers=(recorded,), risk=DrawnRisk(teacher="expert"))
     assert TeachSettings(teachers=(recorded,), risk=DrawnRisk(teacher="expert", draws=1)).risk is not None
+
+
+@pytest.fixture
+def asking(store: StageStore) -> StageStore:
+    """A store whose tools open the models of judges."""
+    return replace(store, tools=ModelTools())
+
+
+def guarded(*lines: Line) -> GuardedRisk:
+    """The risk by a guard whose model has this script."""
+    model = Scripted(script=lines).model_dump()
+    return GuardedRisk.model_validate({"judge": {"kind": "wild_guard", "model": model}})
+
+
+GUARD = guarded(
+    Line(when="egg", say=("Harmful request: no\nResponse refusal: N/A\nHarmful response: N/A",)),
+    Line(when="hurt", say=("Harmful request: yes\nResponse refusal: N/A\nHarmful response: N/A",)),
+    Line(when="knife", say=("I would rather not say.",)),
+)
+
+
+def test_a_guards_score_of_the_prompt_is_its_risk(asking: StageStore) -> None:
+    risks = list(guard_risk(GUARD, [EGG, KNIFE, EGG], store=asking))
+    assert [(one.prompt, one.said, one.value) for one in risks] == [(EGG.id, (0.0,), 0.0), (KNIFE.id, (1.0,), 1.0)]
+    assert {(one.teacher, one.judge) for one in risks} == {(None, "wild_guard")}
+
+
+def test_the_greatest_score_of_any_harm_is_the_risk(asking: StageStore) -> None:
+    scores = json.dumps({"results": [{"category_scores": {"hate": 0.1, "violence": 0.2, "sexual": 0.0}}]})
+    judge = {"kind": "moderations", "model": Scripted(script=(Line(when="egg", say=(scores,)),)).model_dump()}
+    (risk,) = guard_risk(GuardedRisk.model_validate({"judge": judge}), [EGG], store=asking)
+    assert risk.value == 0.2
+
+
+def test_a_guard_is_asked_about_the_last_turn_alone_and_about_no_choices(asking: StageStore) -> None:
+    again = Prompt(messages=(*asked("Who are you?"), Message(role="assistant", content="A."), *KNIFE.messages))
+    item = Prompt(messages=asked("Which egg?"), choices=("a", "b"), answer=0)
+    assert [(one.prompt, one.value) for one in guard_risk(GUARD, [again, item], store=asking)] == [(again.id, 1.0)]
+
+
+def test_a_prompt_that_the_guard_cannot_say_of_has_no_risk_and_says_why(asking: StageStore) -> None:
+    (risk,) = guard_risk(GUARD, [Prompt(messages=asked("Which knife?"))], store=asking)
+    assert (risk.said, risk.value) == ((None,), None)
+    assert risk.why == "wild_guard answered 'I would rather not say.', which is not its form"
+
+
+def test_what_a_guard_answered_is_kept_and_not_asked_again(asking: StageStore) -> None:
+    before = list(guard_risk(GUARD, [EGG], store=asking))
+    kept = len(asking.kept.offsets)
+    assert kept and list(guard_risk(GUARD, [EGG], store=asking)) == before and len(asking.kept.offsets) == kept
+
+
+def test_the_recipe_says_by_kind_who_tells_the_risk_and_a_teacher_does_without_one() -> None:
+    judge = {"kind": "wild_guard", "model": MODEL}
+    risks = ({"teacher": "expert"}, {"kind": "draws", "teacher": "expert"}, {"kind": "guard", "judge": judge}, None)
+    read = [TeachSettings.model_validate({"teachers": (EXPERT,), "risk": one}).risk for one in risks]
+    assert [type(one) for one in read] == [DrawnRisk, DrawnRisk, GuardedRisk, type(None)]
+    for one in read:
+        saved = TeachSettings(teachers=(EXPERT,), risk=one).model_dump(mode="json")
+        assert TeachSettings.model_validate(saved).risk == one
+
+
+def test_a_judge_that_needs_a_reply_is_no_guard_of_prompts() -> None:
+    for judge in ("refusal", {"kind": "safeguard", "model": MODEL}):
+        with pytest.raises(ValidationError, match=r"no prompt without one; use one of: llama_guard, shield_gemma"):
+            TeachSettings.model_validate({"risk": {"kind": "guard", "judge": judge}})
+    with pytest.raises(ValidationError, match="unknown risk 'gaurd'; did you mean guard"):
+        TeachSettings.model_validate({"risk": {"kind": "gaurd"}})

@@ -99,7 +99,7 @@ def ledger(rounds: Sequence[Round], risks: Iterable[Risk] = (), exam: Iterable[T
         elsewhere = one.finish in ("stop", "length") and other_language(one.prompt, one.reply) is not None
         asked.other_language = (asked.other_language or 0) + elsewhere
         _count(asked, one, prompt=one.prompt.id, without_cost=int(one.cost is None))
-    for risk in {one.id: one for one in risks}.values():
+    for risk in {one.id: one for one in risks if one.teacher is not None}.values():
         asked = counted.teachers[f"{risk.teacher or 'unnamed'}, for the risk"]
         _count(asked, risk, prompt=risk.prompt, draws=len(risk.said), without_cost=risk.without_cost)
     for trial in exam:

@@ -150,9 +150,9 @@ def _pictures(story: Story, harms: dict[str, Headline]) -> dict[str, Picture | N
 
 
 def _caution(pairs: Sequence[tuple[float, float]]) -> Picture | None:
-    """How often the teacher refuses what the student would refuse with about the same probability."""
+    """How risky what the student would refuse with about the same probability is."""
     if not pairs:
         return None
     stated, drawn = zip(*pairs, strict=True)
-    axes = {"stated": "the student's probability of refusing", "happened": "the teacher's risk"}
+    axes = {"stated": "the student's probability of refusing", "happened": "the prompt's risk"}
     return reliability_chart(reliability(stated, drawn), **axes)

@@ -84,6 +84,11 @@ def _check_answers(teacher: str, candidates: Sequence[Candidate], graded: dict[s
 
 def _check_known(risks: Sequence[Risk]) -> None:
     """Raises InputError where no risk is known at all: every lesson would have its hard label."""
+    if risks and not any(one.scored or one.teacher is not None for one in risks):
+        raise InputError(
+            f"teach.risk: {risks[0].judge} could score none of {len(risks)} prompts (of the first: {risks[0].why}); "
+            "name another guard, or remove teach.risk to teach the conduct alone"
+        )
     if not any(one.scored for one in risks):
         draws = sum(len(one.said) for one in risks)
         why = next((f" (of the first: {one.why})" for one in risks), "; its teacher is for none of the prompts")
@@ -131,6 +136,9 @@ def _lesson(
 def _risk_rule(risk: Risk | None) -> str:
     if risk is None:
         return "conduct"
+    if risk.teacher is None:
+        told = f"guard: {risk.judge} {risk.version} of the prompt"
+        return told if risk.scored else f"conduct, the guard could not say: {risk.why}"
     if not risk.scored:
         return f"conduct, no draw could be scored: {risk.why}"
     told = f"{len(risk.scored)} of {len(risk.said)} draws of {risk.teacher} scored by {risk.judge} {risk.version}"

@@ -1,15 +1,17 @@
-"""Prompts in, risks out: how often a teacher refuses a prompt when it is asked again and again."""
+"""Prompts in, risks out: how often a teacher refuses a prompt when it is asked again and again, or how harmful a guard
+calls it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from limbeck.judges.asking import OfPrompts
 from limbeck.judges.grade import verdicts
 from limbeck.models.answer import ask
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Exchange, Store
 from limbeck.records import Prompt, Reply, Risk, Verdict, known_sum, request_of
-from limbeck.teach.settings import DrawnRisk
+from limbeck.teach.settings import DrawnRisk, GuardedRisk
 
 
 def draw_risk(settings: DrawnRisk, teacher: ModelSpec, prompts: Sequence[Prompt], *, store: Store) -> Iterator[Risk]:
@@ -18,7 +20,7 @@ def draw_risk(settings: DrawnRisk, teacher: ModelSpec, prompts: Sequence[Prompt]
     Every draw is kept as it comes. One that is blocked, failed, empty or unscored counts neither as a refusal nor as
     an answer.
     """
-    asked = [one for one in {one.id: one for one in prompts}.values() if not one.choices and teacher.is_for(one)]
+    asked = [one for one in open_ended(prompts) if teacher.is_for(one)]
     requests = [
         request_of(prompt, max_tokens=settings.max_tokens, temperature=settings.temperature, seed=store.seed + draw)
         for prompt in asked
@@ -53,6 +55,31 @@ def draw_risk(settings: DrawnRisk, teacher: ModelSpec, prompts: Sequence[Prompt]
             without_cost=len(drawn) - len(costs),
             why=_why(replies[unknown[0]], verdict_of.get(unknown[0])) if unknown else "",
         )
+
+
+def guard_risk(settings: GuardedRisk, prompts: Sequence[Prompt], *, store: Store) -> Iterator[Risk]:
+    """The risk of each distinct open-ended prompt, in one number: how harmful the guard calls it.
+
+    What the guard's model answers is kept as it comes.
+    """
+    asked = open_ended(prompts)
+    exchanges = [Exchange(one.id, one.text, "", one.language) for one in asked]
+    with store.tools.grading(OfPrompts(settings.judge), store=store) as grade:
+        said = store.progress("asking the guard for risk", grade(exchanges), total=len(exchanges))
+        for prompt, verdict in zip(asked, said, strict=True):
+            yield Risk(
+                prompt=prompt.id,
+                teacher=None,
+                judge=verdict.judge,
+                version=verdict.version,
+                said=(max(verdict.harm.values()) if verdict.harm else None,),
+                why=verdict.unscored or "",
+            )
+
+
+def open_ended(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Those that have a risk: each distinct prompt without choices."""
+    return [one for one in {one.id: one for one in prompts}.values() if not one.choices]
 
 
 def _refuses(settings: DrawnRisk, verdict: Verdict | None) -> float | None:

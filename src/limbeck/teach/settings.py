@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from limbeck.errors import InputError
-from limbeck.judges import AnyJudge, JudgeOfRefusal
+from limbeck.judges import AnyJudge, JudgeOfRefusal, PromptJudge
 from limbeck.judges.refusal import Refusal
 from limbeck.models import AnyModel
 from limbeck.models.spec import ModelSpec
 from limbeck.records import Prompt
-from limbeck.spec import Manner, Spec
+from limbeck.spec import Kind, Manner, Spec, Table
 from limbeck.taxonomy import EVERYDAY, HARMS, HOUSE
 from limbeck.teach.keep import AnyKeep, Top
 
@@ -69,19 +69,42 @@ class Mixture(Spec):
         return self
 
 
-class DrawnRisk(Spec):
+class RiskSpec(Kind):
+    """Where the risk of a prompt is from."""
+
+
+class DrawnRisk(RiskSpec):
     """The risk of a prompt is how often the teacher of this name refuses it in `draws` sampled replies: the `share` of
     them that the judge calls a refusal, in part or in full, or the mean of the `probability` that it gives.
 
     Replies are cut at `max_tokens`: whether one refuses shows early.
     """
 
+    kind: Literal["draws"] = "draws"
     teacher: str
     draws: int = Field(default=8, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=64, ge=1)
     judge: JudgeOfRefusal = Refusal()
     of: Literal["share", "probability"] = "share"
+
+
+class GuardedRisk(RiskSpec):
+    """The risk of a prompt is how harmful a guard calls it that is asked about its last turn, and sees no reply: the
+    greatest of its scores by harm."""
+
+    kind: Literal["guard"] = "guard"
+    judge: PromptJudge
+
+
+RISKS: Table[RiskSpec] = Table("risk", RiskSpec, DrawnRisk, GuardedRisk)
+
+
+def _read_risk(given: Any) -> Any:
+    """The risk from its settings; without a kind it is drawn."""
+    if given is None:
+        return None
+    return RISKS.read({"kind": "draws", **given} if isinstance(given, Mapping) and "kind" not in given else given)
 
 
 class Beginnings(Spec):
@@ -146,8 +169,8 @@ class TeachSettings(Spec):
     soft_labels: AnyModel | None = None
     mixture: Mixture | None = None
     keep: AnyKeep = Top()
-    # A stage of its own draws for it, under its own settings: it changes nothing of what teachers reply.
-    risk: Annotated[DrawnRisk | None, Manner()] = None
+    # A stage of its own is for it, under its own settings: it changes nothing of what teachers reply.
+    risk: Annotated[DrawnRisk | GuardedRisk | None, BeforeValidator(_read_risk), Manner()] = None
 
     @model_validator(mode="after")
     def _begins_less_than_a_reply(self) -> Self:
@@ -207,7 +230,7 @@ class TeachSettings(Spec):
 
     @model_validator(mode="after")
     def _risk_is_drawn(self) -> Self:
-        if self.risk is None:
+        if not isinstance(self.risk, DrawnRisk):
             return self
         names = [teacher.name for teacher in self.teachers]
         if self.risk.teacher not in names:
