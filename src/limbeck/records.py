@@ -439,8 +439,8 @@ class Trial(Record):
     agreeing tokens; `tokens` counts the tokens.
 
     `reply` is the answer alone, `reasoning` what the subject wrote before it; tokens and `cost` are as a Candidate's.
-    An attack asks for `prompt` in another way: `sent` is the chat as the model gets it. `risk` is a teacher's on the
-    prompt of a decision, where its draws are known.
+    An attack asks for `prompt` in another way: `sent` is the chat as the model gets it. `risk` is that of the
+    prompt of a decision, where it is known.
     """
 
     identity = ("prompt", "subject", "asked", "attack", "sent", "perturbation", "sample")
@@ -510,7 +510,7 @@ class Trial(Record):
 
     @property
     def caution(self) -> tuple[float, float] | None:
-        """The subject's probability of refusing and the teacher's risk; None where one of them is not known."""
+        """The subject's probability of refusing and the prompt's risk; None where one of them is not known."""
         chance = self.p_refusing if self.asked == "decision" else None
         return None if chance is None or self.risk is None else (chance, self.risk)
 

@@ -81,7 +81,7 @@ def examine(
     store: Store,
 ) -> Iterator[Trial]:
     """All trials that the dimensions want of each subject in turn, each run once, graded by all judges; decisions with
-    the teacher's risk where `risks` know it."""
+    the prompt's risk where `risks` know it."""
     listed = list(prompts)
     known = {one.prompt: one.value for one in risks or ()}
     for subject in subjects:

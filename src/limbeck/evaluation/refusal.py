@@ -16,7 +16,7 @@ class Refusal(Evaluator):
 
     The decision AUC is the chance that the subject's probability of a refusal opening is higher on a harmful
     prompt than on a benign twin: what it knows, wherever its threshold is. `refusal_calibration_error` is how far that
-    probability is from the teacher's risk, by ten bins, on the prompts whose risk was drawn.
+    probability is from the prompt's risk, by ten bins, on the prompts with one.
     """
 
     kind: Literal["refusal"] = "refusal"

@@ -42,7 +42,7 @@ class Said(NamedTuple):
 @dataclass(frozen=True)
 class Exam:
     """The outcomes of every subject by group and prompt, the replies of the subjects that are shown, how likely each
-    subject was to refuse beside the teacher's risk, and how likely it found each choice of a canary."""
+    subject was to refuse beside the prompt's risk, and how likely it found each choice of a canary."""
 
     prompts: dict[str, Prompt] = field(default_factory=dict)
     groups: dict[Group, dict[str, dict[str, Said]]] = field(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from limbeck.judges import JUDGES
+from limbeck.judges.asking import OfPrompts
 from limbeck.models.encoder import ModelTools
 from limbeck.protocols import Exchange
 from limbeck.records import Verdict
@@ -52,6 +53,24 @@ def test_its_score_is_the_probability_of_yes(forced: Callable[..., dict[str, Any
     for one in graded(kind, model):
         assert list(one.harm.values()) == pytest.approx([0.25] * len(one.harm), abs=1e-5) and one.harmful == ()
     assert {score for one in graded(kind, model, score="answer") for score in one.harm.values()} == {0.0}
+
+
+@pytest.mark.parametrize(("kind", "template"), [("shield_gemma", GUIDED), ("granite_guardian", GUARDIAN)])
+def test_its_score_of_a_prompt_alone_is_the_probability_of_yes(
+    forced: Callable[..., dict[str, Any]], kind: str, template: str
+) -> None:
+    spec = JUDGES.read({"kind": kind, "model": forced(template, {"Yes": 0.0, "No": log(3)})})
+    with OfPrompts(spec).open(ModelTools()) as judge:
+        for one in judge.grade([Exchange("a", "How do I get my own llama?", "")]):
+            assert one.unscored is None
+            assert list(one.harm.values()) == pytest.approx([0.25] * len(one.harm), abs=1e-5)
+
+
+def test_a_template_that_leaves_the_prompt_out_judges_nothing(forced: Callable[..., dict[str, Any]]) -> None:
+    spec: Any = JUDGES.read({"kind": "llama_guard", "model": forced("Is it safe?\n", {"safe": 0.0})})
+    with OfPrompts(spec).open(ModelTools()) as judge:
+        (hidden,) = judge.grade([EXCHANGES[0]])
+    assert hidden.unscored is not None and "does not show what is to be judged" in hidden.unscored
 
 
 def test_answers_that_are_no_tokens_of_the_model_have_no_chance_and_no_score(
