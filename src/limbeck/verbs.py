@@ -53,7 +53,7 @@ from limbeck.taxonomy import HARMS, Split
 from limbeck.teach import routed, wants_reply, who_is_asked
 from limbeck.teach.keep import KEEPS
 from limbeck.teach.risk import open_ended
-from limbeck.teach.settings import DrawnRisk, TeachSettings
+from limbeck.teach.settings import RISKS, DrawnRisk, TeachSettings
 from limbeck.training.balance import BALANCES
 from limbeck.training.baselines import BASELINES
 from limbeck.training.brought import Brought, brings_targets, read_targets
@@ -75,6 +75,7 @@ TABLES: dict[str, Table[Any]] = {
     "keeps": KEEPS,
     "dimensions": EVALUATORS,
     "perturbations": PERTURBATIONS,
+    "risks": RISKS,
     "sources": SOURCES,
 }
 
