@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -159,7 +160,18 @@ def _bounds(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
         bounds.append(
             _Bound(f"step, {dtype}, cached: seconds, of plain torch's", _ratio("tokens", *pair), "1.2 at most")
         )
+    for work, what, peers in (("scoring", "scores", ["lm_eval"]), ("generation", "replies", ["plain", "lm_eval"])):
+        for dtype, peer in product(DTYPES, peers):
+            here, there = (_least_seconds(rows, work, one, dtype) for one in ("ours", peer))
+            ratio = [there / here] if here is not None and there is not None else []
+            bounds.append(_Bound(f"{what}, {dtype}: seconds of {NAMES[peer]}, of ours", ratio, "1.5 at least"))
     return _table(("", "found", "wanted"), [bound.line for bound in bounds])
+
+
+def _least_seconds(rows: Sequence[Row], work: str, contender: str, dtype: str) -> float | None:
+    """Of a contender's batches the fastest."""
+    mine = (row for row in rows if (row.work, row.contender) == (work, contender))
+    return min((row.seconds for row in mine if row.seconds and parsed(row.setting)["dtype"] == dtype), default=None)
 
 
 def _ratio(what: str, one: Row | None, other: Row | None) -> list[float]:
@@ -271,10 +283,10 @@ was. Every figure is the median of its repeats, each in a process of its own on 
 
 ## At a glance
 
-Smallest and largest ratio over all sizes, β and heads in float32 (the step and replies also in bfloat16), against what
-Limbeck wants of itself. *Floor* is the multiplications that cannot be avoided at the peak above; blocks of 128 rows,
-which keep memory small, do not reach that peak, and no size comes within 1.2 times of it (`docs/notebook.md`, *MKL and
-oneDNN*).
+Smallest and largest ratio over all sizes, β and heads in float32 (the step, scores and replies also in bfloat16),
+against what Limbeck wants of itself. *Floor* is the multiplications that cannot be avoided at the peak above; blocks of
+128 rows, which keep memory small, do not reach that peak, and no size comes within 1.2 times of it (`docs/notebook.md`,
+*MKL and oneDNN*). Of several batches the fastest counts.
 
 [BOUNDS]
 
