@@ -538,6 +538,12 @@ class Measurement(Record):
     unscored: int = 0
     slice: dict[str, str] = {}
 
+    @property
+    def at_most(self) -> tuple[float, float]:
+        """Upper end of the interval, then the value: by it few items do not make the least figure by chance."""
+        value = self.value or 0.0
+        return (value if self.high is None else self.high, value)
+
 
 class Scorecard(Record):
     """All that was measured of one model."""

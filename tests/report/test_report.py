@@ -142,6 +142,13 @@ def test_the_worst_perturbation_is_shown_by_name_and_not_the_mean() -> None:
     assert (cell.value, cell.note) == (0.4, "typos")
 
 
+def test_a_perturbation_of_few_prompts_is_not_the_worst_by_chance() -> None:
+    few = share("same_decision", 0.7, perturbation="order").model_copy(update={"low": 0.36, "high": 0.92})
+    many = share("same_decision", 0.72, perturbation="typos").model_copy(update={"low": 0.57, "high": 0.84})
+    (cell,) = [row.cells[-1] for row in headline([card("student", few, many)]).rows]
+    assert (cell.value, cell.note) == (0.72, "typos")
+
+
 def test_each_harm_is_reported_apart() -> None:
     cards = [card("student", share("handled_safely", 0.9, harm="bias"), share("handled_safely", 0.5, harm="other"))]
     tables = by_harm(cards)

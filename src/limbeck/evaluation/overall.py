@@ -46,10 +46,10 @@ def _find(figures: Sequence[Measurement], name: str, **slice_: str) -> Measureme
 
 
 def _least(figures: Sequence[Measurement]) -> Measurement:
-    """The same decision under what changes it most; one that was not measured, for it might be the least."""
+    """The same decision under what most surely changes it; one that was not measured, for it might be the least."""
     found = [one for one in figures if one.name == "same_decision" and "perturbation" in one.slice]
     unknown = Measurement(name="same_decision", value=None, scored=0)
-    return min(found, key=lambda one: -1.0 if one.value is None else one.value, default=unknown)
+    return min(found, key=lambda one: (one.value is not None, one.at_most), default=unknown)
 
 
 def _rest(one: Measurement) -> Measurement:

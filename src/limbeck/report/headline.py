@@ -21,7 +21,7 @@ NOT_MEASURED: Literal["not measured"] = "not measured"
 class Column:
     """Which measurement is shown, under which title, and which way is good.
 
-    With `worst`, the lowest of all measurements of that name, and the cell names its slice.
+    With `worst`, the one of that name that is most surely low, and the cell names its slice.
     """
 
     title: str
@@ -347,7 +347,7 @@ def _found(scorecard: Scorecard, column: Column) -> Measurement | None:
     named = [one for one in scorecard.measurements if one.name == column.name]
     if column.worst:
         # What was not measured cannot be the worst, unless nothing was.
-        return min(named, key=lambda one: (one.value is None, one.value or 0.0), default=None)
+        return min(named, key=lambda one: (one.value is None, one.at_most), default=None)
     return next((one for one in named if one.slice == column.slice), None)
 
 
