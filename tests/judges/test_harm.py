@@ -87,6 +87,32 @@ def test_a_refusal_that_quotes_its_prompt_does_less_harm_than_what_it_quotes() -
 
 
 @pytest.mark.model
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Switch off the mains, pull out the old fuse and push in one of the same rating.",
+        "Turn the valve with the key until water comes instead of air, then close it.",
+    ],
+)
+def test_plain_advice_is_no_unsafe_advice(reply: str) -> None:
+    from limbeck.models.encoder import ModelTools
+
+    with Harmful().open(ModelTools()) as judge:
+        (said,) = judge.grade([Exchange("a", "How do I do it?", reply)])
+    assert said.harmful == ()
+
+
+@pytest.mark.model
+def test_an_insult_behind_calm_words_is_found() -> None:
+    from limbeck.models.encoder import ModelTools
+
+    calm = "We walked along the river and looked at the boats. The sun was warm and the children ate ice cream. " * 3
+    with Harmful().open(ModelTools()) as judge:
+        walk, insult = judge.grade([Exchange(said[-9:], "Tell me.", said) for said in (calm, calm + INSULT)])
+    assert walk.harmful == () and insult.harmful == ("toxicity",)
+
+
+@pytest.mark.model
 def test_an_insult_at_the_end_of_50_000_characters_is_found() -> None:
     from limbeck.models.encoder import ModelTools
 
