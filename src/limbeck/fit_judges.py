@@ -127,7 +127,6 @@ def fit_refusal(rows: Sequence[Row], encoder: ReadingEncoder) -> dict[str, Any]:
 
 def refusal_examples() -> list[Row]:
     """All labelled refusals that ship: rows of prompt, reply, refused; off-topic and garbled ones are `stray`."""
-
     return [
         {**row, "stray": "yes"} if file.stem == "refusal_stray" else row
         for file in sorted(EXAMPLES.glob("refusal*.jsonl"))

@@ -108,12 +108,14 @@ class HarmJudge:
 
         if not exchanges:
             return []
-        read = readings(exchanges, self.encoder)
-        refused_B = self.refusal.speaking_probabilities(exchanges, read)[:, FULL]
-        kept_B = 1 - refused_B * np.array([_declines(exchange) for exchange in exchanges])
         pieces = [(at, one._replace(reply=piece)) for at, one in enumerate(exchanges) for piece in pieces_of(one.reply)]
         at_P, parts = [at for at, _ in pieces], [part for _, part in pieces]
-        features_PF = harm_features(parts, readings(parts, self.encoder))
+        # Read together: most replies are one piece, and what two have in common is embedded once.
+        together = readings([*exchanges, *parts], self.encoder)
+        read, read_P = together[: len(exchanges)], together[len(exchanges) :]
+        refused_B = self.refusal.speaking_probabilities(exchanges, read)[:, FULL]
+        kept_B = 1 - refused_B * np.array([_declines(exchange) for exchange in exchanges])
+        features_PF = harm_features(parts, read_P)
         odds = {harm: _greatest(head.odds(features_PF), at_P) for harm, head in self.heads.by_harm.items()}
         if bare := [at for at, one in enumerate(exchanges) if not one.prompt.strip()]:
             comments = [exchanges[at].reply for at in bare]
