@@ -80,9 +80,9 @@ class Local(ModelSpec):
         from limbeck.models.references import load_merged, load_tokenizer, load_weights, resolve
 
         reference = resolve(self.model)
-        identity = f"{reference.identity} {torch_type(self.dtype)}{self.reasoning.mark}"
+        named = f"{reference.identity} {torch_type(self.dtype)}"
+        identity = f"{named}{self.reasoning.mark}"
         if self.adapter is None:
-            named = f"{reference.identity} {self.dtype}"
             if (weights := OPEN.get(named)) is None:
                 weights = OPEN[named] = load_weights(reference, self.dtype)
         else:
