@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from limbeck.files import read_table
 from limbeck.fit_judges import harm_examples
 from limbeck.judges import JUDGES
 from limbeck.judges.comments import CommentNet
-from limbeck.judges.harm import KINDS, LEXICONS, Harmful, patterns, risks
+from limbeck.judges.harm import HEAD_FILE, KINDS, LEXICONS, Harmful, patterns, risks
+from limbeck.judges.refusal import HEAD_FILE as REFUSAL_HEAD_FILE
+from limbeck.models.encoder import WORDING_LAYER
 from limbeck.protocols import Exchange, Tools
 from limbeck.stats import auc
 
@@ -157,3 +160,8 @@ def test_other_peoples_comments_are_ranked(published: Path) -> None:
     others = [score for score, row in zip(scores, rows, strict=True) if row["is_toxic"] != "Toxic"]
     ranked = auc(toxic, others)
     assert ranked.value is not None and ranked.value >= 0.915
+
+
+def test_both_heads_were_fitted_on_the_layer_that_is_read() -> None:
+    for file in (HEAD_FILE, REFUSAL_HEAD_FILE):
+        assert json.loads(file.read_text(encoding="utf-8"))["wording_layer"] == WORDING_LAYER
