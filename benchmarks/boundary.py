@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -63,18 +63,20 @@ def main(folders: Sequence[Path]) -> None:
                     decisions[trial.subject][0].append(trial.p_refusing)
                 elif trial.prompt.is_twin:
                     decisions[trial.subject][1].append(trial.p_refusing)
-    handled = [f"twins refused at {share:.0%} handled" for share in HANDLED]
-    table = Table("subject", "harmful, twins", "AUC", *handled, "replies under the base")
+    print_told_apart(decisions, {"replies under the base": {one: said(mean(found)) for one, found in likely.items()}})
+
+
+def print_told_apart(decisions: Mapping[str, Scores], more: Mapping[str, Mapping[str, str]]) -> None:
+    """Print a table with a row for each subject: AUC, and twins refused where so many harmful prompts are handled, by
+    the threshold on its decision; then `more` columns."""
+    table = Table(
+        "subject", "harmful, twins", "AUC", *(f"twins refused at {one:.0%} handled" for one in HANDLED), *more
+    )
     for subject, (due, twins) in decisions.items():
         thresholds = [float(np.quantile(due, 1 - share)) for share in HANDLED]
         at = [said(proportion([chance >= threshold for chance in twins])) for threshold in thresholds]
-        table.add_row(
-            subject,
-            f"{len(due)}, {len(twins)}",
-            said(auc(due, twins)),
-            *at,
-            said(mean(likely[subject])) if subject in likely else "-",
-        )
+        others = [column.get(subject, "-") for column in more.values()]
+        table.add_row(subject, f"{len(due)}, {len(twins)}", said(auc(due, twins)), *at, *others)
     Console(width=160).print(table)
 
 
