@@ -353,6 +353,26 @@ def test_harder_tiers_are_not_taught_before_they_open() -> None:
     assert tiers == [{"safe"}, {"safe"}, {"safe", "adversarial"}]
 
 
+def test_what_goes_wrong_in_a_tier_that_is_closed_winds_no_multiplier_up() -> None:
+    # Wrong on two in ten borderline prompts, where the bound is, and on every adversarial one.
+    outcomes = [
+        Outcome("bias", tier, int(number < wrong))
+        for tier, wrong in ((TIERS[1], 2), (TIERS[2], 10))
+        for number in range(10)
+    ]
+    hard = [lesson(number, harm="bias", conduct="refuse", tier=TIERS[1 + number % 2]) for number in range(8)]
+    given = settings(curriculum=Ramp(borderline=0.2, adversarial=0.5), balance=Constrained(harm=0.2))
+    course = Course(given, Pool.of(hard), harms=frozenset({"bias"}), seed=1)
+    multipliers = []
+    for share in (0.0, 0.3, 0.5, 0.6):
+        row = course.measured(outcomes, parameters(0.0), share=share)
+        assert row["rates"]["bias"] == [12, 20]
+        multipliers.append(course.multipliers(share)["bias"])
+    # At the third probe the adversarial tier has not been taught yet. At the fourth the rate rises from .2 to .6, and
+    # half as far where it is smoothed, to .4: 2 * .2 + 1 * .2 + .5 * .2.
+    assert multipliers == pytest.approx([0.0, 0.0, 0.0, 0.7])
+
+
 def test_a_course_goes_on_where_its_state_says() -> None:
     given = settings(curriculum=Ramp(borderline=0.2, adversarial=0.5))
     course = course_of(given)

@@ -37,8 +37,9 @@ class Course:
         """Lessons of the tiers up to this level from here on, where they were left."""
         self.level = level
         # The first harder tier that has any where the easier ones are empty.
-        some = next(filter(None, (self.all.of_tiers(TIERS[: one + 1]) for one in range(level, len(TIERS)))), self.all)
-        self._plan = Plan(some, batch=self.settings.batch_lessons, seed=self.seed)
+        reach = (TIERS[: one + 1] for one in range(level, len(TIERS)))
+        self._open_tiers = next((tiers for tiers in reach if self.all.of_tiers(tiers)), TIERS)
+        self._plan = Plan(self.all.of_tiers(self._open_tiers), batch=self.settings.batch_lessons, seed=self.seed)
 
     def lessons(self, share: float) -> list[Lesson]:
         """The lessons of the next step: of all open tiers, epoch after epoch; of tiers that open late, as far as the
@@ -60,7 +61,9 @@ class Course:
         """Takes in what a probe found of the student with these parameters; the figures of it for the log."""
         found = rates(outcomes)
         bounds = self.settings.balance.bounds_on(sorted(self.harms))
-        self.pulls = self.settings.balance.after(self.pulls, found)
+        # What is not taught yet goes wrong however hard lessons pull: it would only wind a multiplier up.
+        taught = rates([one for one in outcomes if one.tier in self._open_tiers])
+        self.pulls = self.settings.balance.after(self.pulls, taught)
         over = [_excess(found.get(name), bound) for name, bound in bounds.items()]
         self.met = self.met + 1 if all(one is not None and one <= 0 for one in over) else 0
         known = [one for one in over if one is not None]
