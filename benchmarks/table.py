@@ -136,7 +136,10 @@ def _bounds(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
     ours = [setting for setting, contender in heads if contender == "ours"]
     peak = peaks["float32"]
     floor = [fastest[at, "ours"] * peak / head_flops(parsed(at)) for at in ours if peak is not None]
-    beside = [fastest[at, peer] / fastest[at, "ours"] for at in ours for peer in CHUNKED if (at, peer) in fastest]
+    times = {
+        peer: [fastest[at, peer] / fastest[at, "ours"] for at in ours if (at, peer) in fastest]
+        for peer in ("plain", *CHUNKED)
+    }
     memory = {peer: [least[at, "ours"] / least[at, peer] for at in ours if (at, peer) in least] for peer in CHUNKED}
     steps = {
         (row.contender, parsed(row.setting)["teacher"], parsed(row.setting)["dtype"]): row
@@ -145,7 +148,8 @@ def _bounds(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
     }
     bounds = [
         _Bound("head: seconds, of the floor", floor, "1.2 at most"),
-        _Bound("head: seconds of TRL's and Liger's, of ours", beside, "above 1"),
+        _Bound("head: seconds of TRL's and Liger's, of ours", times["trl"] + times["liger"], "above 1"),
+        _Bound("head: seconds of plain torch's, of ours", times["plain"], "above 1"),
         _Bound("head: extra memory, of TRL's least", memory["trl"], "0.25 at most"),
         _Bound("head: extra memory, of Liger's least", memory["liger"], "1 at most"),
     ]
@@ -160,12 +164,28 @@ def _bounds(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
         bounds.append(
             _Bound(f"step, {dtype}, cached: seconds, of plain torch's", _ratio("tokens", *pair), "1.2 at most")
         )
+    grown = list(_grown(rows))
+    for what, name, wanted in (("peak memory", "peak", "0.9 to 1.1"), ("tokens/s", "tokens", "0.9 at least")):
+        ratios = [ratio for fewest, more in grown for ratio in _ratio(name, more, fewest)]
+        bounds.append(_Bound(f"growth: {what}, of those at the fewest lessons", ratios, wanted))
     for work, what, peers in (("scoring", "scores", ["lm_eval"]), ("generation", "replies", ["plain", "lm_eval"])):
         for dtype, peer in product(DTYPES, peers):
             here, there = (_least_seconds(rows, work, one, dtype) for one in ("ours", peer))
             ratio = [there / here] if here is not None and there is not None else []
             bounds.append(_Bound(f"{what}, {dtype}: seconds of {NAMES[peer]}, of ours", ratio, "1.5 at least"))
     return _table(("", "found", "wanted"), [bound.line for bound in bounds])
+
+
+def _grown(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """Growth over the fewest lessons on disk, and over more of them that are alike in all else."""
+    alike: dict[str, dict[int, Row]] = {}
+    for row in rows:
+        if row.work == "growth":
+            lessons, _, rest = row.setting.partition(" ")
+            alike.setdefault(rest, {})[int(parsed(lessons)["lessons"])] = row
+    for sizes in alike.values():
+        fewest, *more = (sizes[lessons] for lessons in sorted(sizes))
+        yield from ((fewest, one) for one in more)
 
 
 def _least_seconds(rows: Sequence[Row], work: str, contender: str, dtype: str) -> float | None:
@@ -283,10 +303,11 @@ was. Every figure is the median of its repeats, each in a process of its own on 
 
 ## At a glance
 
-Smallest and largest ratio over all sizes, β and heads in float32 (the step, scores and replies also in bfloat16),
-against what Limbeck wants of itself. *Floor* is the multiplications that cannot be avoided at the peak above; blocks of
-128 rows, which keep memory small, do not reach that peak, and no size comes within 1.2 times of it (`docs/notebook.md`,
-*MKL and oneDNN*). Of several batches the fastest counts.
+Smallest and largest ratio over all sizes, β, heads and numbers of lessons in float32 (the step, scores and replies also
+in bfloat16), against what Limbeck wants of itself. *Floor* is the multiplications that cannot be avoided at the peak
+above; blocks of 128 rows, which keep memory small, do not reach that peak, and no size comes within 1.2 times of it
+(`docs/notebook.md`, *MKL and oneDNN*). Plain torch, which holds all logits at once, is as fast over few rows at β = 0,
+in more memory. Of several batches the fastest counts.
 
 [BOUNDS]
 

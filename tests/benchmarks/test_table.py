@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
+SAME_GROWTH = "batch=8 vocabulary=49152 cached=0"
 COLUMNS = ["work", "contender", "setting", "seconds", "supervised_tokens_per_s", "extra_mb", "peak_mb"]
 
 
@@ -51,6 +52,18 @@ def test_a_live_frozen_head_needs_three_products_at_least(table: ModuleType) -> 
     page = table.page([peak, head_row(table, "ours", "teacher=live", 1.74, 20.0)])
     assert "| float32 | 200 |" in page
     assert "| Limbeck, live teacher |  | 1.740 | 50% | 20 | 2e-06 |" in page
+
+
+def test_plain_torch_and_more_lessons_are_held_against_what_is_wanted(table: ModuleType) -> None:
+    grown = [
+        table.Row("growth", "ours", f"lessons={lessons} reply={reply} {SAME_GROWTH}", 1.0, tokens, None, peak, None)
+        for lessons, reply, tokens, peak in ((10_000, 64, 60.0, 500.0), (100, 64, 80.0, 400.0), (400, 256, 9.0, 9e3))
+    ]
+    heads = [head_row(table, name, "teacher=live", s, 20.0) for name, s in (("ours", 2.0), ("plain", 1.5))]
+    page = table.page([*grown, *heads])
+    assert "| growth: peak memory, of those at the fewest lessons | 1.25 | 0.9 to 1.1 |" in page
+    assert "| growth: tokens/s, of those at the fewest lessons | 0.75 | 0.9 at least |" in page
+    assert "| head: seconds of plain torch's, of ours | 0.75 | above 1 |" in page
 
 
 def test_what_was_asked_is_shown_with_its_batch_and_how_far_it_is_from_the_reference(table: ModuleType) -> None:
