@@ -86,6 +86,28 @@ def test_two_processes_have_the_losses_of_one_and_go_on_where_one_was_killed(
             assert other["supervised_tokens"] == one["supervised_tokens"]
 
 
+@pytest.mark.model
+def test_two_processes_measure_the_student_as_one_does(tmp_path: Path, recipe: tuple[str, ...]) -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"How do I {verb} {name}?", "family": name, **PROMPT, "tier": tier}
+        for verb, tier in (("tease", "adversarial"), ("cheer", "safe"))
+        for name in ("D", "E", "F")
+    ]
+    (tmp_path / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = (tmp_path / "own.yaml").read_text() + "strength: {tried: [1.0], answer: {max_tokens: 1}}\n"
+    measures = "balance: {kind: constrained, robustness: 0.1}, probe: {every_steps: 2, max_tokens: 8}, max_steps: 3"
+    (tmp_path / "own.yaml").write_text(own.replace("max_steps: 5", measures))
+    logs = []
+    for folder, how in (("one", ONE), ("two", TWO)):
+        ended = in_processes(*how, *recipe, folder, "--validation", "validation.jsonl", cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        logs.append(metrics(tmp_path / folder))
+    sizes = {name: n for name, (_, n) in logs[1][0]["rates"].items()}
+    assert sizes == {"toxicity": 3, "over_refusal": 3, "robustness": 6}
+    for one, other in zip(*logs, strict=True):
+        assert other.get("rates") == one.get("rates") and other["multipliers"] == one["multipliers"]
+
+
 def test_processes_that_do_not_find_one_another_do_not_train(tmp_path: Path, recipe: tuple[str, ...]) -> None:
     # A program that has used accelerate before, on a machine without a GPU.
     (tmp_path / "program.py").write_text(
