@@ -15,8 +15,7 @@ class SkewKL(Divergence):
     """T² KL(p || α p + (1 - α) q), nats per token, at most T² log(1/α); 0 < α < 1.
 
     Helps where a student is far from its teacher: its gradient stays bounded where the student gives a token nearly
-    nothing. After DistiLLM (Ko et al. 2024,
-    arXiv:2402.03898).
+    nothing. After DistiLLM (Ko et al. 2024, arXiv:2402.03898).
     """
 
     kind: Literal["skew_kl"] = "skew_kl"

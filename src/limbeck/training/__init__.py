@@ -67,6 +67,8 @@ class TrainSettings(Spec):
         "eval_steps": "probe.every_steps",
         "load_best_model_at_end": "keep: best",
         "seed": "the recipe's own seed, beside train",
+        "adapter": "student.adapter",
+        "peft_config": "student.adapter",
         "packing": "always on: sequences share rows up to micro_batch_tokens",
         "max_length": "the student's context; a longer lesson is an error that names it",
         "max_seq_length": "the student's context; a longer lesson is an error that names it",
