@@ -176,7 +176,7 @@ def chunk_jobs(scale: Scale) -> list[Job]:
 
 
 def head_jobs(scale: Scale, chunks: dict[str, str]) -> list[Job]:
-    """The head at every size: peers as fast as they were with any chunk, ours live and cached, and ours in bfloat16."""
+    """The head at every size: peers as fast as they were with any chunk, ours live and cached, in both types."""
     jobs = []
     for rows, repeats in scale.rows:
         for beta in BETAS:
@@ -185,11 +185,11 @@ def head_jobs(scale: Scale, chunks: dict[str, str]) -> list[Job]:
                 live = f"{at} teacher=live dtype=float32"
                 jobs.append(Job("head", "plain", live, repeats))
                 jobs += [Job("head", peer, f"{live} chunk={chunk}", repeats) for peer, chunk in chunks.items()]
-                jobs.append(Job("head", "ours", live, repeats))
-                jobs.append(Job("head", "ours", f"{at} teacher=cached dtype=float32", repeats))
-            at = f"rows={rows} beta={beta}"
-            for half in ("frozen teacher=live", "frozen teacher=cached", "trainable teacher=live"):
-                jobs.append(Job("head", "ours", f"{at} head={half} dtype=bfloat16", repeats))
+                jobs += [
+                    Job("head", "ours", f"{at} teacher={teacher} dtype={dtype}", repeats)
+                    for dtype in table.DTYPES
+                    for teacher in ("live", "cached")
+                ]
     return jobs
 
 

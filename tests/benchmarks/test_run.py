@@ -25,6 +25,12 @@ def test_what_is_kept_is_the_median_of_the_repeats_that_gave_a_figure(run: Modul
     assert (row.seconds, row.extra_mb, row.peak_mb) == (2.0, 10.0, None)
 
 
+def test_the_head_is_measured_at_every_size_with_either_head_and_teacher_in_both_types(run: ModuleType) -> None:
+    ours = [job.setting for job in run.head_jobs(run.FULL, {}) if job.contender == "ours"]
+    # 3 sizes, 3 betas, frozen and trainable, live and cached, float32 and bfloat16.
+    assert len(ours) == len(set(ours)) == 3 * 3 * 2 * 2 * 2
+
+
 def test_a_run_goes_on_with_what_is_missing_or_failed(run: ModuleType, tmp_path: Path) -> None:
     ledger = tmp_path / "measured.jsonl"
     jobs = [run.Job("head", "trl", "rows=256", 2), run.Job("head", "liger", "rows=256", 1)]
