@@ -23,6 +23,9 @@ from limbeck.training.step import Scaled, StepFigures, run_step
 from limbeck.training.student import Student
 from limbeck.training.units import MicroBatch
 
+# What accelerate calls those that leave each process a part of the parameters.
+SHARDING = frozenset({"FSDP", "DEEPSPEED", "MEGATRON_LM"})
+
 
 class Stepper(NamedTuple):
     """The objective as processes share it, and all that its steps move."""
@@ -44,9 +47,10 @@ class Stepper(NamedTuple):
             project_dir=store.folder("track") if settings.track else None,
         )
         check_together(accelerator.num_processes)
-        if accelerator.distributed_type.value == "FSDP":
+        if (kind := accelerator.distributed_type.value) in SHARDING:
             raise InputError(
-                "FSDP through accelerate is not supported yet: its shards are not saved; use DDP (torchrun)"
+                f"{kind} through accelerate is not supported: what it shards is not saved; use torchrun, or accelerate "
+                "launch without it"
             )
         accelerator.init_trackers("limbeck")
         # The maps of hidden states begin at random where both sides are not equally wide.
