@@ -27,9 +27,8 @@ from rich.table import Table
 from limbeck.curate.sources import Starter
 from limbeck.models.local import Local
 from limbeck.protocols import Continuation, Drawn, Target, TopK
-from limbeck.targets.cache import Targets, write_part
+from limbeck.targets.cache import PART_LESSONS, Targets, write_part
 from limbeck.teach.keep import Keep, Sampled, Top
-from limbeck.teach.score import PART_LESSONS
 
 MODEL = "smollm2-135m-instruct"
 KEEPS: dict[str, Keep] = {"top, 32 ids": Top(), "sampled, 50 draws": Sampled()}

@@ -13,7 +13,7 @@ from limbeck.protocols import TopK
 
 
 class AntiTeacher(Divergence):
-    """KL(p* || q), p* ∝ p (p / p_anti)^κ, nats per token, over the teacher's ids and the rest; 0 where
+    """T² KL(p* || q), p* ∝ p (p / p_anti)^κ, nats per token, over the teacher's ids and the rest; 0 where
     KL(p || p_anti) is below `least`, that is where both teachers agree.
 
     The anti-teacher is the student before training, so what a policy in the teacher's context changed is taught louder
