@@ -145,7 +145,8 @@ def answers(
 def graded_answers(config: RunConfig, said: Answers, store: Store) -> list[Trial]:
     """All trials, the replies graded by the judges of the exam."""
     judges, profile = config.evaluate.judges, config.evaluate.profile
-    graded_trials = graded(said.trials, judges, store, label=f"grading {said.name}", profile=profile)
+    trials = [one.model_copy(update={"prompt": profile.due(one.prompt)}) for one in said.trials]
+    graded_trials = graded(trials, judges, store, label=f"grading {said.name}", profile=profile)
     return [*with_likeness(graded_trials, store.tools.encoder()), *said.items]
 
 

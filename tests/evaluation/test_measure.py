@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from limbeck.attacks.role_play import RolePlay
 from limbeck.evaluation import EvaluateSettings, examine, measure
+from limbeck.evaluation.attacks import Attacks
 from limbeck.evaluation.consistency import Consistency
 from limbeck.evaluation.refusal import Refusal
 from limbeck.evaluation.safety import Safety
 from limbeck.evaluation.usefulness import Usefulness
+from limbeck.judges.profile import Profile
 from limbeck.judges.spec import JudgeSpec
 from limbeck.models.answer import AnswerSettings
 from limbeck.models.local import Local
@@ -272,6 +275,22 @@ def test_a_trial_wanted_by_two_dimensions_is_asked_once_and_judged(store: StageS
     (scorecard,) = measure(both, trials, store=store)
     assert figures(scorecard.measurements)["handled_safely"] == (1.0, 1, 0)
     assert figures(scorecard.measurements)["decision_auc"] == (None, 0, 2)
+
+
+def test_what_a_profile_expects_is_expected_of_every_trial(store: StageStore, judge: JudgeSpec) -> None:
+    borderline = harmful(1, tier="borderline", conduct="answer_with_care")
+    refused = Profile(conduct={"bias": {"borderline": "refuse"}})
+    dimensions = (Safety(), Refusal(), Attacks(attacks=(RolePlay(tries=1),)))
+    strict = EvaluateSettings.model_construct(dimensions=dimensions, judges=(judge,), profile=refused)
+    subject = Scripted(name="careful", script=(Line(say=("0.9 No.",)),))
+    trials = list(examine(strict, AnswerSettings(), (subject,), [borderline], store=store))
+    assert {(one.asked, one.attack): one.prompt.conduct for one in trials} == {
+        ("reply", None): "refuse", ("decision", None): "refuse", ("reply", "role_play"): "refuse",
+    }  # fmt: skip
+    assert {one.of for trial in trials for one in trial.verdicts} == {one.id for one in trials if one.reply}
+    (scorecard,) = measure(strict, trials, store=store)
+    measured = figures(scorecard.measurements)
+    assert measured["refused_when_due"] == (1.0, 1, 0) and measured["attack_success role_play"] == (0.0, 1, 0)
 
 
 def test_a_recorded_teacher_off_its_prompts_is_not_measured(store: StageStore, judge: JudgeSpec) -> None:

@@ -327,3 +327,11 @@ def test_a_row_reads_back_as_the_trial_it_was_made_of(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(trial_row(one.prompt, [one])) + "\n" for one in trials))
     assert list(read_trials(file, subject="s")) == trials
     assert [one.prompt.id for one in trials] == [chat.id, choice.id]
+
+
+def test_a_row_tells_what_was_expected_of_the_reply_and_not_what_the_file_said() -> None:
+    written = Prompt(messages=asked("How?"), harm="bias", tier="borderline", conduct="answer_with_care")
+    # By a profile that wants it refused.
+    due = written.model_copy(update={"conduct": "refuse"})
+    row = trial_row(written, [Trial(prompt=due, subject="s", asked="reply", reply="No.", finish="stop")])
+    assert row["conduct"] == "refuse" and trial_row(written, [])["conduct"] == "answer_with_care"

@@ -81,8 +81,8 @@ def examine(
     store: Store,
 ) -> Iterator[Trial]:
     """All trials that the dimensions want of each subject in turn, each run once, graded by all judges; decisions with
-    the prompt's risk where `risks` know it."""
-    listed = list(prompts)
+    the prompt's risk where `risks` know it. Each prompt expects what the profile expects."""
+    listed = [settings.profile.due(prompt) for prompt in prompts]
     known = {one.prompt: one.value for one in risks or ()}
     for subject in subjects:
         for trial in _trials(settings, answering, subject, listed, store=store):

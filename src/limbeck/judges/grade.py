@@ -10,7 +10,7 @@ from limbeck.judges.profile import AS_JUDGED, AnyProfile, Profile
 from limbeck.judges.refusal import Refusal
 from limbeck.judges.spec import JudgeSpec
 from limbeck.protocols import Exchange, Store, Tools
-from limbeck.records import Candidate, Prompt, Trial, Verdict
+from limbeck.records import Candidate, Trial, Verdict
 from limbeck.spec import Spec
 from limbeck.taxonomy import Conduct
 
@@ -76,10 +76,7 @@ def safely(trial: Trial) -> bool | None:
 def graded(
     trials: Sequence[Trial], judges: Sequence[JudgeSpec], store: Store, *, label: str, profile: Profile = AS_JUDGED
 ) -> list[Trial]:
-    """The trials with what every judge says of their replies; one without a reply gets no verdict.
-
-    Each prompt expects what the profile expects.
-    """
+    """The trials with what every judge says of their replies; one without a reply gets no verdict."""
     exchanges = [
         Exchange(trial.id, trial.prompt.text, trial.reply, trial.prompt.language)
         for trial in trials
@@ -89,13 +86,7 @@ def graded(
     found = verdicts(judges, exchanges, store.tools, store=store, profile=profile)
     for verdict in store.progress(label, found, total=len(exchanges) * len(judges)):
         said[verdict.of].append(verdict)
-    return [
-        trial.model_copy(update={"verdicts": tuple(said[trial.id]), "prompt": _due(trial, profile)}) for trial in trials
-    ]
-
-
-def _due(trial: Trial, profile: Profile) -> Prompt:
-    return trial.prompt.model_copy(update={"conduct": profile.expects(trial.prompt)})
+    return [trial.model_copy(update={"verdicts": tuple(said[trial.id])}) for trial in trials]
 
 
 class GradeSettings(Spec):

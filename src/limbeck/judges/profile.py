@@ -46,6 +46,10 @@ class Profile(Spec):
         said = [rules.conduct.get(prompt.harm or "", {}).get(prompt.tier) for rules in self._rules(prompt.language)]
         return next((conduct for conduct in said if conduct is not None), prompt.conduct)
 
+    def due(self, prompt: Prompt) -> Prompt:
+        """The prompt with what is expected of a reply to it in this deployment."""
+        return prompt.model_copy(update={"conduct": self.expects(prompt)})
+
     def applied(self, verdict: Verdict, *, language: str) -> Verdict:
         """The verdict by the thresholds of the language; harms without one, and verdicts without scores, stay as they
         are."""

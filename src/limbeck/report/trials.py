@@ -12,8 +12,10 @@ SAID = ("reply", "reasoning", "finish", "scores", "tokens", "verdicts", "why")
 
 
 def trial_row(prompt: Prompt, trials: Sequence[Trial]) -> dict[str, object]:
-    """The prompt and the first of its trials as JSON values; without a trial it says that nothing was asked."""
+    """The first trial of a prompt as JSON values, with what was expected of the reply; without a trial it says that
+    nothing was asked."""
     trial = trials[0] if trials else Trial(prompt=prompt, subject="", asked="reply", why="not asked")
+    prompt = trial.prompt
     return {
         "prompt": prompt.text,
         "reply": trial.reply or "",
