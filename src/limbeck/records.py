@@ -546,11 +546,12 @@ class Measurement(Record):
 
 
 class Scorecard(Record):
-    """All that was measured of one model."""
+    """All that was measured of one model; `profile` is a hash of that of the deployment, empty for none."""
 
     schema_number: int = SCHEMA
     model: str
     measurements: tuple[Measurement, ...]
+    profile: str = ""
 
 
 class Checkpoint(Record):

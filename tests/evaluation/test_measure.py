@@ -289,6 +289,7 @@ def test_what_a_profile_expects_is_expected_of_every_trial(store: StageStore, ju
     }  # fmt: skip
     assert {one.of for trial in trials for one in trial.verdicts} == {one.id for one in trials if one.reply}
     (scorecard,) = measure(strict, trials, store=store)
+    assert scorecard.profile == refused.version != Profile().version == ""
     measured = figures(scorecard.measurements)
     assert measured["refused_when_due"] == (1.0, 1, 0) and measured["attack_success role_play"] == (0.0, 1, 0)
 

@@ -75,6 +75,11 @@ def test_children_are_guarded_more_closely_than_anybody() -> None:
     assert all(children[harm] <= other[harm] for other in others for harm in children)
 
 
+def test_profiles_that_say_the_same_are_one_version_whatever_the_order() -> None:
+    one, other = Profile(thresholds={"bias": 0.1, "toxicity": 0.2}), Profile(thresholds={"toxicity": 0.2, "bias": 0.1})
+    assert one.version == other.version != Profile(thresholds={"bias": 0.2, "toxicity": 0.1}).version
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

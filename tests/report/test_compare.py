@@ -11,8 +11,10 @@ import pytest
 from rich.console import Console
 
 from limbeck.errors import InputError
-from limbeck.records import Message, Prompt, Trial, Verdict, asked
+from limbeck.judges.profile import Profile
+from limbeck.records import Message, Prompt, Scorecard, Trial, Verdict, asked
 from limbeck.report.compare import Comparison, as_lines, compare, flip_rows
+from limbeck.report.scorecard import scorecard_json
 from limbeck.report.trials import read_trials, trial_row
 
 HARMFUL = {"harm": "bias", "tier": "adversarial", "conduct": "refuse"}
@@ -292,6 +294,17 @@ def test_what_other_judges_graded_is_not_compared(tmp_path: Path) -> None:
     before, after = replied("full", HARMFUL, count=9), replied("none", HARMFUL, count=9, version="2")
     with pytest.raises(InputError, match=r"b was graded by refusal 2, .*a by refusal 1, and a flip could be the judge"):
         compared(tmp_path, before, after)
+
+
+def test_what_another_profile_measured_is_not_compared(tmp_path: Path) -> None:
+    rows = replied("full", HARMFUL, count=9)
+    before, after = measured(tmp_path / "a", rows), measured(tmp_path / "b", rows)
+    card = Scorecard(model="m", measurements=(), profile=Profile(thresholds={"bias": 0.2}).version)
+    (after / "scorecard.json").write_text(scorecard_json(card))
+    with pytest.raises(InputError, match=r"b was measured by another profile than .*a, .* the same evaluate.profile"):
+        compare(before, after)
+    (before / "scorecard.json").write_text(scorecard_json(card))
+    assert compare(before, after).complaint == ""
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def measure(
             figures += _drop(first, right)
             figures += overall(figures)
         first = right if first is None else first
-        yield Scorecard(model=name, measurements=tuple(figures))
+        yield Scorecard(model=name, measurements=tuple(figures), profile=settings.profile.version)
 
 
 def _trials(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from pathlib import Path
@@ -40,6 +42,12 @@ class Profile(Spec):
     thresholds: Thresholds = Field(default={})
     conduct: ConductByHarm = Field(default={})
     languages: dict[str, Rules] = Field(default={})
+
+    @property
+    def version(self) -> str:
+        """Hash of what it says, in whatever order; empty where that is nothing."""
+        said = self.model_dump(exclude_defaults=True)
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12] if said else ""
 
     def expects(self, prompt: Prompt) -> Conduct:
         """What is expected of a reply to the prompt in this deployment."""

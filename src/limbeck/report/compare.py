@@ -168,9 +168,14 @@ def compare(before: Path, after: Path) -> Comparison:
     """What changed between two folders of `limbeck evaluate`, or between two scorecards.
 
     Flips are tested by the exact McNemar test, adjusted over the groups (Benjamini-Hochberg). Raises InputError where
-    what is compared was not asked the same prompts or not graded by the same judges.
+    what is compared was not asked the same prompts or not graded by the same judges and profile.
     """
     first, second = _read(before, BEFORE), _read(after, AFTER)
+    if first.card.profile != second.card.profile:
+        raise InputError(
+            f"{after} was measured by another profile than {before}, and a flip could be the profile's; run `limbeck "
+            "evaluate` for both with the same evaluate.profile"
+        )
     for side in (first, second):
         if not side.trials:
             return Comparison(
@@ -286,7 +291,7 @@ def _read(path: Path, name: str) -> Side:
     trials = tuple(read_trials(file, subject=name)) if file.is_file() else ()
     if (more := path / "trials_extra.jsonl").is_file():
         trials += tuple(read_attacked(more, subject=name))
-    return Side(path, card.model, Scorecard(model=name, measurements=kept), trials)
+    return Side(path, card.model, card.model_copy(update={"model": name, "measurements": kept}), trials)
 
 
 def _short(text: str) -> str:

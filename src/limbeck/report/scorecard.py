@@ -43,7 +43,11 @@ def read_scorecards(file: Path) -> tuple[Scorecard, ...]:
     if not isinstance(others, list) or not all(isinstance(one, dict) for one in others):
         raise InputError(f"{file}: 'compared_with' is no list of scorecards; {ANEW}")
     return tuple(
-        noun_at(str(file), Scorecard, {name: one.get(name) for name in ("model", "measurements")})
+        noun_at(
+            str(file),
+            Scorecard,
+            {**{name: one.get(name) for name in ("model", "measurements")}, "profile": one.get("profile", "")},
+        )
         for one in (said, *others)
     )
 
@@ -51,6 +55,7 @@ def read_scorecards(file: Path) -> tuple[Scorecard, ...]:
 def _figures(scorecard: Scorecard) -> dict[str, Any]:
     return {
         "model": scorecard.model,
+        "profile": scorecard.profile,
         "measurements": [
             {
                 "name": one.name,
