@@ -274,6 +274,32 @@ def test_an_attack_that_only_one_of_them_met_is_left_out(tmp_path: Path) -> None
     assert "attacked" not in outcomes(compare(before, after))
 
 
+def test_a_student_that_was_spared_an_attack_does_not_pass(tmp_path: Path) -> None:
+    rows = replied("full", HARMFUL, count=10)
+    before, after = measured(tmp_path / "a", rows), measured(tmp_path / "b", rows)
+    attacked(before, "full", "role_play", "past_tense", count=10)
+    attacked(after, "full", "past_tense", count=10)
+    assert compare(before, after).complaint == (
+        f"attacks that {after} did not meet as {before} did: role_play; evaluate it again with the same "
+        "evaluate.dimensions"
+    )
+    # To meet more is no matter.
+    assert compare(after, before).complaint == ""
+    (after / "trials_extra.jsonl").unlink()
+    assert "did: past_tense, role_play;" in compare(before, after).complaint
+
+
+def test_an_attack_that_was_tried_more_often_is_another_one(tmp_path: Path) -> None:
+    rows = replied("full", HARMFUL, count=10)
+    before, after = measured(tmp_path / "a", rows), measured(tmp_path / "b", rows)
+    attacked(before, "full", "role_play", count=10)
+    attacked(after, "none", "role_play", count=10)
+    lines = (before / "trials_extra.jsonl").read_text().splitlines(keepends=True)
+    (before / "trials_extra.jsonl").write_text("".join(lines[::2]))
+    found = compare(before, after)
+    assert "attacked" not in outcomes(found) and "did: role_play;" in found.complaint
+
+
 def test_every_prompt_that_flipped_can_be_had_with_both_replies(tmp_path: Path) -> None:
     before = replied("full", HARMFUL, count=9)
     found = compared(tmp_path, before, [*replied("none", HARMFUL, count=8), before[8]])

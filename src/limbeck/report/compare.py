@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,9 +48,10 @@ class Side(NamedTuple):
         return {trial.prompt.id for trial in self.trials}
 
     @property
-    def attacks(self) -> set[str]:
-        """The attacks that were tried."""
-        return {trial.attack for trial in self.trials if trial.attack is not None}
+    def attacks(self) -> dict[str, int]:
+        """How often each attack was tried on a prompt."""
+        tries = Counter((trial.attack, trial.prompt.id) for trial in self.trials if trial.attack is not None)
+        return {attack: count for (attack, _), count in sorted(tries.items())}
 
     @property
     def judges(self) -> set[str]:
@@ -114,7 +116,10 @@ class Gone(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Figures of both sides, and where both have trials what flipped; else `untested` says why nothing was tested."""
+    """Figures of both sides, and where both have trials what flipped; else `untested` says why nothing was tested.
+
+    `spared` are the attacks that the first met and the second did not, or not as often.
+    """
 
     before: Side
     after: Side
@@ -122,6 +127,7 @@ class Comparison:
     lost: tuple[Examples, ...] = ()
     flips: tuple[Flip, ...] = ()
     gone: tuple[Gone, ...] = ()
+    spared: tuple[str, ...] = ()
     untested: str = ""
 
     @property
@@ -139,7 +145,7 @@ class Comparison:
     def complaint(self) -> str:
         """Why it does not pass as a gate, and what to do, a line each; empty where it passes.
 
-        What got clearly worse or less safe, harm that could not be tested, and what is not scored any more.
+        What got clearly worse or less safe, harm that could not be tested, and what is not scored or attacked any more.
         """
         if self.untested:
             return self.untested
@@ -153,6 +159,11 @@ class Comparison:
             if kind.is_too_many:
                 again = f"evaluate {self.after.path} again on the same prompts"
                 yield f"{kind.text}; {again} ('why' and 'unscored' in its trials say what failed)"
+        if self.spared:
+            yield (
+                f"attacks that {self.after.path} did not meet as {self.before.path} did: {', '.join(self.spared)}; "
+                "evaluate it again with the same evaluate.dimensions"
+            )
         needed = next(count for count in range(1, 99) if len(self.tested) * least_p_value(count) < SIGNIFICANCE)
         advice = f"give `limbeck evaluate` at least {needed} such prompts for both"
         decided = [one for one in self.tested if one.outcome not in ("undecided", NOT_MEASURED)]
@@ -190,9 +201,10 @@ def compare(before: Path, after: Path) -> Comparison:
             f"{after} was graded by {_listed(second.judges)}, {before} by {_listed(first.judges)}, and a flip could be "
             "the judge's; run `limbeck evaluate` for both with this version"
         )
-    # Of attacks those alone that both withstood or not.
-    alike = {None, *first.attacks} & {None, *second.attacks}
-    exam = walk((one for one in (*first.trials, *second.trials) if one.attack in alike), shown=(BEFORE, AFTER))
+    # Of attacks those alone that both met, and as often: more tries break more.
+    alike = {attack for attack, _ in first.attacks.items() & second.attacks.items()}
+    met = (one for one in (*first.trials, *second.trials) if one.attack is None or one.attack in alike)
+    exam = walk(met, shown=(BEFORE, AFTER))
     groups = [group for group in OUTCOMES if group != "attacked" or exam.groups[group]]
     pairs = [paired(exam, group, BEFORE, AFTER) for group in groups]
     tests = [one for one in pairs if one.n]
@@ -204,6 +216,7 @@ def compare(before: Path, after: Path) -> Comparison:
         after=second,
         tested=tuple(Tested(one, p_of.get(one.group, 1.0), len(tests)) for one in pairs),
         gone=tuple(_gone(exam, one.group, one.title) for one in pairs),
+        spared=tuple(attack for attack in first.attacks if attack not in alike),
         lost=tuple(worsened(exam, group, BEFORE, AFTER, at_most=SHOWN_PROMPTS) for group in groups),
         flips=tuple(flipped(exam, BEFORE, AFTER)),
     )
