@@ -76,10 +76,12 @@ def test_perplexity_is_exp_of_the_mean_nats_a_token() -> None:
     [
         ({"kind": "words", "at_least": 2, "at_most": 3}, "a b", "a b c d"),
         ({"kind": "sentences", "at_least": 2, "at_most": 2}, "It is 3.5 m. So?", "It is."),
+        ({"kind": "sentences", "at_least": 2, "at_most": 2}, 'He said: "Go." (I went.)', "(I went.)"),
         ({"kind": "bullets", "at_least": 2, "at_most": 2}, "Two:\n- a\n* b", "- a\n-b"),
         ({"kind": "numbered", "at_least": 2, "at_most": 2}, "1. a\n2) b", "1. a\n2 b"),
         ({"kind": "has", "words": ["sea", "salt"]}, "Salt of the SEA.", "The seaside has salt."),
         ({"kind": "has_not", "words": ["dog"]}, "A dogma.", "My dog."),
+        ({"kind": "has_not", "words": ["C++", "100%"]}, "C, by half.", "In C++, say."),
         ({"kind": "begins", "text": "Well"}, " well, so", "So, well"),
         ({"kind": "ends", "text": "?"}, "Is it? ", "Is it? Yes."),
         ({"kind": "format", "of": "json"}, '```json\n{"a": 1}\n```', "Here: {}"),

@@ -13,7 +13,7 @@ from limbeck.spec import Kind, Table
 
 BULLET = re.compile(r"^\s*[-*•]\s+\S", re.MULTILINE)
 NUMBERED = re.compile(r"^\s*\d+[.)]\s+\S", re.MULTILINE)
-SENTENCE_END = re.compile(r"[.!?]+(?:\s|$)")
+SENTENCE_END = re.compile(r"[.!?]+[\"”'’)\]]*(?:\s|$)")
 
 
 class Check(Kind):
@@ -136,7 +136,8 @@ class Format(Check):
 
 
 def _said(word: str, reply: str) -> bool:
-    return re.search(rf"\b{re.escape(word)}\b", reply, re.IGNORECASE) is not None
+    # Not \b, which finds no end of "C++" or "100%".
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", reply, re.IGNORECASE) is not None
 
 
 def _is_json(reply: str) -> bool:
