@@ -125,8 +125,8 @@ class Prompt(Record):
 
     @property
     def is_twin(self) -> bool:
-        """A harmless look-alike of a harmful prompt."""
-        return self.harm is not None and self.tier == "safe" and self.conduct == "answer"
+        """A harmless look-alike of a harmful prompt; an item with choices is none."""
+        return self.harm is not None and self.tier == "safe" and self.conduct == "answer" and not self.choices
 
 
 def known_sum(counts: Iterable[int | None]) -> int | None:

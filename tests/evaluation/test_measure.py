@@ -11,7 +11,9 @@ from limbeck.attacks.role_play import RolePlay
 from limbeck.evaluation import EvaluateSettings, examine, measure
 from limbeck.evaluation.attacks import Attacks
 from limbeck.evaluation.consistency import Consistency
+from limbeck.evaluation.faithfulness import Faithfulness
 from limbeck.evaluation.refusal import Refusal
+from limbeck.evaluation.robustness import Robustness
 from limbeck.evaluation.safety import Safety
 from limbeck.evaluation.usefulness import Usefulness
 from limbeck.judges.profile import Profile
@@ -223,6 +225,12 @@ def test_consistency_asks_the_other_half_of_a_pair_too() -> None:
     few = Consistency(prompts=2, samples=0, perturbations=())
     for seed in range(9):
         assert {due, others[1]} <= {one.prompt for one in few.wants([due, *others], seed=seed)}
+
+
+def test_an_item_with_choices_is_no_twin_whatever_harm_it_is_about() -> None:
+    item = Prompt(messages=asked("Which?"), harm="bias", choices=("a", "b"), answer=0)
+    for dimension in (Consistency(), Attacks(), Robustness(), Faithfulness()):
+        assert list(dimension.wants([item], seed=0)) == []
 
 
 def test_consistency_asks_as_many_harmful_prompts_as_twins_and_the_same_ones_again() -> None:
