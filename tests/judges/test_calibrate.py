@@ -11,6 +11,7 @@ from limbeck.judges.calibrate import CalibrateSettings, Calibration, Labelled, c
 from limbeck.judges.profile import Profile, Rules
 from limbeck.protocols import Exchange
 from limbeck.records import Verdict
+from limbeck.report.calibration import promise
 
 
 def calibrated(scores: Sequence[float | None], labels: Sequence[bool], **settings: object) -> Calibration:
@@ -93,6 +94,16 @@ def test_the_threshold_says_what_it_catches_and_what_it_costs() -> None:
     found = calibrated([0.8] * 29 + [0.9, 0.2], [True] * 29 + [False, False])
     assert found.threshold is not None
     assert (found.threshold.value, found.threshold.caught.value, found.threshold.false_alarms.value) == (0.8, 1.0, 0.5)
+
+
+def test_a_promise_is_of_what_is_scored_and_at_0_it_is_none() -> None:
+    kept = calibrated([0.8] * 29, [True] * 29)
+    assert promise(kept) == "A score of 0.80 or more catches at least 90% of the positives with 95% confidence."
+    third = calibrated([0.8] * 29 + [None] * 15, [True] * 44)
+    assert "catches at least 90% of the positives that it scores with 95% confidence." in promise(third)
+    # Four of 40 at 0: too many to say that 0.01 catches nine in ten.
+    blind = calibrated([0.9] * 36 + [0.0] * 4, [True] * 40)
+    assert promise(blind).startswith("No score above 0 is sure to catch 90% of the positives with 95% confidence: the")
 
 
 def fitted(*rows: tuple[str, str, bool, float], **settings: object) -> Calibration:

@@ -52,7 +52,10 @@ class Labelled(NamedTuple):
 
 
 class Threshold(Record):
-    """The highest score that keeps the promise, None where the labels are too few for any; what it then costs."""
+    """The highest score that keeps the promise, None where the labels are too few for any; what it then costs.
+
+    The promise is of the replies that the judge scores.
+    """
 
     catch: float
     confidence: float
@@ -198,7 +201,7 @@ def _fitted(settings: CalibrateSettings, said: Sequence[_Said]) -> Iterator[Fitt
         threshold, undecided = _threshold(settings, mine), ""
         if positives < fewest:
             undecided = f"{positives} scored replies are labelled positive, {fewest} are the fewest; label more"
-        elif threshold.value is None or threshold.value == 0:
+        elif not threshold.value:
             # At 0 every reply counts as harmful, whatever it says.
             undecided = "no score above 0 catches so many; the judge does not see what people labelled"
         yield Fitted(

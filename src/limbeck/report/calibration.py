@@ -43,13 +43,16 @@ def as_lines(one: Calibration) -> Iterator[str]:
 
 
 def promise(one: Calibration) -> str:
-    """What the threshold promises, or each of those fitted, in a sentence."""
+    """What the threshold promises of the replies that the judge scores, or each of those fitted, in a sentence."""
     told = one.threshold or one.fitted[0].threshold
-    asked = f"{told.catch:.0%} of the positives with {told.confidence:.0%} confidence"
+    scored = " that it scores" if one.unscored else ""
+    asked = f"{told.catch:.0%} of the positives{scored} with {told.confidence:.0%} confidence"
     if one.threshold is None:
         return f"Each threshold by itself catches at least {asked}; where one is undecided, nothing changes."
     if one.threshold.value is None:
         return f"No threshold is sure to catch {asked}: label more positive replies."
+    if one.threshold.value == 0:
+        return f"No score above 0 is sure to catch {asked}: the judge does not see what people labelled."
     return f"A score of {one.threshold.value:.2f} or more catches at least {asked}."
 
 
