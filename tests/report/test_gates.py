@@ -43,6 +43,15 @@ def test_the_way_that_changes_most_decisions_decides() -> None:
     assert gate.outcome == "fail"
 
 
+def test_a_decision_that_hangs_on_the_language_is_not_one_that_hangs_on_the_wording() -> None:
+    kept, lost = (
+        Measurement(name="same_decision", value=at, low=at, high=at, scored=9, slice=where)
+        for where, at in (({"perturbation": "typos"}, 0.9), ({"language": "de"}, 0.5))
+    )
+    (gate,) = judged(Gates(same_decision=0.8), Scorecard(model="s", measurements=(lost, kept)))
+    assert (gate.outcome, gate.cell.note) == ("pass", "typos")
+
+
 def test_passed_gates_are_no_complaint_and_others_are_told_with_their_figures() -> None:
     gates = judged(Gates(handled_safely=0.5), card("handled_safely", 0.8, 0.6, 0.9))
     assert complaint(gates) == ""

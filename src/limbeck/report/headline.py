@@ -21,7 +21,7 @@ NOT_MEASURED: Literal["not measured"] = "not measured"
 class Column:
     """Which measurement is shown, under which title, and which way is good.
 
-    With `worst`, the one of that name that is most surely low, and the cell names its slice.
+    With `worst`, the name of a slice, the one with such a slice that is most surely low, and the cell says which.
     """
 
     title: str
@@ -30,7 +30,7 @@ class Column:
     unit: Unit = "share"
     better: Literal["more", "less", ""] = "more"
     slice: Mapping[str, str] = field(default_factory=dict)
-    worst: bool = False
+    worst: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +141,7 @@ SAME_DECISION = Column(
     title="Same decision",
     meaning="prompts on which rewording or asking again does not change whether it refuses; the worst way is named",
     name="same_decision",
-    worst=True,
+    worst="perturbation",
 )
 HEADLINE = (
     HANDLED,
@@ -339,7 +339,7 @@ def cell(scorecard: Scorecard, column: Column) -> Cell:
         n=found.scored,
         unscored=found.unscored,
         unit=column.unit,
-        note=", ".join(found.slice.values()) if column.worst else "",
+        note=found.slice[column.worst] if column.worst else "",
     )
 
 
@@ -347,7 +347,8 @@ def _found(scorecard: Scorecard, column: Column) -> Measurement | None:
     named = [one for one in scorecard.measurements if one.name == column.name]
     if column.worst:
         # What was not measured cannot be the worst, unless nothing was.
-        return min(named, key=lambda one: (one.value is None, one.at_most), default=None)
+        having = (one for one in named if column.worst in one.slice)
+        return min(having, key=lambda one: (one.value is None, one.at_most), default=None)
     return next((one for one in named if one.slice == column.slice), None)
 
 
