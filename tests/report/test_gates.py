@@ -28,6 +28,14 @@ def test_little_is_wanted_and_the_upper_end_must_keep_to_it(low: float, high: fl
     assert gate.outcome == outcome
 
 
+@pytest.mark.parametrize(("unscored", "outcome"), [(4, "pass"), (5, "undecided")])
+def test_what_is_unscored_on_more_than_a_tenth_is_not_passed(unscored: int, outcome: str) -> None:
+    one = Measurement(name="handled_safely", value=0.95, low=0.9, high=0.98, scored=40, unscored=unscored)
+    (gate,) = judged(Gates(handled_safely=0.85), Scorecard(model="student", measurements=(one,)))
+    assert gate.outcome == outcome
+    assert ("n\u00a040, 5\u00a0unscored" in gate.text) is (outcome == "undecided")
+
+
 def test_what_is_not_measured_is_not_passed() -> None:
     (gate,) = judged(Gates(attack_success=0.2), card("attack_success", None, None, None, attack="any"))
     assert gate.outcome == "not measured"
