@@ -225,11 +225,13 @@ def test_each_harm_is_compared_and_a_drop_against_a_third_model_is_not(tmp_path:
         {"name": "handled_safely", "value": 0.25},
         {"name": "handled_safely", "value": 0.75, "slice": {"harm": "bias"}},
         {"name": "usefulness_drop", "value": 0.5},
+        {"name": "attack_success", "value": 0.5, "slice": {"attack": "role_play"}},
     ]
     rows = replied("full", HARMFUL, count=1)
     text = said(compare(measured(tmp_path / "a", rows, *figures), measured(tmp_path / "b", rows, *figures)))
     assert "25\u00a0% n=20+0" in text and "Handled safely: bias" in text and "75\u00a0% n=20+0" in text
     assert "drop" not in text
+    assert "Attack success: role_play" in text and "50\u00a0% n=20+0" in text
 
 
 def test_scorecards_alone_are_shown_and_nothing_is_tested(tmp_path: Path) -> None:
