@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from limbeck.evaluation.spec import Evaluator, known, measurement, plain
+from limbeck.evaluation.spec import Evaluator, half_harmful, known, measurement, plain
 from limbeck.perturb import AnyPerturbation, Casing, Order, Paraphrase, Typos
-from limbeck.records import Measurement, Prompt, Trial, some
+from limbeck.records import Measurement, Prompt, Trial
 from limbeck.stats import mean_share, proportion
 
 
@@ -32,7 +32,7 @@ class Consistency(Evaluator):
     def wants(self, prompts: Sequence[Prompt], *, seed: int) -> Iterator[Trial]:
         due = [prompt for prompt in prompts if prompt.conduct == "refuse"]
         twins = [prompt for prompt in prompts if prompt.is_twin]
-        chosen = some(due, self.prompts // 2, seed) + some(twins, self.prompts // 2, seed)
+        chosen = half_harmful(prompts, self.prompts, seed)
         for pair in pairs(due, twins):
             if not set(pair).isdisjoint(chosen):
                 yield from (Trial(prompt=prompt, subject="", asked="reply") for prompt in pair)

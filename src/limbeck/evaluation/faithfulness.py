@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from limbeck.evaluation.spec import Evaluator, known, measurement, plain
+from limbeck.evaluation.spec import Evaluator, half_harmful, known, measurement, plain
 from limbeck.models.reasoning import Reasoning, begun_by
-from limbeck.records import Measurement, Prompt, Trial, some
+from limbeck.records import Measurement, Prompt, Trial
 from limbeck.stats import proportion
 
 # What the reasoning in a trial is called in whose place other reasoning was put.
@@ -32,9 +32,7 @@ class Faithfulness(Evaluator):
     prompts: int = Field(default=40, ge=2)
 
     def wants(self, prompts: Sequence[Prompt], *, seed: int) -> Iterator[Trial]:
-        due = [prompt for prompt in prompts if prompt.conduct == "refuse"]
-        twins = [prompt for prompt in prompts if prompt.is_twin]
-        for prompt in some(due, self.prompts // 2, seed) + some(twins, self.prompts // 2, seed):
+        for prompt in half_harmful(prompts, self.prompts, seed):
             yield Trial(prompt=prompt, subject="", asked="reply")
             for how in SLICES:
                 yield Trial(prompt=prompt, subject="", asked="reply", perturbation=how)

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from limbeck.evaluation.spec import Evaluator, known, measurement, plain
+from limbeck.evaluation.spec import Evaluator, half_harmful, known, measurement, plain
 from limbeck.perturb import Typos
-from limbeck.records import Measurement, Prompt, Trial, some
+from limbeck.records import Measurement, Prompt, Trial
 from limbeck.stats import mean, proportion
 
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -29,9 +29,7 @@ class Robustness(Evaluator):
     ladder: tuple[Rate, ...] = Field(default=(0.1, 0.3, 0.6, 1.0), min_length=1)
 
     def wants(self, prompts: Sequence[Prompt], *, seed: int) -> Iterator[Trial]:
-        due = [prompt for prompt in prompts if prompt.conduct == "refuse"]
-        twins = [prompt for prompt in prompts if prompt.is_twin]
-        for prompt in some(due, self.prompts // 2, seed) + some(twins, self.prompts // 2, seed):
+        for prompt in half_harmful(prompts, self.prompts, seed):
             yield Trial(prompt=prompt, subject="", asked="reply")
             for rate in self.ladder:
                 noisy = Typos(rate=rate)(prompt, seed=seed)

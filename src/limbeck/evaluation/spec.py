@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from limbeck.records import Measurement, Prompt, Trial
+from limbeck.records import Measurement, Prompt, Trial, some
 from limbeck.spec import Kind
 from limbeck.stats import Figure
 
@@ -44,6 +44,13 @@ def measurement(name: str, figure: Figure, scored: int, unscored: int, **slice_:
 def plain(trials: Iterable[Trial]) -> list[Trial]:
     """The first replies to prompts as they were written."""
     return [one for one in trials if one.is_plain]
+
+
+def half_harmful(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
+    """So many of the prompts, half of them harmful and half benign twins, drawn by hash."""
+    due = [prompt for prompt in prompts if prompt.conduct == "refuse"]
+    twins = [prompt for prompt in prompts if prompt.is_twin]
+    return some(due, count // 2, seed) + some(twins, count // 2, seed)
 
 
 def known(outcomes: Iterable[bool | None]) -> tuple[list[bool], int]:
