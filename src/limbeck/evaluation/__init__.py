@@ -81,8 +81,8 @@ def examine(
     store: Store,
 ) -> Iterator[Trial]:
     """All trials that the dimensions want of each subject in turn, each run once, graded by all judges; decisions with
-    the prompt's risk where `risks` know it. Each prompt expects what the profile expects."""
-    listed = [settings.profile.due(prompt) for prompt in prompts]
+    the prompt's risk where `risks` know it."""
+    listed = list(prompts)
     known = {one.prompt: one.value for one in risks or ()}
     for subject in subjects:
         for trial in _trials(settings, answering, subject, listed, store=store):
@@ -91,8 +91,10 @@ def examine(
 
 
 def wanted_trials(settings: EvaluateSettings, prompts: Sequence[Prompt], *, seed: int) -> list[Trial]:
-    """What the dimensions want of a subject, each trial once, unanswered and of no subject yet."""
-    wanted = (trial for dimension in settings.dimensions for trial in dimension.wants(prompts, seed=seed))
+    """What the dimensions want of a subject, each trial once, unanswered and of no subject yet; of each prompt is
+    expected what the profile expects."""
+    due = [settings.profile.due(prompt) for prompt in prompts]
+    wanted = (trial for dimension in settings.dimensions for trial in dimension.wants(due, seed=seed))
     return list({trial.id: trial for trial in wanted}.values())
 
 
