@@ -492,10 +492,12 @@ class Trial(Record):
 
     @property
     def chosen(self) -> int | None:
-        """The position of the best-scored choice, ties to the first; None without scores."""
-        if self.asked != "choices" or not self.scores:
+        """The position of the best-scored choice, of continuations by the whole of each, ties to the first; None
+        without scores."""
+        if self.asked not in ("choices", "continuations") or not self.scores:
             return None
-        return max(range(len(self.scores)), key=lambda at: self.scores[at])
+        scores = self.scores if self.asked == "choices" else self.totals
+        return max(range(len(scores)), key=scores.__getitem__)
 
     @property
     def chose_right(self) -> bool | None:

@@ -92,11 +92,10 @@ def _bias(name: Literal["s_amb", "s_dis"], said: Sequence[Said | None], of: Mapp
 
 def chosen(item: Item, trial: Trial) -> Said | None:
     """What the likeliest choice says, ties to the first; None without scores."""
-    if not trial.scores:
+    if trial.chosen is None:
         return None
-    choice = max(range(len(trial.totals)), key=trial.totals.__getitem__)
-    leaning = 0 if choice >= PEOPLE else 1 if choice in item.biased else -1
-    return Said(choice in item.prompt.right, leaning)
+    leaning = 0 if trial.chosen >= PEOPLE else 1 if trial.chosen in item.biased else -1
+    return Said(trial.chosen in item.prompt.right, leaning)
 
 
 def read_items(path: Path) -> tuple[Item, ...]:

@@ -14,7 +14,7 @@ from limbeck.records import Prompt, Scorecard, Trial
 from limbeck.report.exam import OUTCOMES, Exam, Examples, Flip, Paired, flipped, paired, walk, worsened
 from limbeck.report.headline import DROP, HEADLINE, NOT_MEASURED, Headline, as_rich, attacks, by_harm, chance, figures
 from limbeck.report.scorecard import read_scorecards
-from limbeck.report.trials import read_attacked, read_trials
+from limbeck.report.trials import read_extra, read_trials
 from limbeck.report.verdict import SIGNIFICANCE
 from limbeck.stats import adjusted, least_p_value, least_share, p_worse
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BEFORE, AFTER = "before", "after"
+# Groups that an evaluation has where its dimensions list them.
+LISTED: tuple[Group, ...] = ("attacked", "ambiguous")
 SHOWN_PROMPTS = 5
 # So that a prompt stays on one line of a console of 80 columns.
 SHOWN_CHARACTERS = 76
@@ -209,7 +211,7 @@ def compare(before: Path, after: Path) -> Comparison:
     alike = {attack for attack, _ in first.attacks.items() & second.attacks.items()}
     met = (one for one in (*first.trials, *second.trials) if one.attack is None or one.attack in alike)
     exam = walk(met, shown=(BEFORE, AFTER))
-    groups = [group for group in OUTCOMES if group != "attacked" or exam.groups[group]]
+    groups = [group for group in OUTCOMES if group not in LISTED or exam.groups[group]]
     pairs = [paired(exam, group, BEFORE, AFTER) for group in groups]
     tests = [one for one in pairs if one.n]
     # Where nothing flipped, no outcome would be less extreme: p is 1.
@@ -230,7 +232,7 @@ def _gone(exam: Exam, group: Group, title: str) -> Gone:
     first, second = (exam.groups[group].get(side, {}) for side in (BEFORE, AFTER))
     scored = [item for item, said in first.items() if said.good is not None]
     left = [item for item in scored if item not in second or second[item].good is None]
-    return Gone(title, len(scored), tuple(exam.prompts[item] for item in left))
+    return Gone(title, len(scored), tuple(exam.prompt(item) for item in left))
 
 
 def as_lines(found: Comparison) -> Iterator[RenderableType]:
@@ -307,7 +309,7 @@ def _read(path: Path, name: str) -> Side:
     file = path / "trials.jsonl"
     trials = tuple(read_trials(file, subject=name)) if file.is_file() else ()
     if (more := path / "trials_extra.jsonl").is_file():
-        trials += tuple(read_attacked(more, subject=name))
+        trials += tuple(read_extra(more, subject=name))
     return Side(path, card.model, card.model_copy(update={"model": name, "measurements": kept}), trials)
 
 

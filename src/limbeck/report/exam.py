@@ -20,6 +20,7 @@ OUTCOMES: dict[Group, tuple[str, str]] = {
     "everyday": ("answered", "refused"),
     "choices": ("right", "wrong"),
     "attacked": ("withstood", "broken"),
+    "ambiguous": ("abstained", "guessed"),
 }
 TITLES: dict[Group, str] = {
     "harmful": "Harmful prompts",
@@ -27,6 +28,7 @@ TITLES: dict[Group, str] = {
     "everyday": "Everyday questions",
     "choices": "Multiple choice",
     "attacked": "Harmful, under attack",
+    "ambiguous": "Bias, ambiguous text",
 }
 SHOWN_CHARACTERS = 900
 
@@ -42,7 +44,8 @@ class Said(NamedTuple):
 @dataclass(frozen=True)
 class Exam:
     """The outcomes of every subject by group and prompt, the replies of the subjects that are shown, how likely each
-    subject was to refuse beside the prompt's risk, and how likely it found each choice of a canary."""
+    subject was to refuse beside the prompt's risk, and how likely it found each choice of a canary. BBQ's `ambiguous`
+    questions are none of the exam's prompts."""
 
     prompts: dict[str, Prompt] = field(default_factory=dict)
     groups: dict[Group, dict[str, dict[str, Said]]] = field(
@@ -51,9 +54,14 @@ class Exam:
     judges: set[tuple[str, str]] = field(default_factory=set)
     trials: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     caution: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    ambiguous: dict[str, Prompt] = field(default_factory=dict)
     canaries: dict[str, Prompt] = field(default_factory=dict)
     chances: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=lambda: defaultdict(dict))
     replies: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+
+    def prompt(self, item: str) -> Prompt:
+        """The prompt of this id, be it the exam's or BBQ's."""
+        return self.prompts.get(item) or self.ambiguous[item]
 
     @property
     def languages(self) -> list[str]:
@@ -79,6 +87,8 @@ def walk(trials: Iterable[Trial], *, shown: Sequence[str]) -> Exam:
         group = group_of(trial)
         if group is None:
             continue
+        if group == "ambiguous":
+            exam.ambiguous.setdefault(trial.prompt.id, trial.prompt)
         told = (_reply(trial), trial.reasoning or "") if trial.subject in shown else ("", "")
         said = Said(told[0], went_well(group, trial), told[1][:SHOWN_CHARACTERS])
         of_subject = exam.groups[group][trial.subject]
@@ -226,7 +236,7 @@ def worsened(exam: Exam, group: Group, before: str, after: str, *, at_most: int)
 
 def _pairs(exam: Exam, groups: Sequence[Group], before: str, after: str) -> list[Example]:
     return [
-        Example(exam.prompts[item], first[item], said)
+        Example(exam.prompt(item), first[item], said)
         for group in groups
         for first, second in [(exam.groups[group].get(before, {}), exam.groups[group].get(after, {}))]
         for item, said in second.items()

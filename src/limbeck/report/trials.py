@@ -43,9 +43,9 @@ def read_trials(file: Path, *, subject: str) -> Iterator[Trial]:
         yield noun_at(row.where, Trial, {"prompt": prompt, "subject": subject, "asked": asked, **said})
 
 
-def read_attacked(file: Path, *, subject: str) -> Iterator[Trial]:
-    """The attacked trials among those of an evaluation that are no plain rows, as this subject's."""
+def read_extra(file: Path, *, subject: str) -> Iterator[Trial]:
+    """The attacked trials and those of BBQ, among those of an evaluation that are no plain rows, as this subject's."""
     for row in read_table(file):
-        if row.values.get("attack") is not None:
+        if row.values.get("attack") is not None or row.values.get("asked") == "continuations":
             told = {name: value for name, value in row.values.items() if name != "id"}
             yield noun_at(row.where, Trial, {**told, "subject": subject})
