@@ -25,7 +25,6 @@ from limbeck.report.gates import Gate, judged
 from limbeck.report.verdict import choice
 from limbeck.sift import sift
 from limbeck.teach import teach
-from limbeck.teach.language import language_line
 from limbeck.teach.risk import draw_risk, guard_risk
 from limbeck.teach.score import score, unlabelled_line
 from limbeck.teach.settings import DrawnRisk
@@ -89,9 +88,6 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         for number in range(config.rounds):
             at = work.round(number)
             drawn = at.keep("candidates", teach, config.teach, base, to_teach)
-            # A later round takes over the draws of those before it.
-            if abroad := language_line(drawn, told={one.id for rows, _ in draws for one in rows}):
-                work.progress.say(abroad)
             verdicts = at.keep("verdicts", grade, config.judges, drawn)
             risks = _risks(config, at, "risks", to_teach)
             lessons = at.keep("lessons", sift, config.sift, to_teach, drawn, verdicts, risks)
@@ -191,7 +187,5 @@ def run_until(
         with config.engine.tools() as tools:
             _loop(config, Workspace(folder, seed=config.seed, tools=tools, progress=progress, until=stage))
     except Reached as reached:
-        if stage == "candidates" and progress is not None and (abroad := language_line(reached.rows)):
-            progress.say(abroad)
         return reached.folder, reached.rows
     raise ValueError(f"no stage of the loop is called '{stage}'")

@@ -1,4 +1,4 @@
-"""Teachers that reply in another language than they are asked in are told of, once."""
+"""Teachers that reply in another language than they are asked in are told of when they have replied."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from limbeck import load_config
 from limbeck.pipeline import run, run_until
 from limbeck.records import Candidate, Prompt, asked
 from limbeck.taxonomy import HOUSE
-from limbeck.teach.language import language_line
+from limbeck.teach.language import telling_languages
 from limbeck.workspace import Silent
 
 QUESTION = "How long do I have to boil an egg so that it is soft?"
@@ -30,19 +30,25 @@ def draw(reply: str, teacher: str = "expert", **more: Any) -> Candidate:
     return Candidate(teacher=teacher, reply=reply, **given)
 
 
+def told(drawn: list[Candidate]) -> list[str]:
+    said: list[str] = []
+    assert list(telling_languages(drawn, say=said.append)) == drawn
+    return said
+
+
 def test_the_line_counts_by_teacher_and_language() -> None:
     drawn = [draw(GERMAN), draw(CHINESE), draw(GERMAN, attempt=1), draw(ENGLISH), draw(ENGLISH, "second")]
-    assert language_line(drawn) == (
+    assert told(drawn) == [
         "language: 3 of 4 replies of teacher 'expert' (de 2, zh 1) are in another language than their prompts, "
         + ADVICE
-    )
-    assert language_line(drawn[3:]) is None and language_line([]) is None
+    ]
+    assert told(drawn[3:]) == told([]) == []
 
 
-def test_only_what_a_teacher_said_and_was_not_told_of_before_is_counted() -> None:
+def test_only_what_a_teacher_said_is_counted() -> None:
     own = draw(GERMAN, role="rejected")
-    house, failed, before = draw(GERMAN, HOUSE), draw(GERMAN, finish="failed"), draw(GERMAN)
-    assert language_line([own, house, failed, before], told={before.id}) is None
+    house, failed = draw(GERMAN, HOUSE), draw(GERMAN, finish="failed")
+    assert told([own, house, failed]) == []
 
 
 class Said(Silent):
@@ -106,10 +112,12 @@ def recipe(tmp_path: Path, tiny_model: Path) -> Path:
 TOLD = f"language: 3 of 12 replies of teacher 'expert' (de 3) are in another language than their prompts, {ADVICE}"
 
 
-def test_a_run_of_two_rounds_tells_it_once_and_the_page_counts_it(recipe: Path, tmp_path: Path) -> None:
-    said = Said()
-    made = run(load_config(recipe, ["rounds=2"]), tmp_path / "run", said)
-    assert said.of_language == [TOLD]
+def test_each_round_tells_it_where_it_teaches_and_the_page_counts_it_once(recipe: Path, tmp_path: Path) -> None:
+    first, again = Said(), Said()
+    made = run(load_config(recipe, ["rounds=2"]), tmp_path / "run", first)
+    run(load_config(recipe, ["rounds=2"]), tmp_path / "run", again)
+    # The second round takes over the draws of the first, beside those on six variants.
+    assert (first.of_language, again.of_language) == ([TOLD, TOLD.replace("of 12", "of 18")], [])
     row = made.page.read_text().partition('<th scope="row">expert</th>')[2].partition("</tr>")[0]
     assert "<td>3</td>" in row
 
