@@ -653,6 +653,29 @@ def test_the_other_replica_answers_where_one_is_gone() -> None:
     assert len(server.seen) == 6
 
 
+def test_a_replica_that_did_not_answer_gets_one_request_at_a_time_until_it_does() -> None:
+    others_are_in, together = threading.Event(), threading.Barrier(3)
+
+    def hanging(seen: Seen) -> Said:
+        if seen.text == "first":
+            return refused(503, "busy")
+        assert others_are_in.wait(timeout=30)
+        return backwards(seen)
+
+    def well(seen: Seen) -> Said:
+        if seen.text != "first":
+            # Of four requests at a time three come here.
+            together.wait(timeout=5)
+            if len(other.seen) == 7:
+                others_are_in.set()
+        return backwards(seen)
+
+    with served(hanging) as one, served(well) as other, teacher(one.url, other.url, concurrency=4).open() as model:
+        list(model.replies(requests("first")))
+        list(model.replies(requests(*"abcdefg")))
+    assert (len(one.seen), len(other.seen)) == (2, 7)
+
+
 def test_replicas_share_the_work() -> None:
     together = threading.Barrier(2)
 

@@ -194,6 +194,11 @@ class Replica:
     silent_since: float | None = None
     told: bool = False
 
+    @property
+    def is_tried(self) -> bool:
+        """Whether it did not answer, and a request finds out whether it does again: that may take all of a timeout."""
+        return self.silent_since is not None and self.busy > 0
+
     def fell_silent(self, why: _Again, *, asked_at: float, trying_s: float) -> None:
         """One line for the whole outage, whoever else finds that it does not answer."""
         if self.silent_since is None:
@@ -512,7 +517,13 @@ class EndpointModel:
         while left := [one for one in self.replicas if failed[one.url] <= self.spec.retries]:
             now = anyio.current_time()
             replica = min(
-                left, key=lambda one: (max(one.rests_until, now), failed[one.url] + useless[one.url], one.busy)
+                left,
+                key=lambda one: (
+                    max(one.rests_until, now),
+                    one.is_tried,
+                    failed[one.url] + useless[one.url],
+                    one.busy,
+                ),
             )
             if replica.rests_until > now + LONGEST_REST_S:
                 break
