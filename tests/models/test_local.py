@@ -70,6 +70,10 @@ def test_every_request_is_answered_exactly_once(local: LocalModel) -> None:
     assert sorted(reply.request_id for reply in local.replies(wanted)) == sorted(one.id for one in wanted)
 
 
+def test_who_takes_a_reply_as_it_comes_can_train_on_it(local: LocalModel) -> None:
+    assert [torch.is_grad_enabled() for _ in local.replies(requests())] == [True] * len(QUESTIONS)
+
+
 def test_a_base_model_ends_its_reply_where_it_begins_the_users_next_turn(tiny_model: Path) -> None:
     with Local(name="base", model=str(tiny_model)).open() as model:
         said = model.tokenizer.encode(" Paris.\n\nUser: And of Spain?", add_special_tokens=False)

@@ -178,6 +178,8 @@ class LocalModel:
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """One reply a request, the longest prompts first. A prompt that leaves no room in the context is failed."""
+        import torch
+
         from limbeck.models.chat import Unshown
         from limbeck.models.tree import by_length
 
@@ -193,8 +195,10 @@ class LocalModel:
             else:
                 rows.append(_Row(request, prompt, [], {}))
         lengths = [len(row.prompt) + row.request.max_tokens for row in rows]
+        # As a context in the generator it would hold wherever a reply is taken, too.
+        decode = torch.inference_mode()(self._decode)
         for batch in by_length(lengths, budget=self.batch_tokens):
-            yield from self._decode([rows[item] for item in batch])
+            yield from decode([rows[item] for item in batch])
 
     def _prompt(self, request: Request) -> list[int]:
         from limbeck.models.chat import prompt_ids, text_ids
@@ -219,42 +223,41 @@ class LocalModel:
         ends = self._ends()
         device = self.weights.device
         decoder = self.weights.get_decoder()
-        with torch.inference_mode():
-            cache, mask_BT, hidden_BH = prefill(decoder, [row.prompt for row in rows], pad=next(iter(ends)))
-            open_rows = list(range(len(rows)))
-            while True:
-                logits_BV = logits_of(self.weights, hidden_BH)
-                tokens_B = self._choose(logits_BV, rows)
-                self._weigh(logits_BV, tokens_B, rows)
-                unfinished = []
-                for b in open_rows:
-                    row = rows[b]
-                    if tokens_B[b] in ends:
-                        yield self._finished(row, "stop")
-                        continue
-                    row.reply.append(tokens_B[b])
-                    if self._is_full(row):
-                        yield self._finished(row, "length")
-                    else:
-                        unfinished.append(b)
-                if not unfinished:
-                    return
-                open_rows = unfinished
-                # Each time a row leaves, the cache is copied: more than a few idle rows cost.
-                if len(open_rows) <= OPEN_SHARE * len(rows):
-                    kept_B = torch.tensor(open_rows, device=device)
-                    cache.batch_select_indices(kept_B)
-                    mask_BT = mask_BT[kept_B]
-                    rows, tokens_B = [rows[b] for b in open_rows], [tokens_B[b] for b in open_rows]
-                    open_rows = list(range(len(rows)))
-                mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], dim=1)
-                hidden_BH = decoder(
-                    input_ids=torch.tensor(tokens_B, device=device)[:, None],
-                    attention_mask=mask_BT,
-                    position_ids=mask_BT.sum(1, keepdim=True) - 1,
-                    past_key_values=cache,
-                    use_cache=True,
-                ).last_hidden_state[:, -1]
+        cache, mask_BT, hidden_BH = prefill(decoder, [row.prompt for row in rows], pad=next(iter(ends)))
+        open_rows = list(range(len(rows)))
+        while True:
+            logits_BV = logits_of(self.weights, hidden_BH)
+            tokens_B = self._choose(logits_BV, rows)
+            self._weigh(logits_BV, tokens_B, rows)
+            unfinished = []
+            for b in open_rows:
+                row = rows[b]
+                if tokens_B[b] in ends:
+                    yield self._finished(row, "stop")
+                    continue
+                row.reply.append(tokens_B[b])
+                if self._is_full(row):
+                    yield self._finished(row, "length")
+                else:
+                    unfinished.append(b)
+            if not unfinished:
+                return
+            open_rows = unfinished
+            # Each time a row leaves, the cache is copied: more than a few idle rows cost.
+            if len(open_rows) <= OPEN_SHARE * len(rows):
+                kept_B = torch.tensor(open_rows, device=device)
+                cache.batch_select_indices(kept_B)
+                mask_BT = mask_BT[kept_B]
+                rows, tokens_B = [rows[b] for b in open_rows], [tokens_B[b] for b in open_rows]
+                open_rows = list(range(len(rows)))
+            mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], dim=1)
+            hidden_BH = decoder(
+                input_ids=torch.tensor(tokens_B, device=device)[:, None],
+                attention_mask=mask_BT,
+                position_ids=mask_BT.sum(1, keepdim=True) - 1,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
 
     def _is_full(self, row: _Row) -> bool:
         """Whether a row has all the tokens that it may have: more where it reasons, as far as the context goes."""
