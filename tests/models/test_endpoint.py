@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections import Counter
@@ -905,6 +906,25 @@ def test_a_kill_loses_only_the_soft_labels_that_are_in_flight(
             assert torch.equal(found.ids_NK, one.ids_NK)
             torch.testing.assert_close(found.logprobs_NK, one.logprobs_NK, rtol=0, atol=5e-3)
             torch.testing.assert_close(found.tail_N, one.tail_N, rtol=0, atol=1e-3)
+
+
+def test_soft_labels_that_are_kept_are_not_those_of_another_chat_template(
+    store: StageStore, local: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    template = folder / "chat_template.jinja"
+    lessons = [Lesson(prompt=Prompt(messages=asked("Why?")), reply="So.", teacher="expert")]
+    found = []
+    with served(scoring(local)) as server:
+        spec = teacher(server.url, soft_labels="prompt_logprobs", tokenizer=str(folder))
+        settings = TeachSettings.model_validate({"teachers": [spec], "keep": Top(ids=4)})
+        for number in range(2):
+            stage = replace(store, root=store.root / str(number))
+            made = score(settings, Local(name="base", model=str(tiny_model)), lessons, None, store=stage)
+            found.append(Targets(made.folders)[lessons[0].id].logprobs_NK)
+            template.write_text(template.read_text().replace("message['role']", "message['role'] | upper"))
+    assert len([seen for seen in server.seen if seen.path == "/v1/completions"]) == 2
+    assert not torch.equal(*found)
 
 
 def test_a_server_that_breaks_on_all_that_it_is_to_score_stops_the_run(local: Any, tiny_model: Path) -> None:

@@ -152,8 +152,10 @@ def _one(
         check_same_vocabulary(labeller, opened.vocabulary, load_tokenizer(resolve(student.model)))
         model: SharedModel | SoftLabeller = opened
         if not labeller.shareable and not isinstance(opened, SharedModel):
-            # Each reply is paid for, and a file of many is written when the last of them is there.
-            model = KeptLabeller(opened, store, identity=opened.identity)
+            # Each reply is paid for, and a file of many is written when the last of them is there. By another tokenizer
+            # or chat template, which the vocabulary does not tell, it is other tokens.
+            cut_by = "" if labeller.tokens_of is None else resolve(labeller.tokens_of).identity
+            model = KeptLabeller(opened, store, identity=f"{opened.identity} {cut_by}")
 
         def targets_of(groups: Sequence[Sequence[Continuation]]) -> Iterator[tuple[int, Iterable[tuple[str, Target]]]]:
             if isinstance(model, SharedModel):
