@@ -10,7 +10,6 @@ from limbeck.config import RunConfig, load_config, save_config
 from limbeck.errors import InputError
 from limbeck.losses.forward_kl import ForwardKL
 from limbeck.spec import fingerprint
-from limbeck.teach.keep import Sampled
 
 RECIPE = """\
 seed: 3
@@ -82,13 +81,6 @@ def test_an_unknown_key_in_settings_that_may_be_left_out_is_named_with_the_neare
     told = "{name: t, kind: endpoint, model: m, base_url: http://a/v1, price: {prompt: 1, reply: 1, repply: 2}}"
     with pytest.raises(InputError, match=r"teach\.teachers\.0\.price\.repply: unknown; did you mean reply\?"):
         load_config(recipe, [f"teach.teachers.0={told}"])
-
-
-def test_the_old_name_of_what_is_kept_says_the_new_one(recipe: Path) -> None:
-    said = complaint(recipe, RECIPE.replace("teach:\n", "teach:\n  top: 64\n"))
-    assert said == ["recipe.yaml:3: teach: top is called keep.ids now; write keep: {kind: top, ids: 64}"]
-    recipe.write_text(RECIPE)
-    assert load_config(recipe, ["teach.keep={kind: sampled, draws: 20}"]).teach.keep == Sampled(draws=20)
 
 
 def test_a_typo_in_a_kind_is_named_with_the_nearest_one(recipe: Path) -> None:

@@ -221,13 +221,6 @@ class TeachSettings(Spec):
         """The teacher whose draws say the risk."""
         return next(teacher for teacher in self.teachers if teacher.name == risk.teacher)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _top_is_a_way_to_keep(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and "top" in given:
-            raise ValueError(f"top is called keep.ids now; write keep: {{kind: top, ids: {given['top']}}}")
-        return given
-
     @model_validator(mode="after")
     def _risk_is_drawn(self) -> Self:
         if not isinstance(self.risk, DrawnRisk):
