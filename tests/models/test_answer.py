@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from limbeck.models.answer import AnswerSettings, answer, ask
 from limbeck.models.recorded import Recorded
 from limbeck.models.scripted import Line, Scripted
 from limbeck.records import Prompt, Reply, Request, asked, request_of
-from limbeck.workspace import StageStore
+from limbeck.workspace import Kept, StageStore
 
 
 class Counting:
@@ -61,6 +62,18 @@ def test_another_model_is_asked_anew(store: StageStore) -> None:
     other.identity = "counting:2"
     list(ask(other, requests("abc"), store, label=""))
     assert other.asked == ["abc"]
+
+
+def test_a_reply_whose_line_was_deleted_is_asked_for_again_though_another_stage_had_it_first(store: StageStore) -> None:
+    list(ask(Counting(), requests("abc"), store, label=""))
+    later = replace(store, key="later")
+    list(ask(Counting(), requests("abc", "def"), later, label=""))
+    file = later.kept.file
+    file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if "cba" not in line))
+    again = Counting()
+    said = ask(again, requests("abc", "def"), replace(later, kept=Kept(file)), label="")
+    assert [reply.text for reply in said] == ["cba", "fed"]
+    assert again.asked == ["abc"]
 
 
 def test_a_model_that_leaves_a_request_unanswered_is_a_bug_that_is_named(store: StageStore) -> None:

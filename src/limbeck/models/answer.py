@@ -131,17 +131,24 @@ def _answers(
 
 
 def _planned(by_key: Mapping[str, Asked], together: int, store: Store) -> list[list[Asked]]:
-    """What nobody had answered when the stage began, in the groups that the model computes together.
+    """What nobody had answered when the stage began, in the groups that the model computes together; then what lost its
+    answer since.
 
     The plan is kept, and a group that a kill tore is computed whole: rounding hangs on who shares a batch, and a
     run that was stopped must say what one left alone says.
     """
     plan = _hash("plan", store.key, *by_key)
+    missing = [key for key in by_key if store.get(key) is None]
     if store.get(plan) is None:
-        store.put(plan, json.dumps([key for key in by_key if store.get(key) is None]))
+        store.put(plan, json.dumps(missing))
+    planned = dict.fromkeys(json.loads(_kept(store, plan)))
+    lost = [key for key in missing if key not in planned]
     said = {key: sum(len(turn.content) for turn in request.messages) for key, request in by_key.items()}
-    keys = sorted(json.loads(_kept(store, plan)), key=said.__getitem__)
-    return [[by_key[key] for key in keys[start : start + together]] for start in range(0, len(keys), together)]
+    return [
+        [by_key[key] for key in keys[start : start + together]]
+        for keys in (sorted(planned, key=said.__getitem__), sorted(lost, key=said.__getitem__))
+        for start in range(0, len(keys), together)
+    ]
 
 
 def _kept(store: Store, key: str) -> str:
