@@ -243,9 +243,10 @@ def test_a_key_of_the_environment_that_the_recipe_does_not_name_is_sent_to_nobod
     assert server.seen[0].key == "Bearer none"
 
 
-def test_a_key_that_is_not_set_is_one_message_before_anything_is_asked() -> None:
-    spec = teacher("http://127.0.0.1:1/v1", api_key_env="NO_SUCH_KEY")
-    with pytest.raises(InputError, match="environment variable NO_SUCH_KEY is not set"), spec.open():
+@pytest.mark.parametrize(("name", "called"), [("expert", "teacher 'expert'"), ("", "model 'big'")])
+def test_a_key_that_is_not_set_is_one_message_before_anything_is_asked(name: str, called: str) -> None:
+    spec = teacher("http://127.0.0.1:1/v1", name=name, api_key_env="NO_SUCH_KEY")
+    with pytest.raises(InputError, match=f"^{called}: the environment variable NO_SUCH_KEY is not set"), spec.open():
         pass
 
 

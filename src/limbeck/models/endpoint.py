@@ -131,6 +131,11 @@ class Endpoint(ModelSpec):
         return frozenset({"replies"} if self.soft_labels == "none" else {"replies", "distribution"})
 
     @property
+    def called(self) -> str:
+        """What messages call it: one that judges, or only gives soft labels, has no name of its own."""
+        return f"teacher '{self.name}'" if self.name else f"model '{self.model}'"
+
+    @property
     def goes_on(self) -> bool:
         return self.continues
 
@@ -160,7 +165,7 @@ class Endpoint(ModelSpec):
             return "none"
         if not (key := os.environ.get(self.api_key_env)):
             raise InputError(
-                f"teacher '{self.name}': the environment variable {self.api_key_env} is not set; set it to the key of "
+                f"{self.called}: the environment variable {self.api_key_env} is not set; set it to the key of "
                 f"{self.base_url[0]}, or name another in api_key_env"
             )
         return key
@@ -548,7 +553,7 @@ class EndpointModel:
         seconds = anyio.current_time() - started
         tried = "; ".join(f"{one.url}: {trouble.get(one.url, one.trouble)}" for one in self.replicas)
         raise Unreachable(
-            f"teacher '{self.name}': no answer in {failed.total() + useless.total()} attempt(s) over {seconds:.0f} s "
+            f"{self.spec.called}: no answer in {failed.total() + useless.total()} attempt(s) over {seconds:.0f} s "
             f"({tried}); see that the server runs and that the recipe asks no more of it than it allows (base_url, "
             "timeout_s, requests_per_minute), then give the same command again: a run keeps what was answered"
         )
@@ -634,11 +639,11 @@ class EndpointModel:
         if error.status_code in (401, 403):
             env = self.spec.api_key_env
             remedy = f"put a key that is valid there into {env}" if env else "name the variable of its key: api_key_env"
-            stop = InputError(f"teacher '{self.name}': {url} does not let us in ({said}); {remedy}")
+            stop = InputError(f"{self.spec.called}: {url} does not let us in ({said}); {remedy}")
             raise _Refused(said, stop=stop)
         labels = "" if self.spec.soft_labels == "none" else "; where it refuses log-probs, set soft_labels: none"
         stop = InputError(
-            f"teacher '{self.name}': {url} does not take what is asked of model '{self.spec.model}' ({said}); "
+            f"{self.spec.called}: {url} does not take what is asked of model '{self.spec.model}' ({said}); "
             f"correct base_url, model or extra_body{labels}"
         )
         raise _Refused(said, stop=stop)
@@ -665,13 +670,13 @@ class EndpointModel:
             cut = await self._call(ask, plain=ask, tokens=0)
         except _Outcome as outcome:
             raise InputError(
-                f"teacher '{self.name}': soft_labels: {self.spec.soft_labels} needs the server's /tokenize, to see "
+                f"{self.spec.called}: soft_labels: {self.spec.soft_labels} needs the server's /tokenize, to see "
                 f"that it cuts text as {self.spec.tokenizer} does, and {self.replicas[0].url} does not say "
                 f"({outcome.why}); use a server that does (llama.cpp, vLLM), or set soft_labels: none"
             ) from outcome
         if cut.tokens != self.tokenizer.encode(PROBE, add_special_tokens=False):
             raise InputError(
-                f"teacher '{self.name}': the tokenizer of {self.spec.tokenizer} cuts text otherwise than that of "
+                f"{self.spec.called}: the tokenizer of {self.spec.tokenizer} cuts text otherwise than that of "
                 f"{self.spec.model} on {self.replicas[0].url}: token ids would mean other tokens; name the tokenizer "
                 "of the model that is served, or set soft_labels: none"
             )
@@ -681,12 +686,12 @@ class EndpointModel:
             return one.id, await self._target(one, top=top)
         except _Declined as outcome:
             if not self.declined:
-                LOG.warning("teacher '%s': the server declines to score a reply (%s)", self.name, outcome.why)
+                LOG.warning("%s: the server declines to score a reply (%s)", self.spec.called, outcome.why)
             self.declined = True
             return one.id, None
         except _Outcome as outcome:
             raise InputError(
-                f"teacher '{self.name}': there are no soft labels to be had ({outcome.why}); set soft_labels: none"
+                f"{self.spec.called}: there are no soft labels to be had ({outcome.why}); set soft_labels: none"
             ) from outcome
 
     async def _target(self, one: Continuation, *, top: int) -> TopK:
@@ -731,7 +736,7 @@ class EndpointModel:
         fewest = min((len(row) for row in likely), default=0)
         if len(likely) != tokens or fewest < top:
             raise InputError(
-                f"teacher '{self.name}': teach.keep.ids is {top}, and {self.replicas[0].url} gives {fewest} ids with "
+                f"{self.spec.called}: teach.keep.ids is {top}, and {self.replicas[0].url} gives {fewest} ids with "
                 f"their {self.spec.soft_labels}; lower teach.keep.ids or raise what the server allows "
                 "(vLLM: --max-logprobs); where it gives none, choose the other soft_labels, or none"
             )
