@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from limbeck.config import RunConfig
 from limbeck.curate import planned
-from limbeck.errors import InputError, check_installed
+from limbeck.errors import InputError, check_installed, did_you_mean
 from limbeck.judges.asking import Asking, text_of
 from limbeck.judges.cues import plain
 from limbeck.judges.reward import RewardModelJudge
@@ -18,7 +18,7 @@ from limbeck.models.local import Local
 from limbeck.models.references import load_tokenizer, on_disk, resolve
 from limbeck.models.spec import ModelSpec
 from limbeck.spec import parts
-from limbeck.taxonomy import REFUSAL_OPENINGS
+from limbeck.taxonomy import EVERYDAY, HARMS, REFUSAL_OPENINGS
 from limbeck.teach import routed, wants_reply
 
 
@@ -163,7 +163,23 @@ def _labellers(config: RunConfig) -> Iterator[ModelSpec]:
 
 def check_routes(config: RunConfig) -> None:
     """Raises InputError where no teacher is for a prompt that may be taught: of the training split, or of the probe,
-    whose failures are taught in later rounds."""
+    whose failures are taught in later rounds, or where a route goes by a harm that is none."""
+    prompts = list(planned(config.curate, seed=config.seed))
+    _check_harms(config, {one.harm for one in prompts if one.harm} | {EVERYDAY, *(harm.name for harm in HARMS)})
     splits = ("train", "probe") if config.rounds > 1 else ("train",)
-    taught = [one for one in planned(config.curate, seed=config.seed) if one.split in splits and wants_reply(one)]
+    taught = [one for one in prompts if one.split in splits and wants_reply(one)]
     deque(routed(config.teach.teachers, taught), maxlen=0)
+
+
+def _check_harms(config: RunConfig, known: set[str]) -> None:
+    """Raises InputError at the first harm that a teacher or a mixture is for and no prompt has."""
+    named = [(f"teachers.{number}.harms", one.harms or ()) for number, one in enumerate(config.teach.teachers)]
+    if config.teach.mixture is not None:
+        named.append(("mixture.by_harm", tuple(config.teach.mixture.by_harm)))
+    for place, harms in named:
+        for harm in harms:
+            if harm not in known:
+                raise InputError(
+                    f"teach.{place}: {harm!r} is no harm of ours, and of none of the prompts; "
+                    + did_you_mean(harm, known)
+                )

@@ -572,6 +572,21 @@ def test_a_prompt_of_the_probe_that_nobody_is_for_is_told_before_anything_is_com
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("misspelt", ["teach.teachers.0.harms", "teach.mixture"])
+def test_a_route_by_a_harm_that_is_none_is_told_before_anything_is_computed(
+    limbeck: Command, recipe: str, tiny_model: Path, misspelt: str
+) -> None:
+    teachers = f"[{{name: a, kind: local, model: {tiny_model}}}, {{name: b, kind: context, model: {tiny_model}}}]"
+    mixture = "{weights: {a: 1}, by_harm: {toxicty: {b: 1}}}"
+    options = {"teach.teachers.0.harms": ["teach.teachers.0.harms=[toxicty]"]}.get(
+        misspelt, ["teach.soft_labels=null", f"teach.teachers={teachers}", f"teach.mixture={mixture}"]
+    )
+    code, _, err = limbeck("run", recipe, *(part for option in options for part in ("--set", option)))
+    assert code == 2 and err.startswith(f"{misspelt}") and err.count("\n") == 1
+    assert "'toxicty' is no harm of ours, and of none of the prompts; did you mean toxicity?" in err
+    assert not Path("runs").exists()
+
+
 def test_check_says_whose_distributions_are_mixed(limbeck: Command, recipe: str, tiny_model: Path) -> None:
     teachers = f"[{{name: a, kind: local, model: {tiny_model}}}, {{name: b, kind: context, model: {tiny_model}}}]"
     mixture = "{weights: {a: 1, b: 2}, veto: b}"
