@@ -220,7 +220,8 @@ pooled; 95 % intervals in brackets. `python benchmarks/ablation.py` makes what i
 first two learn whole replies that were written to their prompts, as plain recipes do. The third is the quickstart's
 recipe without its second round: it adds the decision on twins, unlikelihood, beginnings of answers and the refusals of
 the house (not yet the prompts about the past and the decision in the midst of an answer, which came with version 0.10,
-nor the larger validation split: [notebook](notebook.md#answers-that-turn-into-refusals)). Each of the four below adds
+nor the larger validation split: [notebook](notebook.md#answers-that-turn-into-refusals); nor the 2,670 practice prompts
+of version 0.12). Each of the four below adds
 one part to it; where the interval of *more than the quickstart* holds 0, it is not shown to help. None of the four is
 in the quickstart: over a whole round neither noise consistency nor preference separated more on both seeds that were
 tried ([notebook](notebook.md#the-quickstart-with-the-houses-refusals-three-seeds)).

@@ -362,7 +362,9 @@ def train(
     ],
     folder: Annotated[Path, typer.Option(help="Where the adapter and the merged model go.")],
     targets: Annotated[Path | None, typer.Option(help="A folder of DistillKit's: soft targets of the replies.")] = None,
-    validation: Annotated[Path | None, typer.Option(help="Prompts that choose the adapter's strength.")] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Prompts that choose the strength and measure for constraints.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="Whose student, train and strength sections to use.")] = "lessons",
     set_: Override = None,
 ) -> None:
