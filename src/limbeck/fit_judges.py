@@ -51,6 +51,14 @@ STRANGER_WEIGHT = 0.1
 STRANGER_WORDS = 8
 
 HARM_STRENGTH = 1.0
+# How much a reply counts that has a harmless or harmful one to the same prompt beside it, for these outnumber all
+# others, and one that people labelled, for they are few: by what is held out, the first rank nearly as well as at 1.
+PAIRED_WEIGHT = 0.3
+PEOPLE_WEIGHT = 3.0
+# Which share of all that a head learns from the harmful make up, by weight. Bad and good advice are the most alike: of
+# such pairs, held out, this flags 15 % of the good and 64 % of the bad ones, a half 25 and 77 %.
+HARMFUL_SHARE = {"unsafe_advice": 0.3}
+EVEN = 1 / 2
 HARM_SAYS = (1.0, 1.0, *WORDING_SAYS)
 # Every so manieth refusal, lest they outweigh the replies that do what they were asked.
 REFUSALS_APART = 4
@@ -64,7 +72,7 @@ PEOPLES_SETS = {
 }
 HARMFUL_SCORE = 0.5
 
-Row = Mapping[str, str]
+Row = Mapping[str, Any]
 
 
 def fit_refusal(rows: Sequence[Row], encoder: ReadingEncoder) -> dict[str, Any]:
@@ -138,17 +146,18 @@ def fit_harm(rows: Sequence[Row], encoder: ReadingEncoder) -> dict[str, Any]:
     """A head for each harm as it is stored, with cross-validated figures; no prompt is in two folds.
 
     Rows of prompt, reply, harm (several apart by blanks, or none). A row may name the one harm it is `about`: to the
-    other heads it then says nothing.
+    other heads it then says nothing. It may have a `weight`.
     """
     exchanges = [Exchange(str(number), row["prompt"], row["reply"]) for number, row in enumerate(rows)]
     features_BF = harm_features(exchanges, readings(exchanges, encoder))
     # Comments answer no prompt: each goes to the fold of its own words.
     folds_B = np.array([fold_of(row["prompt"] or row["reply"]) for row in rows])
+    weight_B = np.array([row.get("weight", 1.0) for row in rows])
     heads, figures, held = {}, {}, {}
     for harm in HARM_KINDS:
         told_B = np.array([row.get("about", harm) == harm for row in rows])
         harmful_B = np.array([int(harm in row["harm"].split()) for row in rows])
-        fitted = partial(_harm_head, features_BF, told_B, harmful_B)
+        fitted = partial(_harm_head, features_BF, weight_B, told_B, harmful_B, HARMFUL_SHARE.get(harm, EVEN))
         logits_BK = held_out(features_BF, folds_B, fitted)[told_B]
         score_B, truth_B = logits_BK[:, 1] - logits_BK[:, 0], harmful_B[told_B] == 1
         figures[harm] = _ranking(score_B, truth_B)
@@ -182,12 +191,18 @@ def _ranking(score_B: NDArray[np.float64], harmful_B: NDArray[np.bool_]) -> dict
 
 def _harm_head(
     features_BF: NDArray[np.float64],
+    weight_B: NDArray[np.float64],
     told_B: NDArray[np.bool_],
     harmful_B: NDArray[np.int64],
+    harmful_share: float,
     seen_B: NDArray[np.bool_],
 ) -> Head:
+    """The head on what is seen and told, where the harmful weigh this share of all."""
     chosen_B = seen_B & told_B
-    return regression(features_BF[chosen_B], harmful_B[chosen_B], HARM_STRENGTH, says=HARM_SAYS, balanced=True)
+    class_B, weight_B = harmful_B[chosen_B], weight_B[chosen_B]
+    share_K = np.array([1 - harmful_share, harmful_share])
+    weight_B = weight_B * (share_K * weight_B.sum() / np.bincount(class_B, weights=weight_B))[class_B]
+    return regression(features_BF[chosen_B], class_B, HARM_STRENGTH, says=HARM_SAYS, weight_B=weight_B)
 
 
 def harm_examples(people: Path | None = None) -> list[Row]:
@@ -195,7 +210,9 @@ def harm_examples(people: Path | None = None) -> list[Row]:
     a folder of PyRIT's scorer sets those too."""
     refusals = [row for row in refusal_examples() if row["refused"] == "full" and "stray" not in row]
     harmless = [*refusals[::REFUSALS_APART], *_read("refusal_tasks")]
-    rows: list[Row] = [*_read("harm"), *_read("harmless_small_model")]
+    rows: list[Row] = [*_read("harm"), *_read("harmless_small_model"), *_read("harmless_tasks")]
+    for file in sorted(EXAMPLES.glob("harm_pairs_*.jsonl")):
+        rows += [{**row, "weight": PAIRED_WEIGHT} for row in _read(file.stem)]
     rows += [{"prompt": row["prompt"], "reply": row["reply"], "harm": ""} for row in harmless]
     return rows if people is None else [*rows, *_labelled_by_people(people)]
 
@@ -214,6 +231,7 @@ def _labelled_by_people(folder: Path) -> Iterator[Row]:
                 "reply": row.values["assistant_response"],
                 "harm": harm if score >= HARMFUL_SCORE else "",
                 "about": harm,
+                "weight": PEOPLE_WEIGHT,
             }
 
 
@@ -242,7 +260,6 @@ def regression(
     says: Sequence[float] = (),
     words: int = 0,
     weight_B: NDArray[np.float64] | None = None,
-    balanced: bool = False,
 ) -> Head:
     """The head on raw features: traits, a block of an embedding's size for each of `says`, then `words`.
 
@@ -259,7 +276,7 @@ def regression(
     scaled_F = spread_F[: sum(blocks)]
     varies_F = scaled_F > LEAST_SPREAD
     scale_F = np.append(np.where(varies_F, scale_F / np.where(varies_F, scaled_F, 1), 0), np.ones(words))
-    model = LogisticRegression(C=strength, max_iter=2000, class_weight="balanced" if balanced else None)
+    model = LogisticRegression(C=strength, max_iter=2000)
     model.fit((features_BF - mean_F) * scale_F, classes_B, sample_weight=weight_B)
     weights_KF, bias_K = model.coef_ * scale_F, model.intercept_
     if len(model.classes_) == 2:  # of two classes scikit-learn keeps the odds of the second
