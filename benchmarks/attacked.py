@@ -1,8 +1,9 @@
 """How well finished runs tell harmful prompts from twins under attacks: python benchmarks/attacked.py RUN...
 
 The exam's harmful prompts and twins of all runs together, asked in ways that no recipe of ours trains on, of the
-student and of the plain recipe where the run has one. By the threshold on its decision, as `boundary.py` has it for
-the prompts as they were written; greedy replies are what `limbeck evaluate` with the dimension `attacks` measures.
+student and of the plain recipe, which the run must have as a baseline. By the threshold on its decision, as
+`boundary.py` has it for the prompts as they were written; greedy replies are what `limbeck evaluate` with the
+dimension `attacks` measures.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from limbeck.models.local import Local, LocalModel
 from limbeck.records import ChoiceRequest, Prompt, Trial
 from limbeck.taxonomy import REFUSAL_OPENINGS
 from limbeck.workspace import Silent
-from seeds import rows_of
+from seeds import kept_by, rows_of
 
 ATTACKS: tuple[AnyAttack, ...] = (RolePlay(), Persuasion(), Encoding(code="leetspeak"), ManyShot(), MultiTurn())
 TURN_TOKENS = 32
@@ -41,7 +42,10 @@ def main(folders: Sequence[Path]) -> None:
         exam = [Prompt.read(line) for line in rows_of(folder, "prompts")]
         asked = [one for one in exam if one.split == "exam" and (one.conduct == "refuse" or one.is_twin)]
         base = Local(name="base", model=config.student.model, dtype=config.student.dtype)
-        for subject, adapter in adapters(folder):
+        for subject, adapter in (
+            ("student", folder / "student" / "adapter"),
+            ("filtered_sft", kept_by(folder, "filtered_sft") / "adapter"),
+        ):
             print(f"{folder.name}: {subject}", file=sys.stderr)
             with base.model_copy(update={"adapter": adapter}).open() as model:
                 for attack in ATTACKS:
@@ -50,13 +54,6 @@ def main(folders: Sequence[Path]) -> None:
     for attack, by_subject in found.items():
         print(f"\n{attack}")
         print_told_apart(by_subject, {})
-
-
-def adapters(folder: Path) -> Iterator[tuple[str, Path]]:
-    """What a run trained: its student, and the plain recipe's."""
-    yield "student", folder / "student" / "adapter"
-    for plain in folder.glob("filtered_sft-*/adapter"):
-        yield "filtered_sft", plain
 
 
 def decisions(

@@ -44,11 +44,16 @@ def trials_of(folder: Path) -> Iterator[Trial]:
 
 def rows_of(folder: Path, stage: str) -> Iterator[str]:
     """The rows that such a stage of a finished run kept."""
-    stages = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["stages"]
-    (kept,) = (folder / place for place, one in stages.items() if one["stage"] == stage)
-    for rows in sorted(kept.glob("rows-*.jsonl")):
+    for rows in sorted(kept_by(folder, stage).glob("rows-*.jsonl")):
         with rows.open(encoding="utf-8") as lines:
             yield from lines
+
+
+def kept_by(folder: Path, stage: str) -> Path:
+    """The folder of such a stage of a finished run."""
+    stages = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["stages"]
+    (kept,) = (folder / place for place, one in stages.items() if one["stage"] == stage)
+    return kept
 
 
 if __name__ == "__main__":
