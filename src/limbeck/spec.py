@@ -115,11 +115,15 @@ def _raised_at(path: str, error: BaseException) -> str:
 
 
 def checked(kind: type[Checked], **values: Any) -> Checked:
-    """The settings with the values of flags. Raises InputError that names each wrong one by its flag."""
+    """The settings with the values of flags. Raises InputError that names each wrong one by its flag, where it is one
+    alone."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        said = [f"--{str(one['loc'][0]).replace('_', '-')}: {sentence(one)}" for one in error.errors()]
+        said = [
+            f"--{str(one['loc'][0]).replace('_', '-')}: {sentence(one)}" if one["loc"] else sentence(one)
+            for one in error.errors()
+        ]
         raise InputError("\n".join(said)) from error
 
 

@@ -40,7 +40,7 @@ from limbeck.models.local import Local, check_lengths
 from limbeck.models.origin import told, traced_here
 from limbeck.models.reasoning import before_answer
 from limbeck.models.references import SHORT_NAMES, resolve
-from limbeck.needs import check_needs, check_packages, check_reasoning, models_beside
+from limbeck.needs import check_needs, check_packages, check_reasoning, check_routes, models_beside
 from limbeck.perturb import PERTURBATIONS
 from limbeck.protocols import Continuation, Exchange, Progress
 from limbeck.records import Prompt, Scorecard, Trial, Verdict
@@ -155,6 +155,8 @@ def judge_file(
     check_new(out)
     named = judge_named(judge)
     rows = list(read_each(replies, _reply_row))
+    if not rows:
+        raise InputError(f"{replies}: there is no row; give prompt and reply in each")
     exchanges = [_exchange(row, number) for number, row in enumerate(rows)]
     lines, unscored = [], 0
     deployed = AS_JUDGED if profile is None else profile_named(profile)
@@ -402,6 +404,7 @@ def check(config: RunConfig) -> Iterator[str]:
         not_checked |= set(model.looked_up_later())
         fingerprint(model)
     check_needs(config)
+    check_routes(config)
     prompts = planned(config.curate, seed=config.seed)
     asked = [prompt for prompt in prompts if wants_reply(prompt)]
     for teacher, mine in routed(config.teach.teachers, asked):

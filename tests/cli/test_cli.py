@@ -572,19 +572,34 @@ def test_a_prompt_of_the_probe_that_nobody_is_for_is_told_before_anything_is_com
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("verb", ["run", "check"])
 @pytest.mark.parametrize("misspelt", ["teach.teachers.0.harms", "teach.mixture"])
 def test_a_route_by_a_harm_that_is_none_is_told_before_anything_is_computed(
-    limbeck: Command, recipe: str, tiny_model: Path, misspelt: str
+    limbeck: Command, recipe: str, tiny_model: Path, misspelt: str, verb: str
 ) -> None:
     teachers = f"[{{name: a, kind: local, model: {tiny_model}}}, {{name: b, kind: context, model: {tiny_model}}}]"
     mixture = "{weights: {a: 1}, by_harm: {toxicty: {b: 1}}}"
     options = {"teach.teachers.0.harms": ["teach.teachers.0.harms=[toxicty]"]}.get(
         misspelt, ["teach.soft_labels=null", f"teach.teachers={teachers}", f"teach.mixture={mixture}"]
     )
-    code, _, err = limbeck("run", recipe, *(part for option in options for part in ("--set", option)))
-    assert code == 2 and err.startswith(f"{misspelt}") and err.count("\n") == 1
+    code, _, err = limbeck(verb, recipe, *(part for option in options for part in ("--set", option)))
+    assert code == 2 and err.startswith(misspelt) and err.count("\n") == 1
     assert "'toxicty' is no harm of ours, and of none of the prompts; did you mean toxicity?" in err
     assert not Path("runs").exists()
+
+
+def test_a_strength_without_an_adapter_is_one_message(limbeck: Command, tiny_model: Path) -> None:
+    Path("mine.jsonl").write_text('{"prompt": "How?"}\n')
+    asked = ("--model", str(tiny_model), "--prompts", "mine.jsonl", "--folder", "out", "--strength", "0.5")
+    said = "'strength' scales an adapter; name one, or leave strength out\n"
+    assert limbeck("evaluate", *asked) == (2, "", said)
+
+
+def test_a_file_without_a_reply_is_not_graded(limbeck: Command) -> None:
+    Path("said.jsonl").write_text("")
+    code, _, err = limbeck("judge", "--replies", "said.jsonl", "--out", "graded.jsonl")
+    assert code == 2 and err == "said.jsonl: there is no row; give prompt and reply in each\n"
+    assert not Path("graded.jsonl").exists()
 
 
 def test_check_says_whose_distributions_are_mixed(limbeck: Command, recipe: str, tiny_model: Path) -> None:
