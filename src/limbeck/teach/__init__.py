@@ -13,6 +13,7 @@ from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, Store
 from limbeck.records import Candidate, Prompt
 from limbeck.taxonomy import EVERYDAY, HOUSE
+from limbeck.teach.failures import telling_failures
 from limbeck.teach.language import telling_languages
 from limbeck.teach.rejection import draw_until_accepted, not_accepted
 from limbeck.teach.settings import TeachSettings
@@ -22,12 +23,13 @@ def teach(settings: TeachSettings, student: Local, prompts: Sequence[Prompt], *,
     """All draws of all teachers, accepted or not, those of the second on what the first could not say, what the house
     refuses, then the student's own on what it should be careful with.
 
-    Tells of teachers that reply in another language than they are asked in. Raises InputError for a prompt that exceeds
-    the student's context, before anything is drawn.
+    Tells of draws that came to nothing, and of teachers that reply in another language than they are asked in. Raises
+    InputError for a prompt that exceeds the student's context, before anything is drawn.
     """
     to_come = [Continuation(prompt.source or "a prompt", prompt.messages, "", ends=False) for prompt in prompts]
     check_lengths(student, to_come, reply_tokens=settings.max_tokens)
-    yield from telling_languages(_draws(settings, student, prompts, store), say=store.say)
+    drawn = telling_failures(_draws(settings, student, prompts, store), say=store.say)
+    yield from telling_languages(drawn, say=store.say)
 
 
 def _draws(settings: TeachSettings, student: Local, prompts: Sequence[Prompt], store: Store) -> Iterator[Candidate]:
