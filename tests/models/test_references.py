@@ -166,6 +166,14 @@ def test_an_adapter_that_fits_and_was_trained_on_another_model_is_warned_of_by_b
     assert [one.getMessage().partition(";")[0] for one in caplog.records] == ([said] if warned else [])
 
 
+def test_an_adapter_does_not_go_on_the_model_beside_it_that_has_it_already(copied: Path, tmp_path: Path) -> None:
+    Student(StudentSettings(model=str(copied)), start_from=None, precision="float32", seed=0).save(tmp_path / "adapter")
+    load_merged(resolve(str(copied)), tmp_path / "adapter").save_pretrained(tmp_path / "merged")
+    load_tokenizer(resolve(str(copied))).save_pretrained(tmp_path / "merged")
+    with pytest.raises(InputError, match=r"merged' has the adapter '.*adapter' in it already; leave the adapter out"):
+        load_merged(resolve(str(tmp_path / "merged")), tmp_path / "adapter")
+
+
 def test_the_hub_is_not_asked_about_an_adapter_whose_base_is_called_as_it_is_there(
     tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -299,6 +299,12 @@ def with_adapter(
         raise InputError(
             f"{adapter}: this is no adapter; name a folder that PEFT saved (adapter_config.json and weights)"
         )
+    merged = Path(of.name).absolute()
+    if merged.name == MERGED and merged.parent == (called or adapter).absolute().parent:
+        raise InputError(
+            f"model '{of.name}' has the adapter '{called or adapter}' in it already; leave the adapter out, or name "
+            "the model that it was trained on"
+        )
     try:
         adapted = PeftModel.from_pretrained(weights, adapter, is_trainable=trainable)
     except (RuntimeError, ValueError, SafetensorError) as error:
@@ -319,6 +325,9 @@ def with_adapter(
         )
     return adapted
 
+
+# What an export calls the model that has the adapter beside it in it.
+MERGED = "merged"
 
 # Torch names its own class first, and each weight of another size on a line of its own.
 SIZE_MISMATCH = re.compile(
