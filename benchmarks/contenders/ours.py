@@ -23,8 +23,8 @@ from limbeck.losses.jensen_shannon import JensenShannon
 from limbeck.losses.places import Places
 from limbeck.losses.reverse_kl import ReverseKL
 from limbeck.models.encoder import ModelTools
-from limbeck.models.head import projected
 from limbeck.models.local import Local
+from limbeck.models.products import projected
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import ChoiceRequest, Lesson, Message, Prompt, Request, TargetSet
 from limbeck.targets.cache import PART_LESSONS, Targets, write_part

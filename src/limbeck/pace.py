@@ -104,7 +104,8 @@ def _first_layers(folder: str, precision: Precision) -> PreTrainedModel:
     """The model with random weights, and no more layers than are timed. Raises NotKnown where it cannot be cut."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from limbeck.models.attention import quicken
+    from limbeck.models.attention import quicken_attention
+    from limbeck.models.products import quicken_products
 
     config = AutoConfig.from_pretrained(folder)
     text = config.get_text_config()
@@ -116,7 +117,8 @@ def _first_layers(folder: str, precision: Precision) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch_type(precision))
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise NotKnown(f"{folder} cannot be cut to its first layers to time them ({error})") from error
-    quicken(model)
+    quicken_attention(model)
+    quicken_products(model)
     return model.eval().to(_device())
 
 

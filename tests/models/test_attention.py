@@ -105,7 +105,7 @@ def test_a_loaded_model_reads_trees_by_it_and_is_saved_without_a_trace(
     batch = collate([[Tree([5, 6, 7], [[8, 9], [10]])], [Tree([5, 9], [[11, 12, 13]])]], pad=0)
     model.set_attn_implementation("sdpa")
     theirs_UH = hidden_states(model.get_decoder(), batch)
-    attention.quicken(model)
+    attention.quicken_attention(model)
     monkeypatch.delattr(attention, "sdpa_attention_forward")  # nothing here may need it
     torch.testing.assert_close(hidden_states(model.get_decoder(), batch), theirs_UH, atol=0.05, rtol=0.05)
     model.save_pretrained(tmp_path)

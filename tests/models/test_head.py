@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
-from limbeck.models.head import logits_of, projected
+from limbeck.models.head import logits_of
 from limbeck.models.references import load_weights, resolve
 
 SMALL: dict[str, Any] = {
@@ -52,22 +52,3 @@ def test_log_probabilities_are_computed_in_float32_whatever_the_model_is_in(tiny
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_are_loaded_in_the_type_that_is_asked_for(tiny_model: Path, dtype: str) -> None:
     assert load_weights(resolve(str(tiny_model)), dtype).dtype == getattr(torch, dtype)
-
-
-@pytest.mark.parametrize("rows", [0, 1, 130])
-def test_a_product_is_that_of_double_precision_to_rounding_whoever_computes_it(rows: int) -> None:
-    draw = torch.Generator().manual_seed(rows)
-    hidden_NH, weight_VH = torch.randn(rows, 24, generator=draw), torch.randn(600, 24, generator=draw)
-    bias_V, slope_NV = torch.randn(600, generator=draw), torch.randn(rows, 600, generator=draw)
-    for found, sought in (
-        (projected(hidden_NH, weight_VH, bias_V), hidden_NH.double() @ weight_VH.double().T + bias_V),
-        (projected(slope_NV, weight_VH.t()), slope_NV.double() @ weight_VH.double()),
-    ):
-        torch.testing.assert_close(found.double(), sought, rtol=1e-5, atol=1e-4)
-
-
-def test_a_product_that_is_learnt_through_has_its_gradient() -> None:
-    hidden_NH, weight_VH = torch.randn(3, 8), torch.randn(5, 8, requires_grad=True)
-    projected(hidden_NH, weight_VH).sum().backward()
-    assert weight_VH.grad is not None
-    torch.testing.assert_close(weight_VH.grad, hidden_NH.sum(0).expand(5, 8))

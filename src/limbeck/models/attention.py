@@ -28,7 +28,7 @@ MOST_SCORES = 2**25
 BEYOND = ("position_bias", "softcap", "cache", "output_attentions")
 
 
-def quicken(model: PreTrainedModel) -> None:
+def quicken_attention(model: PreTrainedModel) -> None:
     """Lets a model that runs on PyTorch's attention take the products where they are quicker.
 
     Some models do more where it is called so (a sparse attention writes what it picks into the mask): they keep it.

