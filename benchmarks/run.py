@@ -165,9 +165,14 @@ class Workers:
 
 
 def matmul_jobs() -> list[Job]:
-    """The machine's peak: a square product and the head's own."""
+    """The machine's peak, by PyTorch's product and by ours: a square one and the head's own."""
     shapes = ("M=2048 K=2048 N=2048", "M=1024 K=576 N=49152")
-    return [Job("matmul", "plain", f"dtype={dtype} {shape}", 3) for dtype in table.DTYPES for shape in shapes]
+    return [
+        Job("matmul", contender, f"dtype={dtype} {shape}", 3)
+        for dtype in table.DTYPES
+        for shape in shapes
+        for contender in table.PRODUCTS
+    ]
 
 
 def chunk_jobs(scale: Scale) -> list[Job]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,6 +49,14 @@ def divergence(beta: float) -> tuple[Divergence, float]:
     if beta in (0, 1):
         return (ReverseKL() if beta else ForwardKL()), 1.0
     return JensenShannon(beta=beta), beta * (1 - beta)
+
+
+def matmul(setting: work.Setting) -> Callable[[], Tensor]:
+    """A product of (M, K) and (K, N), as our linear layers multiply."""
+    m, k, n = (int(setting[size]) for size in ("M", "K", "N"))
+    dtype = getattr(torch, setting["dtype"])
+    left_MK, right_NK = torch.ones((m, k), dtype=dtype), torch.ones((n, k), dtype=dtype)
+    return lambda: projected(left_MK, right_NK)
 
 
 class Weight(NamedTuple):
