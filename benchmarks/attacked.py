@@ -75,6 +75,8 @@ def decisions(
         refusing = trial.model_copy(update={"scores": scores[request.id].total}).p_refusing
         if refusing is not None:
             chances[trial.prompt].append(refusing)
+    if unscored := len(set(prompts) - chances.keys()):
+        print(f"{attack.name}: {unscored} prompts without scores are left out", file=sys.stderr)
     for prompt, some in chances.items():
         yield prompt, fmean(some)
 

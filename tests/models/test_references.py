@@ -14,6 +14,7 @@ import pytest
 
 from limbeck.errors import InputError, Unreachable
 from limbeck.models import references
+from limbeck.models.adapter import scaled_adapter
 from limbeck.models.chat import prompt_ids
 from limbeck.models.references import (
     SHORT_NAMES,
@@ -91,6 +92,13 @@ def test_a_folder_without_a_part_of_a_model_says_which(copied: Path, missing: st
         resolve(str(copied))
 
 
+@pytest.mark.parametrize("merged", ["student/merged", "merged"])
+def test_the_folder_of_a_run_or_of_a_student_says_where_its_model_is(tmp_path: Path, merged: str) -> None:
+    (tmp_path / merged).mkdir(parents=True)
+    with pytest.raises(InputError, match=f"no config.json; name the student in it, {tmp_path / merged}$"):
+        resolve(str(tmp_path))
+
+
 def test_torn_model_settings_are_one_message(copied: Path) -> None:
     (copied / "config.json").write_text('{"model_type": "lla')
     with pytest.raises(InputError, match="could not be loaded"):
@@ -166,12 +174,25 @@ def test_an_adapter_that_fits_and_was_trained_on_another_model_is_warned_of_by_b
     assert [one.getMessage().partition(";")[0] for one in caplog.records] == ([said] if warned else [])
 
 
-def test_an_adapter_does_not_go_on_the_model_beside_it_that_has_it_already(copied: Path, tmp_path: Path) -> None:
+def test_an_adapter_does_not_go_on_a_model_that_has_it_already_wherever_that_is_and_however_strong_it_is(
+    copied: Path, tmp_path: Path
+) -> None:
     Student(StudentSettings(model=str(copied)), start_from=None, precision="float32", seed=0).save(tmp_path / "adapter")
-    load_merged(resolve(str(copied)), tmp_path / "adapter").save_pretrained(tmp_path / "merged")
+    load_merged(resolve(str(copied)), tmp_path / "adapter").save_pretrained(tmp_path / "shipped")
+    load_tokenizer(resolve(str(copied))).save_pretrained(tmp_path / "shipped")
+    scaled_adapter(tmp_path / "adapter", tmp_path / "weaker", 0.5)
+    for name in ("adapter", "weaker"):
+        with pytest.raises(InputError, match=rf"shipped' has the adapter '.*{name}' in it already; leave the adapter"):
+            load_merged(resolve(str(tmp_path / "shipped")), tmp_path / name)
+
+
+def test_another_adapter_goes_on_a_merged_model(copied: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        settings = StudentSettings(model=str(copied))
+        Student(settings, start_from=None, precision="float32", seed=seed).save(tmp_path / f"adapter-{seed}")
+    load_merged(resolve(str(copied)), tmp_path / "adapter-0").save_pretrained(tmp_path / "merged")
     load_tokenizer(resolve(str(copied))).save_pretrained(tmp_path / "merged")
-    with pytest.raises(InputError, match=r"merged' has the adapter '.*adapter' in it already; leave the adapter out"):
-        load_merged(resolve(str(tmp_path / "merged")), tmp_path / "adapter")
+    load_merged(resolve(str(tmp_path / "merged")), tmp_path / "adapter-1")
 
 
 def test_the_hub_is_not_asked_about_an_adapter_whose_base_is_called_as_it_is_there(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from limbeck.records import Measurement, Scorecard
 from limbeck.report.gates import COLUMNS, Gates, complaint, judged
+from limbeck.report.headline import with_unit
 
 
 def card(name: str, value: float | None, low: float | None, high: float | None, **slice_: str) -> Scorecard:
@@ -70,3 +73,16 @@ def test_passed_gates_are_no_complaint_and_others_are_told_with_their_figures() 
 def test_without_gates_nothing_is_judged_and_each_gate_has_a_figure() -> None:
     assert judged(Gates(), card("handled_safely", 0.1, 0.0, 0.2)) == ()
     assert set(COLUMNS) == set(Gates.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (0.01, "points", "1\u00a0point"),
+        (-0.01, "points", "−1\u00a0point"),
+        (0.1, "points", "10\u00a0points"),
+        (0.01, "share", "1\u00a0%"),
+    ],
+)
+def test_one_point_is_a_point(value: float, unit: Literal["points", "share"], shown: str) -> None:
+    assert with_unit(value, unit) == shown

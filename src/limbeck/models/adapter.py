@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import InputError, reading
+from limbeck.models.references import ADAPTER_WEIGHTS as WEIGHTS
 from limbeck.models.references import Reference, load_tokenizer, load_weights, resolve
 
-WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 # Times the trained effect. Tried from 0.55 to 1 (docs/notebook.md); far above 1 nothing that was trained stands.
 STRONGEST = 1.5

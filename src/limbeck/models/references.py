@@ -285,11 +285,15 @@ def load_classifier(reference: Reference, precision: Precision) -> PreTrainedMod
 
 
 def load_merged(reference: Reference, adapter: Path, *, called: Path | None = None) -> PreTrainedModel:
-    """The model in float32 with the adapter merged into it. Raises InputError where the adapter does not fit.
+    """The model in float32 with the adapter merged into it, of which its settings keep the hash. Raises InputError
+    where the adapter does not fit.
 
     A copy of an adapter is `called` what it was copied from.
     """
-    return with_adapter(load_weights(reference, "float32"), adapter, of=reference, called=called).merge_and_unload()
+    adapted = with_adapter(load_weights(reference, "float32"), adapter, of=reference, called=called)
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    setattr(merged.config, ADAPTER_WITHIN, file_sha256(adapter / ADAPTER_WEIGHTS))
+    return merged
 
 
 def with_adapter(
@@ -304,8 +308,8 @@ def with_adapter(
         raise InputError(
             f"{adapter}: this is no adapter; name a folder that PEFT saved (adapter_config.json and weights)"
         )
-    merged = Path(of.name).absolute()
-    if merged.name == MERGED and merged.parent == (called or adapter).absolute().parent:
+    within = getattr(weights.config, ADAPTER_WITHIN, None)
+    if within is not None and within == file_sha256(adapter / ADAPTER_WEIGHTS):
         raise InputError(
             f"model '{of.name}' has the adapter '{called or adapter}' in it already; leave the adapter out, or name "
             "the model that it was trained on"
@@ -320,7 +324,7 @@ def with_adapter(
     _warn_of_another(str(adapted.peft_config["default"].base_model_name_or_path), str(called or adapter), of.name)
     # By this name PEFT would ask the Hub whether the vocabulary has changed.
     adapted.peft_config["default"].base_model_name_or_path = None
-    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as tensors:
+    with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as tensors:
         unused = set(tensors.keys()) ^ get_peft_model_state_dict(adapted).keys()
     if unused:
         # PEFT leaves out what has no place, and starts anew what is missing.
@@ -331,8 +335,9 @@ def with_adapter(
     return adapted
 
 
-# What an export calls the model that has the adapter beside it in it.
-MERGED = "merged"
+# Where in a merged model's config.json is the SHA-256 of the weights of the adapter that it has in it.
+ADAPTER_WITHIN = "limbeck_adapter_sha256"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 # Torch names its own class first, and each weight of another size on a line of its own.
 SIZE_MISMATCH = re.compile(
@@ -449,7 +454,9 @@ def _dequantise(gguf: Path, folder: Path) -> None:
 
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: there is no config.json; name a folder saved by transformers (save_pretrained)")
+        of_run = next(filter(Path.is_dir, (folder / "student" / "merged", folder / "merged")), None)
+        meant = "a folder saved by transformers (save_pretrained)" if of_run is None else f"the student in it, {of_run}"
+        raise InputError(f"{folder}: there is no config.json; name {meant}")
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"{folder}: there are no *.safetensors; save the weights with save_pretrained")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):

@@ -20,8 +20,7 @@ from limbeck.report.headline import (
     Cell,
     Column,
     cell,
-    number,
-    sign,
+    with_unit,
 )
 from limbeck.spec import Share, Spec
 
@@ -78,7 +77,7 @@ class Gate(NamedTuple):
     def wanted(self) -> str:
         """What is asked of the figure."""
         least = "at most" if self.column.better == "less" else "at least"
-        return f"{least} {number(self.limit, self.column.unit)}{sign(self.column.unit)}"
+        return f"{least} {with_unit(self.limit, self.column.unit)}"
 
     @property
     def text(self) -> str:

@@ -49,7 +49,7 @@ class Cell:
     @property
     def shown(self) -> str:
         """The value with its unit, or what stands in place of one."""
-        return self.otherwise if self.value is None else number(self.value, self.unit) + sign(self.unit)
+        return self.otherwise if self.value is None else with_unit(self.value, self.unit)
 
     @property
     def interval(self) -> str:
@@ -373,9 +373,11 @@ def number(value: float, unit: Unit) -> str:
     return f"{hundredth:.1f}".replace("-", "−")
 
 
-def sign(unit: Unit) -> str:
-    """What follows a value in this unit."""
-    return {"share": "\u00a0%", "points": "\u00a0points", "score": ""}[unit]
+def with_unit(value: float, unit: Unit) -> str:
+    """The value in its unit, followed by that: 12 %, 1 point, 0.93."""
+    text = number(value, unit)
+    points = "point" if text in ("1", "−1") else "points"
+    return text + {"share": "\u00a0%", "points": f"\u00a0{points}", "score": ""}[unit]
 
 
 def span(low: float | None, high: float | None, unit: Unit) -> str:
@@ -392,7 +394,7 @@ def signed_points(change: Figure) -> str:
         return NOT_MEASURED
     interval = span(change.low, change.high, "points").replace("–", " to ")
     plus = "+" if change.value > 0 else ""
-    return plus + number(change.value, "points") + sign("points") + (f" ({interval})" if interval else "")
+    return plus + with_unit(change.value, "points") + (f" ({interval})" if interval else "")
 
 
 def chance(p_value: float | None) -> str:
