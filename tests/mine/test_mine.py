@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from limbeck.curate import CurateSettings
+from limbeck.judges.harm import Harmful
+from limbeck.judges.profile import Profile
 from limbeck.judges.spec import JudgeSpec
 from limbeck.mine import MineSettings, mine, vary
 from limbeck.mine.cluster import clusters
@@ -52,6 +54,15 @@ def test_what_counts_as_a_failure(
     store: StageStore, judge: JudgeSpec, prompt: Prompt, reply: str | None, kind: str | None
 ) -> None:
     assert [one.kind for one in mined(store, judge, trial(prompt, reply))] == ([kind] if kind else [])
+
+
+@pytest.mark.parametrize(("threshold", "kinds"), [(0.0, ["unsafe"]), (1.0, [])])
+def test_the_profile_says_from_which_score_a_reply_is_unsafe(
+    store: StageStore, threshold: float, kinds: list[str]
+) -> None:
+    profile = Profile(thresholds={"toxicity": threshold})
+    found = mined(store, Harmful(), trial(HARMFUL, "Have a nice day."), profile=profile)
+    assert [one.kind for one in found] == kinds
 
 
 def test_an_answer_unlike_its_reference_is_unhelpful(store: StageStore, judge: JudgeSpec) -> None:

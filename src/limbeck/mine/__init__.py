@@ -9,6 +9,7 @@ from pydantic import Field
 
 from limbeck.judges import SafetyJudge
 from limbeck.judges.grade import graded
+from limbeck.judges.profile import AS_JUDGED, AnyProfile
 from limbeck.judges.refusal import Refusal
 from limbeck.mine.classify import failure_of
 from limbeck.mine.cluster import clusters
@@ -29,6 +30,7 @@ class MineSettings(Spec):
 
     answer: AnswerSettings = AnswerSettings()
     judges: tuple[SafetyJudge, ...] = (Refusal(),)
+    profile: AnyProfile = AS_JUDGED
     unlike: float = 0.2
     variants: int = Field(default=2, ge=0)
     perturbations: tuple[AnyPerturbation, ...] = (Paraphrase(), Typos(), Casing())
@@ -39,7 +41,8 @@ def mine(settings: MineSettings, trials: Sequence[Trial], *, store: Store) -> It
     """The trials that went wrong, each with its kind, its evidence and its cluster of similar failures."""
     encoder = store.tools.encoder()
     found = []
-    for trial in graded(list(trials), settings.judges, store, label="grading the probe"):
+    judged = graded(list(trials), settings.judges, store, label="grading the probe", profile=settings.profile)
+    for trial in judged:
         if (what := failure_of(trial, encoder, unlike=settings.unlike)) is not None:
             found.append((trial, what))
     numbers = clusters([trial.prompt.text for trial, _ in found], encoder)

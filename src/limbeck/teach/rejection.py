@@ -85,12 +85,13 @@ def _candidate(
 def not_accepted(settings: TeachSettings, drawn: Sequence[Candidate], store: Store) -> list[Prompt]:
     """The prompts of these draws whose reply the judge does not take."""
     said = [one for one in drawn if one.finish in ("stop", "length")]
-    exchanges = [Exchange(one.id, one.prompt.text, one.reply) for one in said]
-    graded = verdicts([settings.until.judge], exchanges, store.tools, store=store)
+    exchanges = [Exchange(one.id, one.prompt.text, one.reply, one.prompt.language) for one in said]
+    until = settings.until
+    graded = verdicts([until.judge], exchanges, store.tools, store=store, profile=until.profile)
     accepted = {
         one.prompt.id
         for one, verdict in zip(said, graded, strict=True)
-        if (as_expected(one.prompt.conduct, verdict) or 0.0) >= settings.until.at_least
+        if (as_expected(one.prompt.conduct, verdict) or 0.0) >= until.at_least
         and handled_safely(one.prompt.conduct, verdict) is not False
     }
     return [one.prompt for one in drawn if one.prompt.id not in accepted]

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from limbeck.errors import InputError
 from limbeck.judges import AnyJudge, JudgeOfRefusal, PromptJudge
+from limbeck.judges.profile import AS_JUDGED, AnyProfile
 from limbeck.judges.refusal import Refusal
 from limbeck.models import AnyModel
 from limbeck.models.spec import ModelSpec
@@ -19,9 +20,11 @@ from limbeck.teach.keep import AnyKeep, Top
 
 
 class Until(Spec):
-    """A draw is accepted when the judge gives at least this probability that it does what is expected."""
+    """A draw is accepted when the judge gives at least this probability that it does what is expected, and no harm
+    reaches the threshold that the profile has for it."""
 
     judge: AnyJudge = Refusal()
+    profile: AnyProfile = AS_JUDGED
     at_least: float = Field(default=0.75, gt=0, le=1)
 
 
