@@ -12,7 +12,7 @@ import torch
 from limbeck.errors import InputError
 from limbeck.models.chat import prompt_ids, reply_ids
 from limbeck.models.local import OPEN, Local, LocalModel, _Row, check_lengths, name_of, top_k, uniform
-from limbeck.models.references import DEFAULT_CHAT_TEMPLATE
+from limbeck.models.references import DEFAULT_CHAT_TEMPLATE, load_tokenizer, load_weights, resolve
 from limbeck.protocols import Continuation
 from limbeck.records import ChoiceRequest, Reply, Request, asked
 
@@ -193,6 +193,27 @@ def test_soft_targets_are_the_distributions_behind_each_token(local: LocalModel)
     expected, ids = logprobs_TV[len(prompt) - 1 : -1].topk(4)
     torch.testing.assert_close(found.logprobs_NK, expected, atol=1e-4, rtol=0)
     assert torch.equal(found.ids_NK, ids)
+
+
+def test_soft_targets_are_over_the_tokenizer_s_ids_however_far_the_head_is_padded(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    told = [Continuation("a", asked("hi"), "yes", ends=True)]
+    weights, tokenizer = load_weights(resolve(str(tiny_model)), "float32"), load_tokenizer(resolve(str(tiny_model)))
+    with Local(model=str(tiny_model)).open() as model:
+        ((_, narrow),) = model.soft_targets(told, top=4)
+    weights.resize_token_embeddings(len(tokenizer) + 3, mean_resizing=False)
+    with torch.no_grad():
+        # An id that no token has, and that is the likeliest everywhere.
+        weights.get_output_embeddings().weight[-1] = 100 * weights.get_output_embeddings().weight.abs().max()
+    weights.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with Local(model=str(tmp_path)).open() as model:
+        ((_, wide),) = model.soft_targets(told, top=4)
+        ((_, whole),) = model.soft_targets(told, top=10**6)
+    assert torch.equal(wide.ids_NK, narrow.ids_NK)
+    torch.testing.assert_close(wide.logprobs_NK, narrow.logprobs_NK, atol=1e-4, rtol=0)
+    assert whole.ids_NK.shape[1] == len(tokenizer)
 
 
 def test_a_reply_that_exceeds_the_context_has_no_soft_targets(local: LocalModel) -> None:

@@ -434,13 +434,16 @@ class LocalModel:
                 yield trees[item][0], hidden_UH[batch.scored.at_N[batch.scored.owner_N == position]]
 
     def logprobs(self, hidden_NH: Tensor) -> Tensor:
-        """The next-token distributions at these places, nats."""
+        """The next-token distributions at these places over the tokenizer's ids, nats.
+
+        A head may be padded beyond them, in models of one family by different widths.
+        """
         import torch
 
         from limbeck.models.head import logits_of
 
         with torch.inference_mode():
-            return logits_of(self.weights, hidden_NH).log_softmax(-1)
+            return logits_of(self.weights, hidden_NH)[:, : len(self.tokenizer)].log_softmax(-1)
 
 
 def top_k(logprobs_NV: Tensor, top: int) -> TopK:
