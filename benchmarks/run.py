@@ -37,8 +37,8 @@ LIMIT_S = 300
 BETAS = ("0", "0.5", "1")
 # Rows (and for TRL columns) that a chunk may have; the first is the peer's default.
 CHUNKS = {
-    "trl": ("4096x32768", "1024x8192", "256x49152", "64x49152"),
-    "liger": ("1024", "256", "64"),
+    "trl": ("4096x32768", "1024x8192", "256x49152", "64x49152", "16x49152"),
+    "liger": ("1024", "256", "64", "16"),
 }
 
 

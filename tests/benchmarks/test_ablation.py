@@ -56,3 +56,7 @@ def test_a_part_is_compared_with_the_quickstart_on_the_same_prompts(ablation: Mo
     assert ablation.gained([more], [whole]).value == pytest.approx(1.0)
     assert ablation.gained([more._replace(seed=2)], [whole]).value is None
     assert ablation.gained([more._replace(handled=[True])], [whole]).value is None
+
+
+def test_the_page_in_the_docs_is_that_of_the_cells(ablation: ModuleType) -> None:
+    assert ablation.PAGE.read_text(encoding="utf-8") == ablation.page(list(ablation.read()))

@@ -8,15 +8,19 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from limbeck.losses import LOSSES
+from limbeck.losses.anti_teacher import AntiTeacher
 from limbeck.losses.divergence import Divergence
 from limbeck.losses.fused import Block, Source, Work, fused
 from limbeck.losses.places import FullPlaces, Places
+from limbeck.losses.spec import Passes
 from limbeck.models.head import Head
 from limbeck.protocols import TopK
 
@@ -185,6 +189,27 @@ def test_what_learns_nothing_is_read_beside_what_does() -> None:
         torch.autograd.grad(plain, [hidden_UH, head.weight_VH]),
         strict=True,
     ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("top", [1, 4, V, None])
+def test_the_anti_teacher_hears_the_untrained_model_in_the_same_blocks(top: int | None) -> None:
+    head, frozen, given, loss = head_of("plain"), head_of("scaled"), teacher(top), AntiTeacher(least=0.0)
+    frozen.layer.requires_grad_(False)
+    hidden_UH, base_UH = noise(U, H).requires_grad_(), 2 * noise(U, H)
+
+    def heard(some: Tensor, places: Sequence[Places]) -> Tensor:
+        passes = cast(Passes, SimpleNamespace(student=places[0], base=places[1]))
+        return loss.value(passes, part(given, some)).sum()[None]
+
+    works = [Work(some, (ROWS[some], ROWS[some])) for some in torch.arange(N).split(2)]
+    found = fused(heard, works, [Source(head, hidden_UH), Source(frozen, base_UH)]).sum()
+    read = ((head, hidden_UH), (frozen, base_UH))
+    whole = [FullPlaces(one.logits(at_UH[ROWS]).log_softmax(-1)) for one, at_UH in read]
+    plain = heard(torch.arange(N), whole).sum()
+    torch.testing.assert_close(found, plain)
+    learnt = [hidden_UH, head.weight_VH]
+    for one, other in zip(torch.autograd.grad(found, learnt), torch.autograd.grad(plain, learnt), strict=True):
         torch.testing.assert_close(one, other)
 
 
