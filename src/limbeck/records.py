@@ -393,7 +393,7 @@ class Contested(Record):
 
 class Disagreement(Record):
     """How far the teachers of a mixture are apart on the reply of one lesson: the Jensen-Shannon divergence in [0, 1],
-    its mean over `tokens` tokens and those where it is `largest`, the largest first."""
+    its mean over `tokens` tokens, at each of them, and those where it is `largest`, the largest first."""
 
     identity = ("lesson", "teachers")
 
@@ -401,6 +401,7 @@ class Disagreement(Record):
     teachers: tuple[str, ...]
     mean: float
     tokens: int
+    by_token: tuple[float, ...] = ()
     largest: tuple[Contested, ...]
 
 

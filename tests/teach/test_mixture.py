@@ -140,6 +140,7 @@ def test_how_far_the_teachers_are_apart_is_kept_for_each_lesson(
     found = apart[HARMFUL.id]
     # A byte a token, and the end of the turn.
     assert (found.tokens, found.mean) == (24, pytest.approx(float(expected_N.mean()), abs=1e-4))
+    assert found.by_token == pytest.approx(expected_N.tolist(), abs=2e-4)
     assert [one.divergence for one in found.largest] == pytest.approx(expected_N.topk(5).values.tolist(), abs=1e-4)
     said = {one.position: one.token for one in found.largest}
     assert said == {at: (*HARMFUL.reply, "<|end|>")[at] for at in said}

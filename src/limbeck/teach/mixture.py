@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-# Tokens of a reply that are kept with how far the teachers are apart on them.
+# Tokens of a reply that are kept by name, those on which the teachers are furthest apart, and digits kept of all others.
 CONTESTED = 5
+DIGITS = 4
 
 
 class Label(NamedTuple):
@@ -118,6 +119,7 @@ class Panel(NamedTuple):
             teachers=teachers,
             mean=float(divergence_N.mean()),
             tokens=len(tokens),
+            by_token=tuple(round(divergence, DIGITS) for divergence in divergence_N.tolist()),
             largest=tuple(
                 Contested(position=at, token=self.tokenizer.decode([tokens[at]]), divergence=float(divergence_N[at]))
                 for at in largest
