@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from limbeck.errors import InputError, Unreachable
 from limbeck.models.answer import ask
+from limbeck.models.context import PrivilegedContext
 from limbeck.models.endpoint import PLAIN, PROBE, Endpoint, Price, Replica, _Again
 from limbeck.models.local import Local
 from limbeck.protocols import Continuation
@@ -33,6 +34,8 @@ from limbeck.teach.mixture import continuation
 from limbeck.teach.score import score
 from limbeck.teach.settings import TeachSettings
 from limbeck.workspace import Silent, StageStore
+
+SHOWN = (Message(role="user", content="And you?"), Message(role="assistant", content="Well."))
 
 
 class Said(NamedTuple):
@@ -647,6 +650,27 @@ def test_a_server_that_takes_too_long_is_unreachable() -> None:
         over.set()
 
 
+def test_a_policy_and_examples_stand_before_every_chat_and_change_what_it_is() -> None:
+    with served(backwards) as server:
+        (bare,) = replies(teacher(server.url), "a")
+        spec = teacher(server.url, policy="Be brief.", examples=SHOWN)
+        (informed,) = replies(spec, "a")
+        own = Request(messages=(Message(role="system", content="Speak up."), *asked("a")), max_tokens=9)
+        with spec.open() as model, teacher(server.url).open() as other:
+            list(model.replies([own]))
+            assert model.identity != other.identity
+    assert bare.request_id == informed.request_id
+    before = [[turn["content"] for turn in seen.body["messages"]] for seen in server.seen]
+    shown = [turn.content for turn in SHOWN]
+    assert before == [["a"], ["Be brief.", *shown, "a"], ["Be brief.\n\nSpeak up.", *shown, "a"]]
+
+
+def test_examples_alone_need_no_system_turn() -> None:
+    with served(backwards) as server:
+        replies(teacher(server.url, examples=SHOWN), "a")
+    assert [turn["role"] for turn in server.seen[0].body["messages"]] == ["user", "assistant", "user"]
+
+
 def test_the_other_replica_answers_where_one_is_gone() -> None:
     gone = closed_url()
     with served(backwards) as server:
@@ -789,6 +813,20 @@ def test_soft_labels_are_those_of_the_same_model_in_this_process(
         torch.testing.assert_close(found[name].logprobs_NK, one.logprobs_NK, rtol=0, atol=1e-4)
         torch.testing.assert_close(found[name].tail_N, one.tail_N, rtol=0, atol=1e-3)
     assert sum(seen.path == "/v1/completions" for seen in server.seen) == asked_for
+
+
+@pytest.mark.parametrize("way", ["prompt_logprobs", "top_logprobs"])
+def test_soft_labels_under_a_policy_are_those_of_the_same_model_told_the_same(
+    way: str, local: Any, tiny_model: Path
+) -> None:
+    informed = {"policy": "Be brief.", "examples": SHOWN}
+    with served(scoring(local)) as server:
+        spec = teacher(server.url, soft_labels=way, tokenizer=str(tiny_model), **informed)
+        found = labels(spec, QUESTION)
+    with PrivilegedContext(name="expert", model=str(tiny_model), **informed).open() as model:
+        ((_, expected),) = model.soft_targets([QUESTION], top=4)
+    assert torch.equal(found[QUESTION.id].ids_NK, expected.ids_NK)
+    torch.testing.assert_close(found[QUESTION.id].logprobs_NK, expected.logprobs_NK, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("way", ["prompt_logprobs", "top_logprobs"])

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from limbeck.errors import InputError, did_you_mean, reading
 from limbeck.models.local import Local, LocalModel
@@ -73,6 +73,21 @@ def read_examples(value: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
+def _whole_talks(examples: tuple[Message, ...]) -> tuple[Message, ...]:
+    for number, turn in enumerate(examples):
+        due = "assistant" if number % 2 else "user"
+        if turn.role != due or (due == "user" and number + 1 == len(examples)):
+            raise ValueError(
+                f"turn {number + 1} of the worked examples is the {turn.role}'s; write turns of user and assistant in "
+                "turn, the assistant's last (what a system turn says belongs into policy)"
+            )
+    return examples
+
+
+Policy = Annotated[str, BeforeValidator(read_policy)]
+Examples = Annotated[tuple[Message, ...], BeforeValidator(read_examples), AfterValidator(_whole_talks)]
+
+
 class PrivilegedContext(ModelSpec):
     """A local model that is told a policy, shown worked `examples` (turns of user and assistant before the question)
     and, for soft labels, what a careful colleague replied and why.
@@ -84,8 +99,8 @@ class PrivilegedContext(ModelSpec):
 
     kind: Literal["context"] = "context"
     model: ModelName
-    policy: Annotated[str, BeforeValidator(read_policy)] = POLICY
-    examples: Annotated[tuple[Message, ...], BeforeValidator(read_examples)] = ()
+    policy: Policy = POLICY
+    examples: Examples = ()
     think: bool = False
     dtype: Precision = "float32"
     batch_tokens: int = Field(default=16384, ge=1)
@@ -113,17 +128,6 @@ class PrivilegedContext(ModelSpec):
             raise ValueError("think: true needs room for what it thinks; set reasoning.max_tokens to 1 or more")
         return self
 
-    @model_validator(mode="after")
-    def _shows_whole_talks(self) -> Self:
-        for number, turn in enumerate(self.examples):
-            due = "assistant" if number % 2 else "user"
-            if turn.role != due or (due == "user" and number + 1 == len(self.examples)):
-                raise ValueError(
-                    f"turn {number + 1} of the worked examples is the {turn.role}'s; write turns of user and assistant "
-                    "in turn, the assistant's last (what a system turn says belongs into policy)"
-                )
-        return self
-
     @contextmanager
     def open(self) -> Iterator[ContextModel]:
         """The model with its policy and examples."""
@@ -146,8 +150,7 @@ class ContextModel:
         self.name = model.name
         self.vocabulary = model.vocabulary
         self.tokenizer = model.tokenizer
-        shown = "".join(f"\n{turn.model_dump_json()}" for turn in examples)
-        self.identity = f"{model.identity} context:{policy}{shown}{' thinking' * think}"
+        self.identity = f"{model.identity}{mark(policy, examples)}{' thinking' * think}"
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """Replies of the model that knows the policy."""
@@ -194,11 +197,22 @@ class ContextModel:
 
     def told(self, messages: tuple[Message, ...], reply: str) -> tuple[Message, ...]:
         """The chat with the policy, and the reply as a colleague's, before it."""
-        return told(messages, f"{self.policy}\nA careful colleague would say: {reply}", self.examples)
+        return told(messages, with_reply(self.policy, reply), self.examples)
+
+
+def mark(policy: str, examples: tuple[Message, ...]) -> str:
+    """What a model's identity has for what is in its context; nothing for nothing."""
+    shown = "".join(f"\n{turn.model_dump_json()}" for turn in examples)
+    return f" context:{policy}{shown}" if policy or shown else ""
+
+
+def with_reply(policy: str, reply: str) -> str:
+    """The policy, and a reply as a colleague's."""
+    return f"{policy}\nA careful colleague would say: {reply}"
 
 
 def told(messages: tuple[Message, ...], policy: str, examples: tuple[Message, ...] = ()) -> tuple[Message, ...]:
     """The chat with a policy before it, in one system turn with what stands there already, and worked examples."""
     if messages[0].role == "system":
-        policy, messages = f"{policy}\n\n{messages[0].content}", messages[1:]
-    return (Message(role="system", content=policy), *examples, *messages)
+        policy, messages = f"{policy}\n\n{messages[0].content}".strip(), messages[1:]
+    return (*([Message(role="system", content=policy)] if policy else []), *examples, *messages)

@@ -27,6 +27,7 @@ import anyio
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from limbeck.errors import InputError, Unreachable
+from limbeck.models.context import Examples, Policy, mark, told, with_reply
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import Message, Reply, Request, known_sum
@@ -113,6 +114,8 @@ class Endpoint(ModelSpec):
     model: str = Field(min_length=1)
     base_url: Annotated[tuple[Url, ...], BeforeValidator(_as_list), Manner()] = Field(min_length=1)
     api_key_env: Annotated[str | None, Manner()] = None
+    policy: Policy = ""
+    examples: Examples = ()
     extra_body: dict[str, Any] = Field(default={})
     concurrency: Annotated[int, Manner()] = Field(default=4, ge=1)
     requests_per_minute: Annotated[float | None, Manner()] = Field(default=None, gt=0)
@@ -364,7 +367,8 @@ class EndpointModel:
         self.replicas = replicas
         self.name = spec.name
         # Not where it is served: a server that moves has said what it said.
-        self.identity = f"endpoint:{spec.model} {json.dumps(spec.extra_body, sort_keys=True)}{spec.reasoning.mark}"
+        settings = json.dumps(spec.extra_body, sort_keys=True)
+        self.identity = f"endpoint:{spec.model} {settings}{spec.reasoning.mark}{mark(spec.policy, spec.examples)}"
         self.slots = anyio.CapacityLimiter(spec.concurrency)
         self.requests = Pace(spec.requests_per_minute)
         self.tokens = Pace(spec.tokens_per_minute)
@@ -450,7 +454,7 @@ class EndpointModel:
             spent[-1] = chat.usage
             return _usable(chat.choices[0])
 
-        characters = sum(len(turn.content) for turn in request.messages)
+        characters = sum(len(turn.content) for turn in self._informed(request.messages))
         finish: Literal["stop", "length", "blocked", "failed"]
         said, chances = _Message(), None
         try:
@@ -494,11 +498,14 @@ class EndpointModel:
         body = self._body(**settings, **begun, **weighed)
         if request.template:
             body["chat_template_kwargs"] = request.template | body.get("chat_template_kwargs", {})
-        messages: list[Any] = [turn.model_dump() for turn in request.messages]
+        messages: list[Any] = [turn.model_dump() for turn in self._informed(request.messages)]
         chat = await client.chat.completions.with_raw_response.create(
             model=self.spec.model, messages=messages, extra_body=body
         )
         return chat.content
+
+    def _informed(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        return told(messages, self.spec.policy, self.spec.examples)
 
     def _body(self, **settings: Any) -> dict[str, Any]:
         """The settings with those of `extra_body` over them; one that is null there is left out."""
@@ -697,7 +704,8 @@ class EndpointModel:
     async def _target(self, one: Continuation, *, top: int) -> TopK:
         from limbeck.models.chat import prompt_ids, reply_ids
 
-        prompt = prompt_ids(self.tokenizer, one.messages)
+        policy = with_reply(self.spec.policy, one.reply) if self.spec.policy else ""
+        prompt = prompt_ids(self.tokenizer, told(one.messages, policy, self.spec.examples))
         whole = prompt + reply_ids(self.tokenizer, one.reply, ends=one.ends)
         if self.spec.soft_labels == "prompt_logprobs":
             scored = await self._complete(whole, prompt_logprobs=top)

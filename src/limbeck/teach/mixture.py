@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-# Tokens of a reply that are kept by name, those on which the teachers are furthest apart, and digits kept of all others.
+# Tokens of a reply that are kept with what they are, those on which the teachers are furthest apart; of each token's
+# divergence so many digits.
 CONTESTED = 5
 DIGITS = 4
 
