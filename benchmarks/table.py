@@ -145,6 +145,7 @@ def _bounds(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
         peer: [fastest[at, peer] / fastest[at, "ours"] for at in ours if (at, peer) in fastest]
         for peer in ("plain", *CHUNKED)
     }
+    at_best = [least[at, "ours"] / min(heads[at, "trl"])[1] for at in ours if (at, "trl") in heads]
     memory = {peer: [least[at, "ours"] / least[at, peer] for at in ours if (at, peer) in least] for peer in CHUNKED}
     steps = {
         (row.contender, parsed(row.setting)["teacher"], parsed(row.setting)["dtype"]): row
@@ -162,6 +163,7 @@ def _bounds(rows: Sequence[Row], peaks: dict[str, float | None]) -> list[str]:
         ),
         _Bound("head: seconds of TRL's and Liger's, of ours", times["trl"] + times["liger"], "above 1"),
         _Bound("head: seconds of plain torch's, of ours", times["plain"], "above 1"),
+        _Bound("head: extra memory, of TRL's where it is fastest", at_best, "0.25 at most"),
         _Bound("head: extra memory, of TRL's least", memory["trl"], "0.25 at most"),
         _Bound("head: extra memory, of Liger's least", memory["liger"], "1 at most"),
     ]
