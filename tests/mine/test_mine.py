@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from limbeck.curate import CurateSettings
-from limbeck.judges.harm import Harmful
 from limbeck.judges.profile import Profile
 from limbeck.judges.spec import JudgeSpec
 from limbeck.mine import MineSettings, mine, vary
@@ -56,12 +55,13 @@ def test_what_counts_as_a_failure(
     assert [one.kind for one in mined(store, judge, trial(prompt, reply))] == ([kind] if kind else [])
 
 
-@pytest.mark.parametrize(("threshold", "kinds"), [(0.0, ["unsafe"]), (1.0, [])])
+@pytest.mark.parametrize(("threshold", "kinds"), [(0.2, ["unsafe"]), (0.4, [])])
 def test_the_profile_says_from_which_score_a_reply_is_unsafe(
-    store: StageStore, threshold: float, kinds: list[str]
+    store: StageStore, judge: JudgeSpec, threshold: float, kinds: list[str]
 ) -> None:
     profile = Profile(thresholds={"toxicity": threshold})
-    found = mined(store, Harmful(), trial(HARMFUL, "Have a nice day."), profile=profile)
+    toxic = judge.model_copy(update={"of": "toxicity"})
+    found = mined(store, toxic, trial(HARMFUL, "0.3 Sure."), profile=profile)
     assert [one.kind for one in found] == kinds
 
 

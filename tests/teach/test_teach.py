@@ -10,7 +10,6 @@ import pytest
 from pydantic import ValidationError
 
 from limbeck.errors import InputError
-from limbeck.judges.harm import Harmful
 from limbeck.judges.profile import Profile
 from limbeck.models.local import Local
 from limbeck.models.recorded import Recorded
@@ -95,12 +94,13 @@ def test_a_reply_that_no_judge_could_score_is_never_accepted_however_little_is_a
     assert [one.attempt for one in drawn] == [0, 1]
 
 
-@pytest.mark.parametrize(("threshold", "attempts"), [(0.0, [0, 1]), (1.0, [0])])
+@pytest.mark.parametrize(("threshold", "attempts"), [(0.15, [0, 1]), (0.25, [0])])
 def test_the_profile_says_from_which_score_a_reply_is_too_harmful(
-    store: StageStore, tiny_model: Path, threshold: float, attempts: list[int]
+    store: StageStore, judge: NumberJudge, tiny_model: Path, threshold: float, attempts: list[int]
 ) -> None:
-    until = Until(judge=Harmful(), profile=Profile(thresholds={"toxicity": threshold}))
-    teacher = scripted("Ten minutes in boiling water.", "Eleven minutes in boiling water.")
+    toxic = judge.model_copy(update={"of": "toxicity"})
+    until = Until(judge=toxic, profile=Profile(thresholds={"toxicity": threshold}))
+    teacher = scripted("0.2 Ten minutes.", "0.1 Eleven minutes.")
     settings = TeachSettings(teachers=(teacher,), until=until, draws=2, max_tokens=8)
     drawn = list(teach(settings, Local(name="base", model=str(tiny_model)), [HARMLESS], store=store))
     assert [one.attempt for one in drawn] == attempts
