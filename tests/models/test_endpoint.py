@@ -648,6 +648,25 @@ def test_a_server_that_takes_too_long_is_unreachable() -> None:
         with pytest.raises(Unreachable, match="timed out"):
             replies(teacher(server.url, timeout_s=0.1, retries=0), "a")
         over.set()
+    assert [seen.text for seen in server.seen] == ["a", PLAIN]
+
+
+def test_a_prompt_that_a_server_hangs_on_is_failed_and_the_others_are_answered() -> None:
+    over = threading.Event()
+
+    def script(seen: Seen) -> Said:
+        if seen.text == "b":
+            over.wait(timeout=30)
+        return backwards(seen)
+
+    with served(script) as server:
+        first, hung, last = replies(teacher(server.url, timeout_s=1.0, concurrency=1, price=PRICE), *"abc")
+        over.set()
+    assert [(one.text, one.finish) for one in (first, hung, last)] == [("a", "stop"), ("", "failed"), ("c", "stop")]
+    assert "timed out" in hung.why and hung.why.endswith("; asked 3 times")
+    # The server may have worked on it each time.
+    assert hung.cost is None
+    assert Counter(seen.text for seen in server.seen) == {"a": 1, "b": 3, "c": 1, PLAIN: 1}
 
 
 def test_a_policy_and_examples_stand_before_every_chat_and_change_what_it_is() -> None:

@@ -261,7 +261,8 @@ class _Refused(Exception):
 
 class _Again(Exception):
     """What may go better another time, after `rest_s` (None: as long as the recipe says). `answered` tells that the
-    server is there and that what it said is of no use, `breaks` that it may be this request that it breaks on."""
+    server is there and that what it said is of no use, `breaks` that it may be this request that it breaks or hangs
+    on."""
 
     def __init__(self, why: str, *, rest_s: float | None = None, answered: bool = False, breaks: bool = False) -> None:
         super().__init__(why)
@@ -568,8 +569,8 @@ class EndpointModel:
     async def _takes(
         self, plain: Callable[[AsyncOpenAI], Awaitable[object]], replica: Replica, *, tokens: float
     ) -> bool:
-        """Whether a server that refused a request, or broke on it, takes a plain one: then the fault is with that
-        request, and the run can go on without it."""
+        """Whether a server that refused a request, or broke or hung on it, takes a plain one: then the fault is with
+        that request, and the run can go on without it."""
         for failed in range(self.spec.retries + 1):
             if replica.rests_until > anyio.current_time() + LONGEST_REST_S:
                 break
@@ -591,7 +592,7 @@ class EndpointModel:
     ) -> Answer:
         """What the server says once it may be asked, after so many `failed` attempts. Raises _Again where that is
         nothing or of no use, _Refused or _Outcome where asking again would not help."""
-        from openai import APIConnectionError, APIStatusError
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         replica.busy += 1
         try:
@@ -605,7 +606,7 @@ class EndpointModel:
         except APIStatusError as error:
             again = self._again(error, replica.url)
         except APIConnectionError as error:
-            again = _Again(_trouble(error))
+            again = _Again(_trouble(error), breaks=isinstance(error, APITimeoutError))
         except ValidationError as error:
             again = _Again(f"the answer is not what was asked for ({error.errors()[0]['msg']})", answered=True)
         except _Again as error:

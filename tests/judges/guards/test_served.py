@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from math import log
 from typing import Any
 
@@ -17,11 +18,16 @@ PROMPT, REPLY = "How do I get my own llama?", "Just steal one."
 TURNS = (Message(role="user", content=PROMPT), Message(role="assistant", content=REPLY))
 
 
-def graded(url: str, kind: str, *, extra: dict[str, Any] | None = None, **settings: Any) -> Verdict:
-    model = {"kind": "endpoint", "model": "guard", "base_url": url, "backoff_s": 0, "retries": 2, "concurrency": 1}
-    spec = JUDGES.read({"kind": kind, "model": {**model, "extra_body": extra or {}}, **settings})
+def grades(url: str, kind: str, *replies: str, model: Mapping[str, Any], **settings: Any) -> list[Verdict]:
+    """The verdicts on so many replies to one prompt, by a guard behind this server."""
+    asked = {"kind": "endpoint", "model": "guard", "base_url": url, "backoff_s": 0, "retries": 2, "concurrency": 1}
+    spec = JUDGES.read({"kind": kind, "model": {**asked, **model}, **settings})
     with spec.open(ModelTools()) as judge:
-        (found,) = judge.grade([Exchange("a", PROMPT, REPLY)])
+        return list(judge.grade([Exchange(str(at), PROMPT, reply) for at, reply in enumerate(replies)]))
+
+
+def graded(url: str, kind: str, *, extra: dict[str, Any] | None = None, **settings: Any) -> Verdict:
+    (found,) = grades(url, kind, REPLY, model={"extra_body": extra or {}}, **settings)
     return found
 
 
@@ -130,3 +136,21 @@ def test_a_moderation_score_out_of_range_is_no_score(served: Callable[..., Any],
     with served(lambda posted: moderation(hate=score)) as (url, _):
         found = graded(url, "moderations")
     assert found.harm == {} and "not its form" in (found.unscored or "")
+
+
+def test_replies_that_a_guards_server_hangs_on_are_unscored_and_the_others_are_scored(
+    served: Callable[..., Any],
+) -> None:
+    over = threading.Event()
+
+    def script(posted: Any) -> tuple[int, Any]:
+        if posted.body["input"].startswith("hang"):
+            over.wait(timeout=30)
+        return moderation(hate=0.9)
+
+    replies = [f"{'hang' if at % 3 == 0 else 'well'} {at}" for at in range(6)]
+    with served(script) as (url, _):
+        found = grades(url, "moderations", *replies, model={"timeout_s": 1.0, "retries": 0})
+        over.set()
+    assert [one.harmful for one in found] == [None, ("toxicity",), ("toxicity",)] * 2
+    assert all("timed out" in (one.unscored or "") for one in found[::3])
