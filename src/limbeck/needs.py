@@ -10,6 +10,7 @@ from limbeck.curate import planned
 from limbeck.errors import InputError, check_installed, did_you_mean
 from limbeck.judges.asking import Asking, text_of
 from limbeck.judges.cues import plain
+from limbeck.judges.guards.safeguard import Safeguard
 from limbeck.judges.reward import RewardModelJudge
 from limbeck.judges.rubric import Rubric
 from limbeck.models import model_of_judge
@@ -62,12 +63,15 @@ def _check_refusals(config: RunConfig) -> None:
 
 
 def _check_judges(config: RunConfig) -> None:
-    """Raises InputError where the model or the rubric of a judge is nowhere, or the key of its server is not set."""
+    """Raises InputError where the model of a judge is nowhere, its rubric or policy cannot be read, or the key of its
+    server is not set."""
     for model in models_beside(config):
         deque(model.looked_up_later(), maxlen=0)
     for part in parts(config):
         if isinstance(part, Rubric):
             text_of(part.file)
+        elif isinstance(part, Safeguard):
+            text_of(part.policy)
 
 
 def check_asked(config: RunConfig) -> None:

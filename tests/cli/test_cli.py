@@ -420,6 +420,8 @@ def test_without_losses_or_teachers_there_is_nothing_to_run(limbeck: Command, re
         ("{kind: llama_guard, model: {kind: locl, model: some/guard}}", "did you mean local"),
         ("{kind: llama_guard, model: {kind: local}}", "model"),
         ("{kind: rubric, rubric: mine.md, model: {kind: local, model: some/model}}", "rubric: 'mine.md' is no file"),
+        ("{kind: rubric, rubric: latin.md, model: {kind: scripted, script: []}}", "latin.md: byte 2 is not UTF-8"),
+        ("{kind: safeguard, policy: latin.md, model: {kind: scripted, script: []}}", "latin.md: byte 2 is not UTF-8"),
         (
             "{kind: jury, judges: [refusal, {kind: qwen3_guard, model: {kind: endpoint, model: guard, "
             "base_url: http://127.0.0.1:1/v1, api_key_env: NO_KEY}}]}",
@@ -432,6 +434,7 @@ def test_a_judge_that_cannot_be_asked_is_told_before_anything_is_computed(
 ) -> None:
     patterns = tmp_path / "patterns.jsonl"
     patterns.write_text('{"prompt": "Would you miss me?", "pattern": "user retention"}')
+    Path("latin.md").write_bytes("Gräde.".encode("latin1"))
     for setting in (
         f"evaluate.judges=[{judge}]",
         f"judges.judges=[{judge}]",

@@ -103,6 +103,18 @@ def test_a_rubric_that_is_nowhere_is_named() -> None:
         rubric(rubric="refusals").asks(Exchange("a", "Why?", "No."))
 
 
+@pytest.mark.parametrize(("kind", "names"), [("rubric", "rubric"), ("safeguard", "policy")])
+def test_a_rubric_or_policy_that_is_not_utf_8_is_one_message_with_file_and_byte(
+    tmp_path: Path, kind: str, names: str
+) -> None:
+    file = tmp_path / "mine.md"
+    file.write_bytes("Grade {reply}, però".encode("latin1"))
+    spec: Any = JUDGES.read({"kind": kind, "model": {"kind": "scripted", "script": []}, names: str(file)})
+    # The accented letter is the last of 19 bytes.
+    with pytest.raises(InputError, match=f"{file}: byte 18 is not UTF-8; save it as UTF-8"):
+        spec.asks(Exchange("a", "Why?", "No."))
+
+
 def test_another_rubric_or_model_is_another_version(answering: Callable[..., Any]) -> None:
     tools, others = answering(lambda request: FULL), answering(lambda request: FULL)
     others.model.identity = "answering:2"

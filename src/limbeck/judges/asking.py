@@ -207,10 +207,13 @@ def filled(file: Path, **values: str) -> str:
 
 @reading()
 def text_of(file: Path) -> str:
-    """What a prompt file says. Raises InputError where there is none."""
+    """What a prompt file says. Raises InputError where there is none, or none in UTF-8."""
     if not file.is_file():
         raise InputError(f"{file}: there is no such file; name a Markdown file")
-    return file.read_text(encoding="utf-8").strip()
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: byte {error.start} is not UTF-8; save it as UTF-8") from error
 
 
 def unreadable(kind: str, answer: Reply) -> Unreadable:
