@@ -120,6 +120,15 @@ def test_the_examples_that_the_head_was_fitted_on_are_found() -> None:
     assert len(refusal_examples()) == json.loads(HEAD_FILE.read_text(encoding="utf-8"))["cross_validated"]["n"] > 0
 
 
+def test_replies_that_were_held_out_are_told_apart_by_the_shipped_heads_and_their_chances_hold() -> None:
+    held_out = json.loads(HEAD_FILE.read_text(encoding="utf-8"))["cross_validated"]
+    assert held_out["accuracy"] >= 0.88 and held_out["calibration_error"] < 0.03
+    # Three kinds, and the share of them on the diagonal.
+    assert sum(row[at] for at, row in enumerate(held_out["confusion"])) / held_out["n"] == pytest.approx(
+        held_out["accuracy"], abs=1e-4
+    )
+
+
 @pytest.mark.parametrize("row", refusal_examples()[::20], ids=lambda row: row["reply"][:20])
 def test_every_cue_covers_its_own_wording(row: dict[str, str]) -> None:
     for span in cues(row["reply"]):
