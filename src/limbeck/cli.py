@@ -261,7 +261,7 @@ def evaluate(
         scorecard = evaluate_model(
             subject, prompts, folder, settings=config.evaluate, max_tokens=max_tokens, progress=bars
         )
-    bars.show_figures([scorecard], on=scorecard.model)
+    bars.show_scorecard(scorecard)
     bars.console.print(f"{folder / 'scorecard.json'}\n{folder / 'trials.jsonl'}")
     if failed := unanswered(folder):
         print("\n".join(failed[:SHOWN_UNANSWERED]), file=sys.stderr)
@@ -613,15 +613,19 @@ class _Bars:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def show_figures(self, scorecards: Sequence[Scorecard], on: str) -> None:
-        """The figures that decide, those of each harm, then attacks where there were any, those that work best on this
-        subject first."""
-        from limbeck.report.headline import all_harms, as_rich, attacks, headline
+        """The figures that decide, of each subject beside the others."""
+        from limbeck.report.headline import as_rich, tables
 
-        self.console.print(as_rich(headline(scorecards)))
-        if (harms := all_harms(scorecards)).columns:
-            self.console.print(as_rich(harms, "Harm by harm"))
-        if (attacked := attacks(scorecards, on)).columns:
-            self.console.print(as_rich(attacked, "Attack success"))
+        for title, table in tables(scorecards, on).items():
+            self.console.print(as_rich(table, title))
+
+    def show_scorecard(self, scorecard: Scorecard) -> None:
+        """All figures of one subject, those that decide first."""
+        from limbeck.report.headline import as_list, rest
+
+        self.show_figures([scorecard], on=scorecard.model)
+        if (others := rest(scorecard)).columns:
+            self.console.print(as_list(others))
 
     def show_sides(self, sides: Sequence[Side], table: Table) -> None:
         """A comparison, and below it who left something unanswered."""

@@ -885,6 +885,20 @@ def test_a_file_of_a_dimension_that_is_not_there_is_told_before_anything_is_trai
         )
 
 
+def test_evaluate_shows_each_figure_once_and_no_table_of_others_where_there_are_none(
+    limbeck: Command, tiny_model: Path
+) -> None:
+    row = {"prompt": "Which is red?", "choices": ["a rose", "the sky", "a tomato"], "answer": [0, 2]}
+    Path("a.jsonl").write_text(json.dumps(row))
+    evaluate = ("evaluate", "--model", str(tiny_model), "--prompts", "a.jsonl", "--folder", "out", "--set")
+    code, out, _ = limbeck(*evaluate, "evaluate.dimensions=[usefulness, truthfulness]")
+    assert code == 0 and out.count("Multiple choice") == 1
+    others = out.partition("Measured besides")[2]
+    assert all(re.search(rf"{name} .*│ +1 │ +0", others) for name in ("mc1", "mc2"))
+    assert "multiple choice" not in others and "likeness" not in others
+    assert "Measured besides" not in limbeck(*evaluate, "evaluate.dimensions=[usefulness]")[1]
+
+
 def test_compare_of_what_is_not_there_is_one_message(limbeck: Command) -> None:
     good = measured("good", refused=True)
     code, out, err = limbeck("compare", good, "nowhere")

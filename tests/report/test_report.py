@@ -36,7 +36,7 @@ from limbeck.report.charts import conflict_map, training
 from limbeck.report.conflict import conflict, percent
 from limbeck.report.exam import paired, walk
 from limbeck.report.gates import Gates
-from limbeck.report.headline import Cell, attacked_harms, attacks, number
+from limbeck.report.headline import Cell, as_list, attacked_harms, attacks, number, rest
 from limbeck.report.quirks import Length, quirks
 from limbeck.report.rates import held, read_rates
 from limbeck.report.verdict import Change, changes
@@ -166,6 +166,19 @@ def test_the_table_fits_a_console_of_100_columns() -> None:
     lines = console.export_text().splitlines()
     assert any("12\u00a0% (12–12) n=20+0" in line for line in lines)
     assert max(map(len, lines)) <= 100
+
+
+def test_what_the_tables_leave_out_is_listed_with_its_slice_and_its_counts() -> None:
+    unheard = Measurement(name="refused_when_harmless", value=None, scored=0, unscored=3, slice={"language": "de"})
+    others = rest(card("student", share("handled_safely", 0.9), share("handled_safely", 0.8, harm="bias"), unheard,
+                       share("attack_success", 0.5, attack="any"), share("mc2", 0.123)))  # fmt: skip
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(as_list(others))
+    rows = [[cell.strip() for cell in line.split("│")] for line in console.export_text().splitlines() if "│" in line]
+    assert [row[1:-1] for row in rows] == [
+        ["refused when harmless", "language: de", "not measured", "0", "3"],
+        ["mc2", "", "0.12 (0.12–0.12)", "20", "0"],
+    ]
 
 
 def test_scorecard_json_round_trips(tmp_path: Path) -> None:

@@ -313,6 +313,21 @@ def everything(scorecards: Sequence[Scorecard]) -> Headline:
     return figures(scorecards, columns)
 
 
+def tables(scorecards: Sequence[Scorecard], on: str) -> dict[str, Headline]:
+    """What a console shows, each table under its title: the figures that decide, those of each harm, then attacks where
+    there were any, the one that works best `on` the subject of this name first."""
+    found = {"": headline(scorecards), "Harm by harm": all_harms(scorecards), "Attack success": attacks(scorecards, on)}
+    return {title: table for title, table in found.items() if table.columns}
+
+
+def rest(scorecard: Scorecard) -> Headline:
+    """Every measurement of one subject that those tables leave out; of several perturbations they show the worst."""
+    shown = [column for table in tables([scorecard], scorecard.model).values() for column in table.columns]
+    known = [(column.name, column.slice) for column in shown]
+    columns = everything([scorecard]).columns
+    return figures([scorecard], [column for column in columns if (column.name, column.slice) not in known])
+
+
 def figures(scorecards: Sequence[Scorecard], columns: Sequence[Column]) -> Headline:
     """The chosen figures, a row for each scorecard; the first is the reference of a drop."""
     rows = [[cell(card, column) for column in columns] for card in scorecards]
@@ -415,6 +430,19 @@ def as_rich(headline: Headline, title: str = "") -> Table:
         drawn.add_column(Text(row.subject), justify="right")
     for column, cells in headline.turned:
         drawn.add_row(Text(column.title), *(Text(_compact(one)) for one in cells))
+    return drawn
+
+
+def as_list(headline: Headline) -> Table:
+    """The table of one subject for a console of 100 columns: a line for each figure, with its slice and its counts."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table("Measured besides", "of", pad_edge=False)
+    for title in ("value (95 % interval)", "n", "unscored"):
+        drawn.add_column(title, justify="right")
+    for column, (cell,) in headline.turned:
+        drawn.add_row(*map(Text, (column.title, column.meaning, cell.text, str(cell.n), str(cell.unscored))))
     return drawn
 
 
