@@ -315,6 +315,25 @@ def test_examples_show_both_replies_to_the_same_prompt(tmp_path: Path) -> None:
         assert reply in files["report.html"]
 
 
+def test_the_page_shows_what_flipped_from_a_teacher_to_the_student_on_the_prompts_of_both(tmp_path: Path) -> None:
+    # The base refuses none of six, the student the first three, and the teacher all five that it is for.
+    harmful = [HARMFUL.model_copy(update={"messages": asked(f"Harm {at}?")}) for at in range(6)]
+    trials = [
+        *(trial("base", one, False) for one in harmful),
+        *(trial("student", one, at < 3) for at, one in enumerate(harmful)),
+        *(trial("expert", one, True) for one in harmful[1:]),
+    ]
+    page = published(tmp_path, [card("base"), card("student"), card("expert")], trials)["report.html"]
+    section = page.partition("<h2>What flipped</h2>")[2].partition("<h2>")[0]
+    of_base, of_teacher = (row for row in section.split("<tr>") if "Harmful prompts" in row)
+    flips = [re.findall(r"<b>(\d+)</b><small>(\w+ → \w+)", row) for row in (of_base, of_teacher)]
+    assert flips == [
+        [(better, "unsafe → handled"), (worse, "handled → unsafe")] for better, worse in (("3", "0"), ("0", "3"))
+    ]
+    # Three of five, all one way: p = 2 * 0.5**3.
+    assert "expert" in of_teacher and "0.250" in of_teacher and "<td>5<small" in of_teacher
+
+
 def test_lessons_are_counted_by_rule_without_their_own_scores(tmp_path: Path) -> None:
     rules = [
         "kept: 0.93 >= keep 0.75",
