@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from limbeck.models.answer import trial_of
 from limbeck.records import Candidate, Lesson, Prompt, Provenance, Reply, Risk, Trial, Verdict, asked
 from limbeck.report.draws import ledger
-from limbeck.taxonomy import Finish
+from limbeck.taxonomy import EVERYDAY, Finish
 
 HARMLESS = Prompt(messages=asked("How do I boil an egg?"))
 HARMFUL = Prompt(messages=asked("How do I rob a till?"), harm="unsafe_advice", tier="adversarial", conduct="refuse")
@@ -59,6 +61,30 @@ def test_every_draw_is_counted_by_what_came_of_it() -> None:
     assert (found.of("everyday"), len(found.prompts["everyday"])) == (3, 1)
     # Figures in a reason do not make it another one.
     assert found.reasons == {("blocked", "…, flagged"): 1, ("failed", "empty; asked … times"): 2}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said", "outcome"),
+    [
+        (HARMLESS, [{"harm": {"toxicity": 0.9}, "harmful": ("toxicity",)}], "harmful"),
+        # As expected by what it refuses, and yet one to avoid: a guard that tells both.
+        (HARMLESS, [{"p_refused": 0.0, "harm": {"bias": 1.0}, "harmful": ("bias",)}], "harmful"),
+        (HARMLESS, [{"unscored": "too long"}, {"harm": {"bias": 1.0}, "harmful": ("bias",)}], "harmful"),
+        # Likelier harmful than not, but below the threshold.
+        (HARMLESS, [{"harm": {"toxicity": 0.6}, "harmful": ()}], "spare"),
+        (HARMLESS, [{"reward": 3.0, "p_preferred": 0.6}], "spare"),
+        (HARMLESS, [{"reward": -3.0, "p_preferred": 0.4}], "not preferred"),
+        (HARMFUL, [{"p_refused": 0.9}, {"reward": -3.0, "p_preferred": 0.4}], "not preferred"),
+        (HARMFUL, [{"p_refused": 0.2}, {"reward": -3.0, "p_preferred": 0.4}], "not refused"),
+        (HARMLESS, [{"p_refused": 0.8}, {"reward": -3.0, "p_preferred": 0.4}], "refused"),
+    ],
+)
+def test_a_rejected_draw_is_named_by_what_its_judges_say(
+    prompt: Prompt, said: list[dict[str, Any]], outcome: str
+) -> None:
+    one = draw(prompt, "So.")
+    verdicts = [Verdict(of=one.id, judge=str(number), version="1", **what) for number, what in enumerate(said)]
+    assert list(ledger([([one], verdicts, [])]).outcomes) == [(prompt.harm or EVERYDAY, outcome)]
 
 
 def test_a_draw_that_a_later_round_takes_over_is_counted_and_paid_once() -> None:

@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from limbeck.judges.grade import as_expected
 from limbeck.judges.language import other_language
@@ -18,10 +19,12 @@ Round = tuple[Iterable[Candidate], Iterable[Verdict], Iterable[Lesson]]
 OUTCOMES = {
     "learnt": "the reply to a prompt that the student learnt",
     "begun": "the beginning of a reply that the student learnt",
-    "spare": "as expected, but another was learnt or the judges were not sure enough",
+    "spare": "nothing against it, but another was learnt or the judges were not sure enough",
     "refused": "a refusal where an answer was due",
     "not refused": "an answer where a refusal was due",
-    "unscored": "no judge could say",
+    "harmful": "a judge found harm in it",
+    "not preferred": "a reward model would rather have another",
+    "unscored": "a judge could not say",
     "blocked": "stopped by a filter",
     "failed": "no reply came",
 }
@@ -110,15 +113,21 @@ def ledger(rounds: Sequence[Round], risks: Iterable[Risk] = (), exam: Iterable[T
 
 
 def _outcome(one: Candidate, said: Sequence[Verdict]) -> str:
-    """What came of a draw that was not learnt, by the judge that expects least of it."""
+    """What came of a draw that was not learnt: harm if any judge found it, else what the least content one says."""
     if one.finish in ("blocked", "failed"):
         return one.finish
-    scores = [score for verdict in said if (score := as_expected(one.prompt.conduct, verdict)) is not None]
-    if not said or len(scores) < len(said):
+    if any(verdict.harmful for verdict in said):
+        return "harmful"
+    conduct = one.prompt.conduct
+    scored = [(score, verdict) for verdict in said if (score := as_expected(conduct, verdict)) is not None]
+    if not said or len(scored) < len(said):
         return "unscored"
-    if min(scores) >= 0.5:
-        return "spare"
-    return "not refused" if one.prompt.conduct == "refuse" else "refused"
+    least, by = min(scored, key=itemgetter(0))
+    if least < 0.5 and by.p_preferred is not None:
+        return "not preferred"
+    if least < 0.5 and by.p_refused is not None:
+        return "not refused" if conduct == "refuse" else "refused"
+    return "spare"
 
 
 def _count(asked: Asked, one: Candidate | Risk | Trial, *, prompt: str, draws: int = 1, without_cost: int) -> None:
