@@ -146,6 +146,42 @@ def merging_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _tiny_llama(tmp_path_factory.mktemp("merging") / "model", hidden=32, layers=2, merges=MERGES)
 
 
+@pytest.fixture
+def classifier(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
+    """Makes the folder of a two-layer random Llama with a head of so many outputs, and the tiny model's tokenizer."""
+
+    def made(*, outputs: int = 1, pad: int | None = 0) -> Path:
+        import torch
+        from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+        config = LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            initializer_range=0.3,
+            num_labels=outputs,
+            bos_token_id=None,
+            eos_token_id=0,
+            pad_token_id=pad,
+        )
+        torch.manual_seed(0)
+        folder = tmp_path / "classifier"
+        LlamaForSequenceClassification(config).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture
+def tiny_reward(classifier: Callable[..., Path]) -> Path:
+    """The folder of a reward model that likes what it happens to."""
+    return classifier()
+
+
 def _tiny_llama(folder: Path, *, hidden: int, layers: int, merges: Sequence[tuple[str, str]] = ()) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

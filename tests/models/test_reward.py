@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+from transformers import AutoTokenizer, LlamaForSequenceClassification
 
 from limbeck.errors import InputError
 from limbeck.models import reward
@@ -20,32 +21,6 @@ EXCHANGES = [
     Exchange("b", "Why?", "No."),
     Exchange("c", "Where does the sun go at night?", "Nowhere: the earth turns, and our side looks away from it."),
 ]
-
-
-def classifier(folder: Path, tiny_model: Path, *, outputs: int = 1, pad: int | None = 0) -> Path:
-    """A two-layer random Llama with a head of so many outputs, and the tiny model's tokenizer."""
-    config = LlamaConfig(
-        vocab_size=258,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        num_labels=outputs,
-        bos_token_id=None,
-        eos_token_id=0,
-        pad_token_id=pad,
-    )
-    torch.manual_seed(0)
-    LlamaForSequenceClassification(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def tiny_reward(tmp_path: Path, tiny_model: Path) -> Path:
-    return classifier(tmp_path / "reward", tiny_model)
 
 
 def given(folder: Path, exchanges: list[Exchange]) -> list[float | None]:
@@ -63,8 +38,8 @@ def test_a_reward_is_what_the_classifier_says_of_the_chat(tiny_reward: Path) -> 
 
 
 @pytest.mark.parametrize("pad", [0, None])
-def test_what_it_is_read_together_with_does_not_matter(tmp_path: Path, tiny_model: Path, pad: int | None) -> None:
-    folder = classifier(tmp_path / "reward", tiny_model, pad=pad)
+def test_what_it_is_read_together_with_does_not_matter(classifier: Callable[..., Path], pad: int | None) -> None:
+    folder = classifier(pad=pad)
     together = given(folder, EXCHANGES)
     assert together == pytest.approx([given(folder, [one])[0] for one in EXCHANGES], abs=1e-5)
     assert len(set(together)) == len(together)
@@ -109,8 +84,8 @@ def test_a_reward_that_is_no_number_is_none(tiny_reward: Path) -> None:
     assert said == (None, "the reward is nan")
 
 
-def test_two_outputs_are_no_reward(tmp_path: Path, tiny_model: Path) -> None:
-    folder = classifier(tmp_path / "two", tiny_model, outputs=2)
+def test_two_outputs_are_no_reward(classifier: Callable[..., Path]) -> None:
+    folder = classifier(outputs=2)
     with pytest.raises(InputError, match=r"its classifier has 2 outputs, a reward model has one"):
         given(folder, EXCHANGES)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,14 @@ from pydantic import ValidationError
 
 from limbeck.errors import InputError
 from limbeck.judges.profile import Profile
+from limbeck.judges.reward import RewardModelJudge
+from limbeck.models.encoder import ModelTools
 from limbeck.models.local import Local
 from limbeck.models.recorded import Recorded
+from limbeck.models.reward import open_reward
 from limbeck.models.scripted import Line, Scripted
 from limbeck.models.spec import ModelSpec
+from limbeck.protocols import Exchange
 from limbeck.records import Candidate, Prompt, asked
 from limbeck.taxonomy import HARMS, HOUSE
 from limbeck.teach import teach
@@ -103,6 +108,23 @@ def test_the_profile_says_from_which_score_a_reply_is_too_harmful(
     teacher = scripted("0.2 Ten minutes.", "0.1 Eleven minutes.")
     settings = TeachSettings(teachers=(teacher,), until=until, draws=2, max_tokens=8)
     drawn = list(teach(settings, Local(name="base", model=str(tiny_model)), [HARMLESS], store=store))
+    assert [one.attempt for one in drawn] == attempts
+
+
+@pytest.mark.parametrize(("order", "attempts"), [(1, [0, 1]), (-1, [0])], ids=["worse first", "better first"])
+def test_a_reply_that_a_reward_model_likes_less_than_zero_is_drawn_again(
+    store: StageStore, tiny_model: Path, tiny_reward: Path, order: int, attempts: list[int]
+) -> None:
+    replies = ("Ten minutes in boiling water.", "Eleven minutes.")
+    with open_reward(str(tiny_reward), dtype="float32") as model:
+        said = model.rewards([Exchange(say, HARMLESS.text, say) for say in replies])
+    rewarded = sorted((one.value, say) for one, say in zip(said, replies, strict=True) if one.value is not None)
+    (low, _), (high, _) = rewarded
+    judge = RewardModelJudge(model=str(tiny_reward), zero=(low + high) / 2)
+    teacher = scripted(*(say for _, say in rewarded[::order]))
+    settings = TeachSettings(teachers=(teacher,), until=Until(judge=judge, at_least=0.5), draws=2, max_tokens=8)
+    real = replace(store, tools=ModelTools())
+    drawn = list(teach(settings, Local(name="base", model=str(tiny_model)), [HARMLESS], store=real))
     assert [one.attempt for one in drawn] == attempts
 
 
