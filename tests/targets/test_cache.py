@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -27,8 +29,11 @@ from limbeck.targets.ragged import rectangle
 
 def target(length: int, top: int = 3) -> TopK:
     noise = torch.Generator().manual_seed(length)
-    logprobs_NV = torch.randn(length, 300, generator=noise).log_softmax(-1)
-    kept = logprobs_NV.topk(top, dim=-1)
+    return likeliest(torch.randn(length, 300, generator=noise), top)
+
+
+def likeliest(logits_NV: torch.Tensor, top: int) -> TopK:
+    kept = logits_NV.log_softmax(-1).topk(top, dim=-1)
     return TopK(kept.indices, kept.values, torch.log1p(-kept.values.exp().sum(-1)))
 
 
@@ -68,6 +73,33 @@ def test_places_that_are_only_filled_take_no_room(tmp_path: Path) -> None:
     found = Targets([tmp_path])["one"]
     assert torch.equal(found.ids_NK, known.ids_NK)
     torch.testing.assert_close(found.logprobs_NK, known.logprobs_NK, rtol=1e-3, atol=1e-3)
+
+
+def test_a_file_of_likeliest_ids_takes_little_more_than_half_of_their_raw_bytes(tmp_path: Path) -> None:
+    # As many ids as SmolLM2 has, as frequent as words are (Zipf), each by its context likelier or less likely.
+    lessons, tokens, ids, vocabulary = 64, 16, 32, 49_152
+    zipf_V = -torch.arange(1.0, vocabulary + 1).log()
+    noise = torch.Generator().manual_seed(0)
+    drawn = (zipf_V + 2 * torch.randn(tokens, vocabulary, generator=noise) for _ in range(lessons))
+    targets = [(f"{number:016x}", likeliest(logits_NV, ids)) for number, logits_NV in enumerate(drawn)]
+    write_part(tmp_path / "targets-a-00000.parquet", targets)
+    # Raw are 4 bytes of an id and 4 of its log-prob.
+    raw = 8 * lessons * tokens * ids
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 0.55 * raw
+
+
+@pytest.mark.parametrize("tokens", [1, 100])
+def test_an_open_cache_holds_twenty_bytes_of_a_lesson_however_long_it_is_and_whatever_was_read(
+    tmp_path: Path, tokens: int
+) -> None:
+    for part in range(3):
+        named = [(f"{number:016x}", target(tokens)) for number in range(20 * part, 20 * part + 20)]
+        write_part(Targets.part(tmp_path, number=part), named)
+    found = Targets([tmp_path])
+    assert sum(one.nbytes for one in vars(found).values() if isinstance(one, np.ndarray)) == 20 * 60
+    opened = len(pickle.dumps(found))
+    assert all(len(found[lesson].tail_N) == tokens for lesson in found)
+    assert len(pickle.dumps(found)) == opened < 20 * 60 + 2000
 
 
 def test_targets_of_several_rounds_are_found_together(tmp_path: Path) -> None:
@@ -126,6 +158,15 @@ def written(tmp_path: Path, form: type[Cached[Any]]) -> Path:
     else:
         write_spans(file, [(f"lesson{number}", SPANS) for number in range(20)])
     return file
+
+
+def test_every_column_is_compressed_and_the_bytes_of_ids_are_split(written: Path) -> None:
+    groups = pq.ParquetFile(written).metadata.to_dict()["row_groups"]
+    assert [group["num_rows"] for group in groups] == [8, 8, 4]
+    columns = [column for group in groups for column in group["columns"]]
+    assert {column["compression"] for column in columns} == {"ZSTD"}
+    split = {column["path_in_schema"] for column in columns if "BYTE_STREAM_SPLIT" in column["encodings"]}
+    assert split == {"ids.list.element"}
 
 
 def complaint(form: type[Cached[Any]], file: Path) -> str:
