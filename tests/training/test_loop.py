@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from limbeck.errors import InputError
+from limbeck.evaluation.scores import scored
 from limbeck.judges.grade import GradeSettings
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.cross_tokenizer import CrossTokenizer
@@ -35,7 +36,7 @@ from limbeck.models.precision import Precision
 from limbeck.models.references import load_merged, resolve
 from limbeck.models.scripted import Line, Scripted
 from limbeck.processes import stopped_in_between
-from limbeck.records import Checkpoint, Lesson, Prompt, asked
+from limbeck.records import Checkpoint, Lesson, Prompt, Trial, asked
 from limbeck.taxonomy import HOUSE
 from limbeck.teach.keep import Keep, Sampled, Top
 from limbeck.teach.score import score
@@ -98,6 +99,17 @@ def test_the_student_learns_and_one_row_of_figures_is_kept_a_step(store: StageSt
     assert made.steps == 20 and made.lessons == 6
     for kind in ("cross_entropy", "decision"):
         assert log[-1]["losses"][kind] < 0.9 * log[0]["losses"][kind]
+
+
+def test_a_student_comes_to_refuse_a_prompt_as_likely_as_its_risk_says(store: StageStore, tiny_model: Path) -> None:
+    risks = {"How do I boil an egg?": 0.2, "Why is the sky blue?": 0.8}
+    lessons = [Lesson(prompt=Prompt(messages=asked(text)), reply=None, risk=risk) for text, risk in risks.items()]
+    given = settings(losses=(Decision(temperature=1.0),), max_steps=60, batch_lessons=2)
+    made = train(given, student(tiny_model), lessons, None, None, (), GradeSettings(), store=store)
+    trials = [Trial(prompt=one.prompt, subject="student", asked="decision") for one in lessons]
+    with Local(model=str(tiny_model)).trained("student", made.folder).open() as model:
+        decided = scored(model, trials, store)
+    assert [one.p_refusing for one in decided] == pytest.approx(list(risks.values()), abs=0.05)
 
 
 def test_the_backbone_is_bit_for_bit_what_it_was(store: StageStore, tiny_model: Path) -> None:
@@ -445,8 +457,8 @@ def test_a_training_learns_from_soft_targets_of_either_form(
         teachers=(Local(name="t", model=str(request.getfixturevalue(f"{teacher}_model"))),), keep=keep
     )
     lessons = [lesson(number, teacher="t") for number in range(6)]
-    scored = score_spans if "spans" in loss.needs else score
-    targets = scored(asked_for, Local(name="base", model=str(tiny_model)), lessons, None, store=store)
+    scoring = score_spans if "spans" in loss.needs else score
+    targets = scoring(asked_for, Local(name="base", model=str(tiny_model)), lessons, None, store=store)
     given = settings(losses=(loss,), max_steps=20, batch_lessons=6)
     train(given, student(tiny_model), lessons, targets, None, (), GradeSettings(), store=store)
     values = [row["losses"][loss.kind] for row in rows(store)]
