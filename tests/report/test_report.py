@@ -26,6 +26,7 @@ from limbeck.records import (
     Prompt,
     Provenance,
     Scorecard,
+    Span,
     TargetSet,
     Trial,
     Verdict,
@@ -34,7 +35,7 @@ from limbeck.records import (
 from limbeck.report import ReportSettings, as_rich, by_harm, headline, read_scorecards, report, scorecard_json
 from limbeck.report.charts import conflict_map, training
 from limbeck.report.conflict import conflict, percent
-from limbeck.report.exam import paired, walk
+from limbeck.report.exam import SHOWN_CHARACTERS, paired, walk
 from limbeck.report.gates import Gates
 from limbeck.report.headline import Cell, as_list, attacked_harms, attacks, number, rest
 from limbeck.report.quirks import Length, quirks
@@ -332,6 +333,41 @@ def test_the_page_shows_what_flipped_from_a_teacher_to_the_student_on_the_prompt
     ]
     # Three of five, all one way: p = 2 * 0.5**3.
     assert "expert" in of_teacher and "0.250" in of_teacher and "<td>5<small" in of_teacher
+
+
+def shown_quote(folder: Path, reply: str, *spans: tuple[int, int, str]) -> str:
+    """How the page shows a reply in which judges found these wordings."""
+    found = tuple(Span(start=start, end=end, label=label) for start, end, label in spans)
+    verdict = Verdict(of="", judge="harm", version="1", harmful=("unsafe_advice",), spans=found)
+    graded = trial("student", HARMFUL, False, reply).model_copy(update={"verdicts": (verdict,)})
+    html = published(folder, [card("base"), card("student")], [trial("base", HARMFUL, False), graded])["report.html"]
+    return re.findall(r'<p class="quote">(.*?)</p>', html, re.DOTALL)[-1]
+
+
+def test_risky_wordings_are_marked_where_they_are_and_cues_of_a_refusal_are_not(tmp_path: Path) -> None:
+    spans = (0, 5, "inability"), (6, 11, "danger"), (17, 21, "threat")
+    expected = 'first <mark title="danger">apple</mark> then <mark title="threat">pear</mark>.'
+    assert shown_quote(tmp_path, "first apple then pear.", *spans) == expected
+
+
+def test_marked_text_and_labels_stay_escaped(tmp_path: Path) -> None:
+    expected = 'a &lt; <mark title="&#34;&gt;&lt;b&gt;">b &amp; c</mark> &gt; d'
+    assert shown_quote(tmp_path, "a < b & c > d", (4, 9, '"><b>')) == expected
+
+
+def test_wordings_that_overlap_are_marked_piece_by_piece(tmp_path: Path) -> None:
+    expected = (
+        '<mark title="insult">a</mark><mark title="insult, threat">b</mark>'
+        '<mark title="insult">c</mark><mark title="insult, slur">d</mark><mark title="slur">e</mark>f'
+    )
+    spans = (0, 4, "insult"), (1, 2, "threat"), (1, 2, "threat"), (3, 5, "slur")
+    assert shown_quote(tmp_path, "abcdef", *spans) == expected
+
+
+def test_of_a_reply_that_is_cut_no_wording_beyond_the_cut_is_marked(tmp_path: Path) -> None:
+    cut = SHOWN_CHARACTERS
+    shown = shown_quote(tmp_path, "a" * (cut + 9), (cut - 1, cut + 3, "threat"), (cut, cut + 5, "slur"))
+    assert shown == f'{"a" * (cut - 1)}<mark title="threat">a</mark> … (cut; {cut + 9} characters)'
 
 
 def test_lessons_are_counted_by_rule_without_their_own_scores(tmp_path: Path) -> None:

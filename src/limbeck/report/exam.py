@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
+from limbeck.judges.cues import CUES
 from limbeck.judges.outcomes import Group, group_of, went_well
-from limbeck.records import Prompt, Trial
+from limbeck.records import Prompt, Span, Trial
 from limbeck.report.headline import chance, in_order, signed_points
 from limbeck.stats import Figure, Flips, flips, paired_difference
 
@@ -34,11 +35,21 @@ SHOWN_CHARACTERS = 900
 
 
 class Said(NamedTuple):
-    """A reply, whether it went well, None where no judge could say, and the reasoning before it."""
+    """A reply, whether it went well, None where no judge could say, the reasoning before it, and its risky wordings."""
 
     reply: str
     good: bool | None
     reasoning: str = ""
+    risks: tuple[Span, ...] = ()
+
+    @property
+    def pieces(self) -> list[tuple[str, str]]:
+        """The reply cut where a risky wording begins or ends: each piece with the labels of those that it lies in."""
+        ends = sorted({0, len(self.reply), *(end for one in self.risks for end in (one.start, one.end))})
+        return [(self.reply[start:end], self._labels(start, end)) for start, end in pairwise(ends)]
+
+    def _labels(self, start: int, end: int) -> str:
+        return ", ".join(dict.fromkeys(one.label for one in self.risks if one.start <= start and end <= one.end))
 
 
 @dataclass(frozen=True)
@@ -89,8 +100,8 @@ def walk(trials: Iterable[Trial], *, shown: Sequence[str]) -> Exam:
             continue
         if group == "ambiguous":
             exam.ambiguous.setdefault(trial.prompt.id, trial.prompt)
-        told = (_reply(trial), trial.reasoning or "") if trial.subject in shown else ("", "")
-        said = Said(told[0], went_well(group, trial), told[1][:SHOWN_CHARACTERS])
+        good = went_well(group, trial)
+        said = _said(trial, good) if trial.subject in shown else Said("", good)
         of_subject = exam.groups[group][trial.subject]
         # A prompt is attacked in several ways, and the one that works counts.
         of_subject[trial.prompt.id] = min(of_subject.get(trial.prompt.id, said), said, key=_how_well)
@@ -102,6 +113,10 @@ def _how_well(said: Said) -> int:
     return (False, None, True).index(said.good)
 
 
+def _said(trial: Trial, good: bool | None) -> Said:
+    return Said(_reply(trial), good, (trial.reasoning or "")[:SHOWN_CHARACTERS], _risks(trial))
+
+
 def _reply(trial: Trial) -> str:
     if trial.chosen is not None:
         return trial.prompt.choices[trial.chosen]
@@ -109,6 +124,16 @@ def _reply(trial: Trial) -> str:
         return f"(no reply: {trial.finish or 'not asked'}{f', {trial.why}' if trial.why else ''})"
     cut = trial.reply[:SHOWN_CHARACTERS]
     return cut + (f" … (cut; {len(trial.reply)} characters)" if cut != trial.reply else "") or "(an empty reply)"
+
+
+def _risks(trial: Trial) -> tuple[Span, ...]:
+    """The wordings that judges call risky, within the characters that are shown; a cue of a refusal is none."""
+    return tuple(
+        span.model_copy(update={"end": min(span.end, SHOWN_CHARACTERS)})
+        for verdict in trial.verdicts
+        for span in verdict.spans
+        if span.label not in CUES and span.start < SHOWN_CHARACTERS
+    )
 
 
 class Paired(NamedTuple):
