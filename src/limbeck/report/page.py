@@ -22,7 +22,7 @@ from limbeck.report.charts import reliability as reliability_chart
 from limbeck.report.conflict import Conflict
 from limbeck.report.draws import OUTCOMES as DRAWS
 from limbeck.report.draws import Draws
-from limbeck.report.exam import OUTCOMES, Exam, Paired, examples, paired
+from limbeck.report.exam import OUTCOMES, Exam, examples
 from limbeck.report.gates import Gate
 from limbeck.report.headline import (
     HANDLED,
@@ -44,6 +44,7 @@ from limbeck.report.headline import (
 from limbeck.report.lessons import Tally, outcomes_of, reasons_of
 from limbeck.report.quirks import Quirks
 from limbeck.report.rates import held, read_rates
+from limbeck.report.tested import Tested, tested
 from limbeck.report.verdict import Change, changes, choice
 from limbeck.stats import reliability
 
@@ -86,15 +87,15 @@ class Story:
         return changes(self.first, self.student, self.exam)
 
     @property
-    def pairs(self) -> list[Paired]:
-        """The flips to the student, from the base first and then from every other subject."""
+    def tests(self) -> list[Tested]:
+        """The flips to the student, from the base first and then from every other subject, each pair tested apart."""
         before = dict.fromkeys([self.first.model, *(card.model for card in self.subjects)])
         return [
-            paired(self.exam, group, name, self.student.model)
+            test
             for name in before
             if name != self.student.model
-            for group in OUTCOMES
-            if name in self.exam.groups[group]
+            for test in tested(self.exam, OUTCOMES, name, self.student.model)
+            if name in self.exam.groups[test.pairs.group]
         ]
 
 

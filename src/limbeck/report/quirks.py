@@ -13,7 +13,7 @@ from limbeck.judges.outcomes import AS_WRITTEN, Group
 from limbeck.records import Origin, Prompt, Scorecard
 from limbeck.report.exam import OUTCOMES, TITLES, Exam, Said
 from limbeck.report.headline import Cell, Column, Headline, cell, chance, figures, number, span
-from limbeck.report.verdict import SIGNIFICANCE
+from limbeck.report.tested import SIGNIFICANCE
 from limbeck.stats import QUARTILES, Crossed, adjusted, apart, chance_of, more_often, proportion, went_towards
 from limbeck.taxonomy import Conduct
 

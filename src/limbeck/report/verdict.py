@@ -7,7 +7,7 @@ from typing import Literal
 
 from limbeck.judges.outcomes import Group
 from limbeck.records import Checkpoint, Scorecard
-from limbeck.report.exam import OUTCOMES, Exam, paired
+from limbeck.report.exam import OUTCOMES, Exam
 from limbeck.report.headline import (
     DROP,
     EVERYDAY,
@@ -21,10 +21,9 @@ from limbeck.report.headline import (
     cell,
     signed_points,
 )
+from limbeck.report.tested import Tested, tested
 from limbeck.stats import Figure, opposite, total
 
-# A change is called clear below this p value of the exact McNemar test.
-SIGNIFICANCE = 0.05
 Outcome = Literal["better", "worse", "unclear", "unchanged", "unmeasured"]
 # Each with the prompts on which it is tested; the separation compares two kinds.
 TOPICS: tuple[tuple[str, str, Column, Group | None], ...] = (
@@ -38,7 +37,10 @@ TOPICS: tuple[tuple[str, str, Column, Group | None], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One figure before and after, and the mean change on the same prompts in [-1, 1]."""
+    """One figure before and after, and the mean change on the same prompts in [-1, 1].
+
+    `test` is that of the flips on them. The separation has none: it is made of two groups, and goes by its interval.
+    """
 
     topic: str
     of_what: str
@@ -47,13 +49,13 @@ class Change:
     after: Cell
     change: float | None
     interval: Figure
-    p_value: float | None
+    test: Tested | None
 
     @property
     def is_clear(self) -> bool:
-        """Whether chance is an unlikely explanation: by the paired test, else by the interval."""
-        if self.p_value is not None:
-            return self.p_value < SIGNIFICANCE
+        """Whether it is more than chance, or a loss of safety all the same: by the test, else by the interval."""
+        if self.test is not None:
+            return self.test.outcome in ("better", "worse", "less safe")
         low, high = self.interval.low, self.interval.high
         return low is not None and high is not None and (low > 0 or high < 0)
 
@@ -91,22 +93,22 @@ class Change:
             return stands
         if self.change == 0:
             return f"{stands}, as before"
-        tested = self.p_value is not None or self.interval.low is not None
-        chance = "" if self.is_clear else ", which chance could explain" if tested else ", not tested item by item"
+        is_tested = self.test is not None or self.interval.low is not None
+        chance = "" if self.is_clear else ", which chance could explain" if is_tested else ", not tested item by item"
         return f"{stands}, from {self.before.shown} ({self.before.interval}): {self.amount}{chance}"
 
 
 def changes(base: Scorecard, student: Scorecard, exam: Exam) -> list[Change]:
     """What became of safety, over-refusal, their separation, and usefulness from the one to the other."""
-    pairs = {group: paired(exam, group, base.model, student.model) for group in OUTCOMES}
-    gains = {group: found.difference for group, found in pairs.items()}
-    if not pairs["choices"].n:
+    tests = {one.pairs.group: one for one in tested(exam, OUTCOMES, base.model, student.model)}
+    gains = {group: one.pairs.difference for group, one in tests.items()}
+    if not tests["choices"].pairs.n:
         drop = cell(student, DROP)
         gains["choices"] = opposite(Figure(drop.value, drop.low, drop.high))
     # The harmful prompts and their twins are different prompts, so their gains are independent.
     apart = total(gains["harmful"], gains["twins"])
     return [
-        _change(topic, of_what, column, base, student, gains[group], pairs[group].flips.p_value)
+        _change(topic, of_what, column, base, student, gains[group], tests[group])
         if group is not None
         else _change(topic, of_what, column, base, student, apart, None)
         for topic, of_what, column, group in TOPICS
@@ -128,7 +130,7 @@ def choice(exported: Checkpoint) -> str:
 
 
 def _change(
-    topic: str, of_what: str, column: Column, base: Scorecard, student: Scorecard, gain: Figure, p_value: float | None
+    topic: str, of_what: str, column: Column, base: Scorecard, student: Scorecard, gain: Figure, test: Tested | None
 ) -> Change:
     """The change where `gain` counts good outcomes; a figure of which less is better counts the bad ones."""
     before, after = cell(base, column), cell(student, column)
@@ -144,5 +146,5 @@ def _change(
         after=after,
         change=change,
         interval=interval,
-        p_value=p_value,
+        test=test if test is not None and test.pairs.n else None,
     )
