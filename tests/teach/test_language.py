@@ -20,8 +20,8 @@ ENGLISH = "Put it into boiling water for five minutes, and then hold it under th
 GERMAN = "Lege das Ei für fünf Minuten in kochendes Wasser, und dann halte es kurz unter kaltes Wasser, wenn du magst."
 CHINESE = "把鸡蛋放进开水里煮五分钟，然后用冷水冲一下，这样蛋黄就是软的。"
 ADVICE = (
-    "and those that the judges accept are learnt; have the teacher keep to the prompt's language, or name a judge in "
-    "teach.until and judges that rejects such replies (docs/teachers.md)"
+    "and those that the judges accept are learnt; ask the teacher for the prompt's language in a policy, or name a "
+    "judge in teach.until and judges that rejects them (docs/teachers.md)"
 )
 
 

@@ -30,6 +30,6 @@ def telling_languages(drawn: Iterable[Candidate], *, say: Callable[[str], None])
         ]
         say(
             f"language: {', '.join(counts)} are in another language than their prompts, and those that the judges "
-            "accept are learnt; have the teacher keep to the prompt's language, or name a judge in teach.until and "
-            "judges that rejects such replies (docs/teachers.md)"
+            "accept are learnt; ask the teacher for the prompt's language in a policy, or name a judge in teach.until "
+            "and judges that rejects them (docs/teachers.md)"
         )
