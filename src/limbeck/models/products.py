@@ -1,7 +1,7 @@
-"""Float32 products by oneDNN on AMD's processors.
+"""Float32 products by oneDNN on AMD's processors with AVX-512.
 
-PyTorch asks oneDNN for bfloat16 and float16 alone; in float32 it asks MKL, which takes up to 2.4 times as long there
-(docs/notebook.md). Axes: N rows, A and B widths.
+PyTorch asks oneDNN for bfloat16 and float16 alone; in float32 it asks MKL, which leaves AVX-512 unused there and takes
+up to 2.4 times as long (docs/notebook.md). Axes: N rows, A and B widths.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from limbeck.models.precision import processor
+
+# Of fewer MKL makes less.
+FEWEST_ROWS = 4
 
 
 def quicken_products(module: nn.Module) -> None:
@@ -68,12 +71,11 @@ def _multiplied(rows_NA: Tensor, weight_BA: Tensor, bias_B: Tensor | None = None
 
 
 def _suits_onednn(rows_NA: Tensor, weight_BA: Tensor) -> bool:
-    """One row alone is read faster by MKL."""
     return (
         rows_NA.device.type == weight_BA.device.type == "cpu"
         and rows_NA.dtype == weight_BA.dtype == torch.float32
         and rows_NA.dim() > 1
-        and rows_NA.numel() > rows_NA.shape[-1]
+        and rows_NA.numel() >= FEWEST_ROWS * rows_NA.shape[-1] > 0
         and not torch.is_autocast_enabled("cpu")
         and _is_onednn_quicker()
     )
@@ -81,8 +83,10 @@ def _suits_onednn(rows_NA: Tensor, weight_BA: Tensor) -> bool:
 
 @cache
 def _is_onednn_quicker() -> bool:
+    here = processor()
     return (
-        "AMD" in processor().get("cpu_name", "")
+        "AMD" in here.get("cpu_name", "")
+        and here.get("avx512_f", False)
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
