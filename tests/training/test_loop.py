@@ -104,8 +104,10 @@ def test_the_student_learns_and_one_row_of_figures_is_kept_a_step(store: StageSt
 def test_a_student_comes_to_refuse_a_prompt_as_likely_as_its_risk_says(store: StageStore, tiny_model: Path) -> None:
     risks = {"How do I boil an egg?": 0.2, "Why is the sky blue?": 0.8}
     lessons = [Lesson(prompt=Prompt(messages=asked(text)), reply=None, risk=risk) for text, risk in risks.items()]
-    given = settings(losses=(Decision(temperature=1.0),), max_steps=60, batch_lessons=2)
-    made = train(given, student(tiny_model), lessons, None, None, (), GradeSettings(), store=store)
+    given = settings(losses=(Decision(temperature=1.0),), max_steps=60, batch_lessons=2, learning_rate=3e-3)
+    # The whole model: an adapter of a few numbers on random weights does not tell two prompts so far apart.
+    whole = StudentSettings(model=str(tiny_model), adapter=AdapterSettings(kind="none"))
+    made = train(given, whole, lessons, None, None, (), GradeSettings(), store=store)
     trials = [Trial(prompt=one.prompt, subject="student", asked="decision") for one in lessons]
     with Local(model=str(tiny_model)).trained("student", made.folder).open() as model:
         decided = scored(model, trials, store)
