@@ -103,7 +103,7 @@ class PrivilegedContext(ModelSpec):
     examples: Examples = ()
     think: bool = False
     dtype: Precision = "float32"
-    batch_tokens: int = Field(default=16384, ge=1)
+    batch_tokens: int = Field(default=8192, ge=1)
     offers: ClassVar[frozenset[str]] = frozenset({"replies", "scores", "distribution", "whole distribution"})
     shareable: ClassVar[bool] = True
 

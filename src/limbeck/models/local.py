@@ -55,7 +55,7 @@ class Local(ModelSpec):
     adapter: Path | None = None
     strength: float = Field(default=1.0, ge=0, le=STRONGEST)
     dtype: Precision = "float32"
-    batch_tokens: int = Field(default=16384, ge=1)
+    batch_tokens: int = Field(default=8192, ge=1)
     offers: ClassVar[frozenset[str]] = frozenset({"replies", "scores", "distribution", "whole distribution"})
     shareable: ClassVar[bool] = True
 

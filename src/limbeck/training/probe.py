@@ -134,7 +134,7 @@ class Probe:
             identity="",
             weights=learner.model.get_base_model(),
             tokenizer=learner.tokenizer,
-            batch_tokens=16384,
+            batch_tokens=8192,
             reasoning=learner.reasoning,
         )
         training = learner.model.training
