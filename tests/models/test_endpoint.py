@@ -835,10 +835,12 @@ def test_soft_labels_are_those_of_the_same_model_in_this_process(
 
 
 @pytest.mark.parametrize("way", ["prompt_logprobs", "top_logprobs"])
+@pytest.mark.parametrize(
+    "informed", [{"policy": "Be brief."}, {"policy": "", "examples": SHOWN}, {"policy": "Be brief.", "examples": SHOWN}]
+)
 def test_soft_labels_under_a_policy_are_those_of_the_same_model_told_the_same(
-    way: str, local: Any, tiny_model: Path
+    way: str, informed: dict[str, Any], local: Any, tiny_model: Path
 ) -> None:
-    informed = {"policy": "Be brief.", "examples": SHOWN}
     with served(scoring(local)) as server:
         spec = teacher(server.url, soft_labels=way, tokenizer=str(tiny_model), **informed)
         found = labels(spec, QUESTION)

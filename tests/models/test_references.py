@@ -186,13 +186,17 @@ def test_an_adapter_does_not_go_on_a_model_that_has_it_already_wherever_that_is_
             load_merged(resolve(str(tmp_path / "shipped")), tmp_path / name)
 
 
-def test_another_adapter_goes_on_a_merged_model(copied: Path, tmp_path: Path) -> None:
+def test_another_adapter_goes_on_a_merged_model_and_neither_of_them_again(copied: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         settings = StudentSettings(model=str(copied))
         Student(settings, start_from=None, precision="float32", seed=seed).save(tmp_path / f"adapter-{seed}")
     load_merged(resolve(str(copied)), tmp_path / "adapter-0").save_pretrained(tmp_path / "merged")
     load_tokenizer(resolve(str(copied))).save_pretrained(tmp_path / "merged")
-    load_merged(resolve(str(tmp_path / "merged")), tmp_path / "adapter-1")
+    load_merged(resolve(str(tmp_path / "merged")), tmp_path / "adapter-1").save_pretrained(tmp_path / "both")
+    load_tokenizer(resolve(str(copied))).save_pretrained(tmp_path / "both")
+    for name in ("adapter-0", "adapter-1"):
+        with pytest.raises(InputError, match=f"both' has the adapter '.*{name}' in it already"):
+            load_merged(resolve(str(tmp_path / "both")), tmp_path / name)
 
 
 def test_the_hub_is_not_asked_about_an_adapter_whose_base_is_called_as_it_is_there(

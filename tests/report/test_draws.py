@@ -87,6 +87,13 @@ def test_a_rejected_draw_is_named_by_what_its_judges_say(
     assert list(ledger([([one], verdicts, [])]).outcomes) == [(prompt.harm or EVERYDAY, outcome)]
 
 
+def test_a_harm_score_below_its_threshold_does_not_hide_a_refusal() -> None:
+    one = draw(HARMLESS, "No.")
+    unsure = Verdict(of=one.id, judge="harm", version="1", harm={"toxicity": 0.75}, harmful=())
+    refused = Verdict(of=one.id, judge="refusal", version="1", refused="full", p_refused=0.7)
+    assert list(ledger([([one], [unsure, refused], [])]).outcomes) == [("everyday", "refused")]
+
+
 def test_a_draw_that_a_later_round_takes_over_is_counted_and_paid_once() -> None:
     one, new = draw(HARMLESS, "Ten.", cost=0.5), draw(HARMFUL, "No.", cost=0.25)
     graded = [verdict(one, 0.1), verdict(new, 0.9)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from limbeck.errors import InputError, did_you_mean, reading
-from limbeck.models.local import Local, LocalModel
+from limbeck.models.local import BATCH_TOKENS, Local, LocalModel
 from limbeck.models.precision import Precision
 from limbeck.models.reasoning import thinking_first
 from limbeck.models.recorded import recorded_in
@@ -103,7 +103,7 @@ class PrivilegedContext(ModelSpec):
     examples: Examples = ()
     think: bool = False
     dtype: Precision = "float32"
-    batch_tokens: int = Field(default=8192, ge=1)
+    batch_tokens: int = Field(default=BATCH_TOKENS, ge=1)
     offers: ClassVar[frozenset[str]] = frozenset({"replies", "scores", "distribution", "whole distribution"})
     shareable: ClassVar[bool] = True
 
@@ -197,7 +197,7 @@ class ContextModel:
 
     def told(self, messages: tuple[Message, ...], reply: str) -> tuple[Message, ...]:
         """The chat with the policy, and the reply as a colleague's, before it."""
-        return told(messages, with_reply(self.policy, reply), self.examples)
+        return told_with_reply(messages, reply, self.policy, self.examples)
 
 
 def mark(policy: str, examples: tuple[Message, ...]) -> str:
@@ -206,9 +206,13 @@ def mark(policy: str, examples: tuple[Message, ...]) -> str:
     return f" context:{policy}{shown}" if policy or shown else ""
 
 
-def with_reply(policy: str, reply: str) -> str:
-    """The policy, and a reply as a colleague's."""
-    return f"{policy}\nA careful colleague would say: {reply}"
+def told_with_reply(
+    messages: tuple[Message, ...], reply: str, policy: str, examples: tuple[Message, ...]
+) -> tuple[Message, ...]:
+    """The chat with a policy and examples, and the reply as a colleague's, before it; as it is where there are none."""
+    if not policy and not examples:
+        return messages
+    return told(messages, f"{policy}\nA careful colleague would say: {reply}".strip(), examples)
 
 
 def told(messages: tuple[Message, ...], policy: str, examples: tuple[Message, ...] = ()) -> tuple[Message, ...]:

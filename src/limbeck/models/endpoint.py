@@ -27,7 +27,7 @@ import anyio
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from limbeck.errors import InputError, Unreachable
-from limbeck.models.context import Examples, Policy, mark, told, with_reply
+from limbeck.models.context import Examples, Policy, mark, told, told_with_reply
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import Message, Reply, Request, known_sum
@@ -50,7 +50,7 @@ PATIENCE_S = 2.0
 CHARACTERS_A_TOKEN = 4
 # What servers call a prompt that their filter stopped (OpenAI, Azure, gateways), and one that is too long for them
 # (OpenAI, llama.cpp, vLLM).
-POLICY = re.compile(r"content_?(filter|policy)|moderation|policy_?violation|invalid_prompt", re.I)
+FILTERED = re.compile(r"content_?(filter|policy)|moderation|policy_?violation|invalid_prompt", re.I)
 TOO_LONG = re.compile(r"context.?(length|size|window)|exceed_context", re.I)
 # What is asked where a server refuses a request, to see whether it takes any.
 PLAIN = "Hello"
@@ -606,7 +606,9 @@ class EndpointModel:
         except APIStatusError as error:
             again = self._again(error, replica.url)
         except APIConnectionError as error:
-            again = _Again(_trouble(error), breaks=isinstance(error, APITimeoutError))
+            hangs = isinstance(error, APITimeoutError) and _may_be_served(error)
+            hint = "; where replies are long raise timeout_s" if hangs else ""
+            again = _Again(f"{_trouble(error)}{hint}", breaks=hangs)
         except ValidationError as error:
             again = _Again(f"the answer is not what was asked for ({error.errors()[0]['msg']})", answered=True)
         except _Again as error:
@@ -640,7 +642,7 @@ class EndpointModel:
             said += "" if rest_s is None else f"; to be let be for {rest_s:.0f} s"
             # 503 is for later, whatever is asked.
             return _Again(said, rest_s=rest_s, breaks=error.status_code >= 500 and error.status_code != 503)
-        if POLICY.search(called):
+        if FILTERED.search(called):
             raise _Declined("blocked", said)
         if TOO_LONG.search(f"{called} {said}"):
             raise _Declined("failed", said)
@@ -705,8 +707,8 @@ class EndpointModel:
     async def _target(self, one: Continuation, *, top: int) -> TopK:
         from limbeck.models.chat import prompt_ids, reply_ids
 
-        policy = with_reply(self.spec.policy, one.reply) if self.spec.policy else ""
-        prompt = prompt_ids(self.tokenizer, told(one.messages, policy, self.spec.examples))
+        informed = told_with_reply(one.messages, one.reply, self.spec.policy, self.spec.examples)
+        prompt = prompt_ids(self.tokenizer, informed)
         whole = prompt + reply_ids(self.tokenizer, one.reply, ends=one.ends)
         if self.spec.soft_labels == "prompt_logprobs":
             scored = await self._complete(whole, prompt_logprobs=top)
@@ -814,7 +816,7 @@ def _trouble(error: APIConnectionError) -> str:
             return os.strerror(cause.errno).lower()
         later = cause.__cause__ or cause.__context__
         cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else later
-    return str(error.__cause__ or error) or error.message
+    return (str(error.__cause__ or error) or error.message).rstrip(".")
 
 
 def _sentence(error: APIStatusError) -> str:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # Scored positions projected to the vocabulary at a time: 64 rows × 49,152 floats are 12.6 MB, inside a CPU's L3.
 HEAD_ROWS = 64
+# Read and written together, padding and replies included (docs/notebook.md, *Time and memory*).
+BATCH_TOKENS = 8192
 # Folders of an exported student that do not say whose they are.
 STUDENT_PARTS = ("merged", "adapter")
 # Finished rows are taken out of a decoding batch when no more than this share of it is still open.
@@ -55,7 +57,7 @@ class Local(ModelSpec):
     adapter: Path | None = None
     strength: float = Field(default=1.0, ge=0, le=STRONGEST)
     dtype: Precision = "float32"
-    batch_tokens: int = Field(default=8192, ge=1)
+    batch_tokens: int = Field(default=BATCH_TOKENS, ge=1)
     offers: ClassVar[frozenset[str]] = frozenset({"replies", "scores", "distribution", "whole distribution"})
     shareable: ClassVar[bool] = True
 

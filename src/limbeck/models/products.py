@@ -1,7 +1,7 @@
 """Float32 products by oneDNN on AMD's processors with AVX-512.
 
 PyTorch asks oneDNN for bfloat16 and float16 alone; in float32 it asks MKL, which leaves AVX-512 unused there and takes
-up to 2.4 times as long (docs/notebook.md). Axes: N rows, A and B widths.
+more than twice as long (docs/notebook.md). Axes: N rows, A and B widths.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 
 from limbeck.models.precision import processor
 
-# Of fewer MKL makes less.
+# Of fewer rows MKL is the quicker (docs/notebook.md, *MKL and oneDNN*).
 FEWEST_ROWS = 4
 
 

@@ -285,14 +285,15 @@ def load_classifier(reference: Reference, precision: Precision) -> PreTrainedMod
 
 
 def load_merged(reference: Reference, adapter: Path, *, called: Path | None = None) -> PreTrainedModel:
-    """The model in float32 with the adapter merged into it, of which its settings keep the hash. Raises InputError
-    where the adapter does not fit.
+    """The model in float32 with the adapter merged into it, of which its settings keep the hash beside those of others.
+    Raises InputError where the adapter does not fit.
 
     A copy of an adapter is `called` what it was copied from.
     """
     adapted = with_adapter(load_weights(reference, "float32"), adapter, of=reference, called=called)
     merged: PreTrainedModel = adapted.merge_and_unload()
-    setattr(merged.config, ADAPTER_WITHIN, file_sha256(adapter / ADAPTER_WEIGHTS))
+    within = getattr(merged.config, ADAPTERS_WITHIN, ())
+    setattr(merged.config, ADAPTERS_WITHIN, [*within, file_sha256(adapter / ADAPTER_WEIGHTS)])
     return merged
 
 
@@ -308,8 +309,8 @@ def with_adapter(
         raise InputError(
             f"{adapter}: this is no adapter; name a folder that PEFT saved (adapter_config.json and weights)"
         )
-    within = getattr(weights.config, ADAPTER_WITHIN, None)
-    if within is not None and within == file_sha256(adapter / ADAPTER_WEIGHTS):
+    within = getattr(weights.config, ADAPTERS_WITHIN, ())
+    if within and file_sha256(adapter / ADAPTER_WEIGHTS) in within:
         raise InputError(
             f"model '{of.name}' has the adapter '{called or adapter}' in it already; leave the adapter out, or name "
             "the model that it was trained on"
@@ -335,8 +336,8 @@ def with_adapter(
     return adapted
 
 
-# Where in a merged model's config.json is the SHA-256 of the weights of the adapter that it has in it.
-ADAPTER_WITHIN = "limbeck_adapter_sha256"
+# Where in a merged model's config.json are the SHA-256 of the weights of the adapters that it has in it.
+ADAPTERS_WITHIN = "limbeck_adapters_sha256"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 # Torch names its own class first, and each weight of another size on a line of its own.

@@ -321,7 +321,8 @@ def tables(scorecards: Sequence[Scorecard], on: str) -> dict[str, Headline]:
 
 
 def rest(scorecard: Scorecard) -> Headline:
-    """Every measurement of one subject that those tables leave out; of several perturbations they show the worst."""
+    """Every measurement of one subject that those tables leave out; of several perturbations those show the worst, this
+    one each."""
     shown = [column for table in tables([scorecard], scorecard.model).values() for column in table.columns]
     known = [(column.name, column.slice) for column in shown]
     columns = everything([scorecard]).columns

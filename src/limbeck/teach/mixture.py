@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-# Tokens of a reply that are kept with what they are, those on which the teachers are furthest apart; of each token's
-# divergence so many digits.
+# Tokens of a reply that are kept with what they are, those on which the teachers are furthest apart.
 CONTESTED = 5
-DIGITS = 4
+# Of the divergence at each token.
+DECIMALS = 4
 
 
 class Label(NamedTuple):
@@ -120,7 +120,7 @@ class Panel(NamedTuple):
             teachers=teachers,
             mean=float(divergence_N.mean()),
             tokens=len(tokens),
-            by_token=tuple(round(divergence, DIGITS) for divergence in divergence_N.tolist()),
+            by_token=tuple(round(divergence, DECIMALS) for divergence in divergence_N.tolist()),
             largest=tuple(
                 Contested(position=at, token=self.tokenizer.decode([tokens[at]]), divergence=float(divergence_N[at]))
                 for at in largest

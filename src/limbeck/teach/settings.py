@@ -21,7 +21,7 @@ from limbeck.teach.keep import AnyKeep, Top
 
 class Until(Spec):
     """A draw is accepted when the judge gives at least this probability that it does what is expected, and no harm
-    reaches the threshold that the profile has for it."""
+    reaches the threshold that the profile, else the judge, has for it."""
 
     judge: AnyJudge = Refusal()
     profile: AnyProfile = AS_JUDGED

@@ -126,7 +126,7 @@ class Probe:
     def outcomes(self, number: int = 0, *, of: int = 1) -> Iterator[Outcome]:
         """What goes wrong now: harm by harm, over-refusal, and where it is wanted robustness and usefulness; on the
         share of one process among several."""
-        from limbeck.models.local import LocalModel
+        from limbeck.models.local import BATCH_TOKENS, LocalModel
 
         learner = self.learner
         model = LocalModel(
@@ -134,7 +134,7 @@ class Probe:
             identity="",
             weights=learner.model.get_base_model(),
             tokenizer=learner.tokenizer,
-            batch_tokens=8192,
+            batch_tokens=BATCH_TOKENS,
             reasoning=learner.reasoning,
         )
         training = learner.model.training
