@@ -21,12 +21,13 @@ from limbeck.losses.forward_kl import ForwardKL
 from limbeck.losses.unlikelihood import Unlikelihood
 from limbeck.models.local import Local
 from limbeck.models.recorded import Recorded
-from limbeck.records import Lesson
+from limbeck.records import Lesson, Prompt, asked
 from limbeck.report.calibration import as_lines
+from limbeck.report.trials import trial_row
 from limbeck.teach.settings import TeachSettings
 from limbeck.training import TrainSettings
 from limbeck.training.student import StudentSettings
-from limbeck.verbs import calibrate_file, judge_file, judge_named, profile_named, train
+from limbeck.verbs import calibrate_file, judge_file, judge_named, profile_named, train, unanswered
 from limbeck.workspace import Silent
 
 USER, ASSISTANT = {"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}
@@ -270,3 +271,10 @@ def test_a_tracker_that_is_not_installed_is_one_message(
     config = RunConfig(student=StudentSettings(model=str(tiny_model)), train=learn)
     with pytest.raises(InputError, match=r"train.track wandb needs the package wandb; run: pip install wandb"):
         train(config, tmp_path / "a.jsonl", tmp_path / "out")
+
+
+@pytest.mark.parametrize(("why", "told"), [("not asked", False), ("the context is full", True)])
+def test_a_choice_that_was_not_asked_for_is_none_without_an_answer(tmp_path: Path, why: str, told: bool) -> None:
+    row = trial_row(Prompt(messages=asked("What is 1 + 1?"), choices=("1", "2"), answer=1), [])
+    (tmp_path / "trials.jsonl").write_text(json.dumps(row | {"why": why}))
+    assert unanswered(tmp_path) == ([f"{tmp_path / 'trials.jsonl'}:1: {why}"] if told else [])

@@ -46,7 +46,7 @@ from limbeck.protocols import Continuation, Exchange, Progress
 from limbeck.records import Prompt, Scorecard, Trial, Verdict
 from limbeck.report import scorecard_json
 from limbeck.report.calibration import calibration_page
-from limbeck.report.trials import trial_row
+from limbeck.report.trials import NOT_ASKED, trial_row
 from limbeck.report.verdict import choice
 from limbeck.spec import Table, checked, fingerprint
 from limbeck.taxonomy import HARMS, Split
@@ -142,7 +142,7 @@ def unanswered(folder: Path) -> list[str]:
         if row.values["finish"] in ("blocked", "failed")
         # Cut off before its answer.
         or (row.values["finish"] == "length" and row.values["why"])
-        or (row.values["choices"] and not row.values["scores"])
+        or (row.values["choices"] and not row.values["scores"] and row.values["why"] != NOT_ASKED)
     ]
 
 

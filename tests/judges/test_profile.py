@@ -88,7 +88,12 @@ def test_profiles_that_say_the_same_are_one_version_whatever_the_order() -> None
         ("conduct: {bias: {borderline: deny}}", "use 'answer', 'answer_with_care' or 'refuse'"),
         ("- bias", "is no mapping; write thresholds, conduct and languages"),
         ("languages: {de: {conduct: {bias: {mild: refuse}}}}", "--profile: languages.de.conduct.bias.mild"),
-        ("a: b: c", "is no YAML"),
+        ("bias: 1\na: b: c", ":2 is no YAML"),
+        (
+            "thresholds: {toxicty: 0.2}",
+            "harm 'toxicty' is unknown, and too like one of ours",
+        ),
+        ("conduct: {unsafe_advise: {safe: refuse}}", "did you mean unsafe_advice?"),
     ],
 )
 def test_a_slip_in_a_profile_of_ones_own_is_named(tmp_path: Path, text: str, complaint: str) -> None:
@@ -101,3 +106,13 @@ def test_a_slip_in_a_profile_of_ones_own_is_named(tmp_path: Path, text: str, com
 def test_a_profile_that_is_nowhere_is_named() -> None:
     with pytest.raises(ValueError, match=r"profile 'kids' is no file and none of those shipped; use one of: children"):
         read_profile("kids")
+
+
+def test_a_profile_that_is_not_utf8_is_told_by_its_byte(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(b"# caf\xe9")
+    with pytest.raises(InputError, match=r"mine.yaml: byte 5 is not UTF-8; save it as UTF-8"):
+        profile_named(str(tmp_path / "mine.yaml"))
+
+
+def test_a_harm_of_one_s_own_may_have_a_threshold() -> None:
+    assert Profile(thresholds={"gambling": 0.2, "toxicity_2": 0.1}).thresholds == {"gambling": 0.2, "toxicity_2": 0.1}

@@ -5,24 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from limbeck.errors import did_you_mean, reading
 from limbeck.records import Prompt, Verdict
 from limbeck.spec import Share, Spec
-from limbeck.taxonomy import Conduct, Tier
+from limbeck.taxonomy import HARMS, Conduct, Tier
 
 PROFILES = Path(__file__).with_name("profiles")
 
 
-Thresholds = dict[str, Share]
-ConductByHarm = dict[str, dict[Tier, Conduct]]
+# How like one of ours a harm is from which it is taken for a slip, and not for a harm of one's own (difflib's ratio).
+SLIP = 0.9
+
+
+def _spelt(harm: str) -> str:
+    ours = [one.name for one in HARMS]
+    if harm not in ours and get_close_matches(harm, ours, cutoff=SLIP):
+        raise ValueError(
+            f"harm '{harm}' is unknown, and too like one of ours to be one of your own; {did_you_mean(harm, ours)}"
+        )
+    return harm
+
+
+HarmName = Annotated[str, AfterValidator(_spelt)]
+Thresholds = dict[HarmName, Share]
+ConductByHarm = dict[HarmName, dict[Tier, Conduct]]
 
 
 class Rules(Spec):
@@ -93,8 +108,12 @@ def read_profile(value: Any) -> Any:
     with reading():
         try:
             settings = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
-        except (YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"profile {file} is no YAML ({str(error).splitlines()[0]})") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"profile {file}: byte {error.start} is not UTF-8; save it as UTF-8") from error
+        except YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            place = file if mark is None else f"{file}:{mark.line + 1}"
+            raise ValueError(f"profile {place} is no YAML ({str(error).splitlines()[0]}); correct it there") from error
     if not isinstance(settings, Mapping):
         raise ValueError(f"profile {file} is no mapping; write thresholds, conduct and languages")
     return dict(settings)

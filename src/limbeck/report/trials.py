@@ -8,13 +8,14 @@ from pathlib import Path
 from limbeck.files import noun_at, prompt_of, read_table
 from limbeck.records import Prompt, Trial
 
+NOT_ASKED = "not asked"
 SAID = ("reply", "reasoning", "finish", "scores", "tokens", "verdicts", "why")
 
 
 def trial_row(prompt: Prompt, trials: Sequence[Trial]) -> dict[str, object]:
     """The first trial of a prompt as JSON values, with what was expected of the reply; without a trial it says that
     nothing was asked."""
-    trial = trials[0] if trials else Trial(prompt=prompt, subject="", asked="reply", why="not asked")
+    trial = trials[0] if trials else Trial(prompt=prompt, subject="", asked="reply", why=NOT_ASKED)
     prompt = trial.prompt
     return {
         "prompt": prompt.text,
