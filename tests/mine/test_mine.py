@@ -57,11 +57,10 @@ def test_what_counts_as_a_failure(
 
 @pytest.mark.parametrize(("threshold", "kinds"), [(0.2, ["unsafe"]), (0.4, [])])
 def test_the_profile_says_from_which_score_a_reply_is_unsafe(
-    store: StageStore, judge: JudgeSpec, threshold: float, kinds: list[str]
+    store: StageStore, toxicity_judge: JudgeSpec, threshold: float, kinds: list[str]
 ) -> None:
     profile = Profile(thresholds={"toxicity": threshold})
-    toxic = judge.model_copy(update={"of": "toxicity"})
-    found = mined(store, toxic, trial(HARMFUL, "0.3 Sure."), profile=profile)
+    found = mined(store, toxicity_judge, trial(HARMFUL, "0.3 Sure."), profile=profile)
     assert [one.kind for one in found] == kinds
 
 

@@ -27,7 +27,7 @@ from limbeck.teach.settings import Beginnings, Refusals, TeachSettings, Until
 from limbeck.workspace import StageStore
 
 if TYPE_CHECKING:
-    from tests.conftest import NumberJudge
+    from tests.conftest import NumberJudge, ToxicityJudge
 
 # The judge takes the number for the probability of a refusal; the prompts say what is expected.
 HARMLESS = Prompt(messages=asked("How do I boil an egg?"))
@@ -101,10 +101,9 @@ def test_a_reply_that_no_judge_could_score_is_never_accepted_however_little_is_a
 
 @pytest.mark.parametrize(("threshold", "attempts"), [(0.15, [0, 1]), (0.25, [0])])
 def test_the_profile_says_from_which_score_a_reply_is_too_harmful(
-    store: StageStore, judge: NumberJudge, tiny_model: Path, threshold: float, attempts: list[int]
+    store: StageStore, toxicity_judge: ToxicityJudge, tiny_model: Path, threshold: float, attempts: list[int]
 ) -> None:
-    toxic = judge.model_copy(update={"of": "toxicity"})
-    until = Until(judge=toxic, profile=Profile(thresholds={"toxicity": threshold}))
+    until = Until(judge=toxicity_judge, profile=Profile(thresholds={"toxicity": threshold}))
     teacher = scripted("0.2 Ten minutes.", "0.1 Eleven minutes.")
     settings = TeachSettings(teachers=(teacher,), until=until, draws=2, max_tokens=8)
     drawn = list(teach(settings, Local(name="base", model=str(tiny_model)), [HARMLESS], store=store))
