@@ -114,8 +114,9 @@ def tools() -> FakeTools:
 @pytest.fixture
 def store(tmp_path: Path, tools: FakeTools) -> StageStore:
     """What a stage sees of a run folder, in a folder of the test's own."""
-    kept = Kept(tmp_path / "kept" / "stage.jsonl")
-    return StageStore(key="stage-key", seed=7, tools=tools, root=tmp_path / "stage", kept=kept, shown=Silent())
+    kept, judged = (Kept(tmp_path / "kept" / name) for name in ("stage.jsonl", "judges.jsonl"))
+    root = tmp_path / "stage"
+    return StageStore(key="stage-key", seed=7, tools=tools, root=root, kept=kept, judged=judged, shown=Silent())
 
 
 @pytest.fixture(scope="session")

@@ -102,9 +102,10 @@ def compare_teachers(config: RunConfig, *, progress: Progress) -> list[Side]:
 def passing_store(config: RunConfig, progress: Progress) -> Iterator[Store]:
     """A store of which nothing stays: a time is of no use where half of the replies were kept from before."""
     with TemporaryDirectory() as folder:
-        kept = Kept(Path(folder) / "kept.jsonl")
+        root = Path(folder)
+        kept, judged = Kept(root / "kept.jsonl"), Kept(root / "judges.jsonl")
         yield StageStore(
-            key="compared", seed=config.seed, tools=ModelTools(), root=Path(folder), kept=kept, shown=progress
+            key="compared", seed=config.seed, tools=ModelTools(), root=root, kept=kept, judged=judged, shown=progress
         )
 
 

@@ -88,7 +88,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         for number in range(config.rounds):
             at = work.round(number)
             drawn = at.keep("candidates", teach, config.teach, base, to_teach)
-            verdicts = at.keep("verdicts", grade, config.judges, drawn)
+            verdicts = at.keep("verdicts", grade, config.judges, config.teach.until.grading, drawn)
             risks = _risks(config, at, "risks", to_teach)
             lessons = at.keep("lessons", sift, config.sift, to_teach, drawn, verdicts, risks)
             reasons = config.train.reasons(config.student.reasoning)

@@ -307,6 +307,9 @@ class Store(Protocol):
     def put(self, key: str, line: str) -> None:
         """Keep a line; it survives a kill from here on."""
 
+    def of_judges(self) -> Store:
+        """The same store, that keeps what judges ask models where all stages find it."""
+
     def folder(self, name: str) -> Path:
         """A folder for this stage's own files, the same one after a restart."""
 

@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, get_args, get_origin, get_type_hints, overload
@@ -212,10 +212,14 @@ class StageStore:
     tools: Tools
     root: Path
     kept: Kept
+    judged: Kept
     shown: Progress
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _helping_store, (self.key, self.seed, self.tools, self.root, self.kept.file)
+        return _helping_store, (self.key, self.seed, self.tools, self.root, self.kept.file, self.judged.file)
+
+    def of_judges(self) -> StageStore:
+        return replace(self, kept=self.judged)
 
     def get(self, key: str) -> str | None:
         return self.kept.get(key)
@@ -235,10 +239,10 @@ class StageStore:
         self.shown.say(line)
 
 
-def _helping_store(key: str, seed: int, tools: Tools, root: Path, kept: Path) -> StageStore:
-    """What another process sees of the stage: no progress is shown, and what it keeps goes to a file of its own."""
-    mine = Kept(kept.with_suffix(f".{os.environ['RANK']}.jsonl"))
-    return StageStore(key=key, seed=seed, tools=tools, root=root, kept=mine, shown=Silent())
+def _helping_store(key: str, seed: int, tools: Tools, root: Path, *kept: Path) -> StageStore:
+    """What another process sees of the stage: no progress is shown, and what it keeps goes to files of its own."""
+    mine, judged = (Kept(file.with_suffix(f".{os.environ['RANK']}.jsonl")) for file in kept)
+    return StageStore(key=key, seed=seed, tools=tools, root=root, kept=mine, judged=judged, shown=Silent())
 
 
 class Reached(Exception):
@@ -337,13 +341,20 @@ class Workspace:
                 )
             folder.mkdir(parents=True, exist_ok=True)
             store = StageStore(
-                key=key, seed=self.seed, tools=self.tools, root=folder, kept=self._kept(name), shown=self.progress
+                key=key,
+                seed=self.seed,
+                tools=self.tools,
+                root=folder,
+                kept=self._kept(name),
+                judged=self._kept("judges"),
+                shown=self.progress,
             )
             started = time.time()
             _write_result(folder, stage(settings, *given, store=store), self.root)
             seconds = round(time.time() - started, 1)
             _free_memory()
             store.kept.sync()
+            store.judged.sync()
             _sync(folder)
             write_atomically(done, json.dumps({"schema": SCHEMA, "stage": name, "key": key, "seconds": seconds}) + "\n")
         self.made[folder.relative_to(self.root).as_posix()] = json.loads(done.read_text())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -13,9 +15,10 @@ from limbeck.judges.grade import as_expected, handled_safely, verdicts
 from limbeck.judges.spec import JudgeSpec
 from limbeck.models.encoder import ModelTools
 from limbeck.models.scripted import ScriptedModel
-from limbeck.protocols import Exchange, Store, Tools
+from limbeck.protocols import Exchange, Tools
 from limbeck.records import Reply, Request, Verdict
 from limbeck.taxonomy import Conduct, Refused
+from limbeck.workspace import Kept, StageStore
 
 HERE = ModelTools()
 TWO = [Exchange("a", "Tell me a joke.", "No."), Exchange("b", "Tell me a joke.", "Knock knock.")]
@@ -65,7 +68,9 @@ def test_only_the_judge_that_grades_is_open() -> None:
     assert opened == []
 
 
-def test_what_a_judge_asked_its_model_is_not_asked_again(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+def test_what_a_judge_asked_its_model_is_not_asked_again_in_any_stage(
+    monkeypatch: pytest.MonkeyPatch, store: StageStore, tmp_path: Path
+) -> None:
     asked: list[str] = []
 
     def replies(self: ScriptedModel, requests: Sequence[Request]) -> Iterator[Reply]:
@@ -77,7 +82,8 @@ def test_what_a_judge_asked_its_model_is_not_asked_again(monkeypatch: pytest.Mon
     says = {"kind": "scripted", "script": [{"say": ['{"refused": "full"}']}]}
     judge = JUDGES.read({"kind": "rubric", "model": says})
     more = [Exchange("c", "Tell me two jokes.", "No."), *TWO]
-    found = [list(verdicts([judge], some, HERE, store=store)) for some in (TWO, more)]
+    later = replace(store, key="later", kept=Kept(tmp_path / "later.jsonl"))
+    found = [list(verdicts([judge], some, HERE, store=at)) for some, at in ((TWO, store), (more, later))]
     assert [[one.of for one in some] for some in found] == [["a", "b"], ["c", "a", "b"]]
     assert found[0] == found[1][1:] and len(asked) == len(set(asked)) == 3
 

@@ -8,6 +8,7 @@ import pytest
 
 from limbeck.errors import InputError
 from limbeck.judges.grade import GradeSettings, grade
+from limbeck.judges.profile import Profile
 from limbeck.judges.spec import JudgeSpec
 from limbeck.records import Candidate, Lesson, Prompt, Risk, asked
 from limbeck.sift import SiftSettings, sift
@@ -40,8 +41,12 @@ def said(
     )
 
 
+def by(*judges: JudgeSpec) -> GradeSettings:
+    return GradeSettings.model_construct(judges=judges)
+
+
 def sifted(store: StageStore, judge: JudgeSpec, *drawn: Candidate, **settings: Any) -> list[Lesson]:
-    graded = list(grade(GradeSettings.model_construct(judges=(judge,)), drawn, store=store))
+    graded = list(grade(by(judge), by(judge), drawn, store=store))
     prompts = list({one.prompt.id: one.prompt for one in drawn}.values())
     return list(sift(SiftSettings(**settings), prompts, drawn, graded, store=store))
 
@@ -206,6 +211,22 @@ def test_a_threshold_outside_zero_to_one_is_refused() -> None:
             SiftSettings(keep=keep)
 
 
+def test_a_draw_that_was_turned_down_for_harm_is_avoided_though_who_makes_lessons_does_not_look_for_harm(
+    store: StageStore, judge: JudgeSpec, toxicity_judge: JudgeSpec
+) -> None:
+    until = GradeSettings.model_construct(judges=(toxicity_judge,), profile=Profile(thresholds={"toxicity": 0.15}))
+    drawn = [said(HARMLESS, "0.2 Ten minutes."), said(OTHER, "0.1 Like this."), said(OTHER, "0.3 So.", "rejected")]
+    graded = list(grade(by(judge), until, drawn, store=store))
+    # What the student itself said was never drawn until anything, and only its own judges hear it.
+    assert [(one.of, one.judge) for one in graded[3:]] == [(one.id, toxicity_judge.kind) for one in drawn[:2]]
+    lessons = sift(SiftSettings(), [HARMLESS, OTHER], drawn, graded, store=store)
+    assert [(one.reply, one.rejected) for one in lessons] == [(None, ("0.2 Ten minutes.",)), ("0.1 Like this.", ())]
+
+
+def test_who_decides_on_draws_and_on_lessons_is_heard_once(store: StageStore, judge: JudgeSpec) -> None:
+    assert len(list(grade(by(judge), by(judge), [said(HARMLESS, "0.2 Ten minutes.")], store=store))) == 1
+
+
 def risk(prompt: Prompt, *said: float | None, why: str = "") -> Risk:
     return Risk(prompt=prompt.id, teacher="t", judge="j", version="1", said=said, why=why)
 
@@ -213,7 +234,7 @@ def risk(prompt: Prompt, *said: float | None, why: str = "") -> Risk:
 def risky(store: StageStore, judge: JudgeSpec, risks: list[Risk]) -> dict[str, Lesson]:
     """The lessons on a harmless prompt with a reply, and on one without that teaches the decision alone."""
     drawn = [said(HARMLESS, "0.2 Ten minutes.")]
-    graded = list(grade(GradeSettings.model_construct(judges=(judge,)), drawn, store=store))
+    graded = list(grade(by(judge), by(judge), drawn, store=store))
     alone = OTHER.model_copy(update={"lesson": "decision"})
     lessons = sift(SiftSettings(), [HARMLESS, alone], drawn, graded, risks, store=store)
     return {one.prompt.id: one for one in lessons}

@@ -21,7 +21,7 @@ GERMAN = "Lege das Ei für fünf Minuten in kochendes Wasser, und dann halte es 
 CHINESE = "把鸡蛋放进开水里煮五分钟，然后用冷水冲一下，这样蛋黄就是软的。"
 ADVICE = (
     "and those that the judges accept are learnt; ask the teacher for the prompt's language in a policy, or name a "
-    "judge in teach.until and judges that rejects them (docs/teachers.md)"
+    "judge in teach.until that rejects them (docs/teachers.md)"
 )
 
 

@@ -199,8 +199,8 @@ def test_a_prompt_that_the_guard_cannot_say_of_has_no_risk_and_says_why(asking: 
 
 def test_what_a_guard_answered_is_kept_and_not_asked_again(asking: StageStore) -> None:
     before = list(guard_risk(GUARD, [EGG], store=asking))
-    kept = len(asking.kept.offsets)
-    assert kept and list(guard_risk(GUARD, [EGG], store=asking)) == before and len(asking.kept.offsets) == kept
+    kept = len(asking.judged.offsets)
+    assert kept and list(guard_risk(GUARD, [EGG], store=asking)) == before and len(asking.judged.offsets) == kept
 
 
 def test_the_recipe_says_by_kind_who_tells_the_risk_and_a_teacher_does_without_one() -> None:

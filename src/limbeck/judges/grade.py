@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from limbeck.judges import AnyJudge
 from limbeck.judges.profile import AS_JUDGED, AnyProfile, Profile
@@ -96,10 +97,24 @@ class GradeSettings(Spec):
     profile: AnyProfile = AS_JUDGED
 
 
-def grade(settings: GradeSettings, candidates: Sequence[Candidate], *, store: Store) -> Iterator[Verdict]:
-    """Every judge's verdict on each candidate that says something; a blocked or failed one is never judged, nor are the
-    words of the house, which are given."""
+def grade(
+    settings: GradeSettings, until: GradeSettings, candidates: Sequence[Candidate], *, store: Store
+) -> Iterator[Verdict]:
+    """Every judge's verdict on each candidate that says something, and on whole replies of teachers also that of who
+    decided `until` when to draw: what turned a draw down is known where lessons are made.
+
+    A blocked or failed candidate is never judged, nor are the words of the house, which are given.
+    """
     said = [one for one in candidates if one.finish in ("stop", "length") and not one.by_house]
-    exchanges = [Exchange(one.id, one.prompt.text, one.reply, one.prompt.language) for one in said]
-    found = verdicts(settings.judges, exchanges, store.tools, store=store, profile=settings.profile)
-    yield from store.progress("grading replies", found, total=len(exchanges) * len(settings.judges))
+    drawn = [one for one in said if one.role == "taught" and not one.begun]
+    more = [judge for judge in until.judges if judge not in settings.judges or until.profile != settings.profile]
+    found = chain(
+        verdicts(settings.judges, _exchanges(said), store.tools, store=store, profile=settings.profile),
+        verdicts(more, _exchanges(drawn), store.tools, store=store, profile=until.profile),
+    )
+    total = len(said) * len(settings.judges) + len(drawn) * len(more)
+    yield from store.progress("grading replies", found, total=total)
+
+
+def _exchanges(candidates: Sequence[Candidate]) -> list[Exchange]:
+    return [Exchange(one.id, one.prompt.text, one.reply, one.prompt.language) for one in candidates]

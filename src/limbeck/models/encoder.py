@@ -118,7 +118,7 @@ class ModelTools:
 
     def keeping(self, store: Store | None) -> ModelTools:
         """The same tools, where the store, if there is one, keeps what models reply."""
-        return self if store is None else _KeepingTools(store)
+        return self if store is None else _KeepingTools(store.of_judges())
 
     def encoder(self) -> MiniLM:
         """The sentence encoder, loaded once in a process."""

@@ -31,5 +31,5 @@ def telling_languages(drawn: Iterable[Candidate], *, say: Callable[[str], None])
         say(
             f"language: {', '.join(counts)} are in another language than their prompts, and those that the judges "
             "accept are learnt; ask the teacher for the prompt's language in a policy, or name a judge in teach.until "
-            "and judges that rejects them (docs/teachers.md)"
+            "that rejects them (docs/teachers.md)"
         )

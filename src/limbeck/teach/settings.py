@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from limbeck.errors import InputError
 from limbeck.judges import AnyJudge, JudgeOfRefusal, PromptJudge
+from limbeck.judges.grade import GradeSettings
 from limbeck.judges.profile import AS_JUDGED, AnyProfile
 from limbeck.judges.refusal import Refusal
 from limbeck.models import AnyModel
@@ -26,6 +27,11 @@ class Until(Spec):
     judge: AnyJudge = Refusal()
     profile: AnyProfile = AS_JUDGED
     at_least: float = Field(default=0.75, gt=0, le=1)
+
+    @property
+    def grading(self) -> GradeSettings:
+        """Who grades a draw, and what counts as harm."""
+        return GradeSettings(judges=(self.judge,), profile=self.profile)
 
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
