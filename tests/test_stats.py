@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 
@@ -296,6 +297,21 @@ def test_nothing_is_promised_on_too_few() -> None:
         fewest = fewest_positives(catch=catch, confidence=confidence)
         assert promised_threshold([0.9] * fewest, catch=catch, confidence=confidence) == 0.9
         assert promised_threshold([0.9] * (fewest - 1), catch=catch, confidence=confidence) is None
+
+
+def test_a_promise_allows_as_many_misses_as_the_exact_binomial_test() -> None:
+    # Of 100 with a tenth missed: P(<= 4) = 0.024, P(<= 5) = 0.058.
+    for missed, threshold in ((4, 0.8), (5, 0.1)):
+        scores = [0.1] * missed + [0.8] * (100 - missed)
+        assert promised_threshold(scores, catch=0.9, confidence=0.95) == threshold
+
+
+@pytest.mark.parametrize(("score", "items"), [(0.9, 28), (1.0, 40), (0.0, 40), (0.5, 0)])
+def test_a_promise_or_none_is_all_that_is_said(score: float, items: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        promised = promised_threshold([score] * items, catch=0.9, confidence=0.95)
+    assert promised == (score if items == 40 else None)
 
 
 def test_a_quantile_is_one_of_the_values_between_two_others() -> None:

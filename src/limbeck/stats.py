@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from math import ceil, isnan, log
@@ -191,17 +192,29 @@ def _kappa(kinds: np.ndarray) -> float | None:
 def promised_threshold(positives: Sequence[float], *, catch: float, confidence: float) -> float | None:
     """The highest threshold, in hundredths, at or above which a share `catch` of all positives scores, with confidence.
 
-    Learn then Test (Angelopoulos et al. 2021, arXiv:2110.01052) with a fixed sequence: from 0 upwards each threshold
-    is held to the exact binomial test, and the first that fails ends the search, so that many tests need no
+    MAPIE's Learn then Test (Angelopoulos et al. 2021, arXiv:2110.01052) with a fixed sequence: from 0 upwards each
+    threshold is held to the exact binomial test, and the first that fails ends the search, so that many tests need no
     correction. None where the positives are too few for any threshold.
     """
-    promised = None
-    for hundredth in range(101):
-        caught = sum(score >= hundredth / 100 for score in positives)
-        if not positives or binomtest(caught, len(positives), catch, alternative="greater").pvalue > 1 - confidence:
-            break
-        promised = hundredth / 100
-    return promised
+    # It brings scikit-learn, and only a calibration needs it.
+    from mapie.risk_control import BinaryClassificationController, BinaryRisk
+
+    # Of its own `recall` it tests ceil(n * (1 - caught / n)) misses, by rounding one too many at four n of ten.
+    missed = BinaryRisk(lambda truth, said: said == 0, lambda truth, said: truth == 1, higher_is_better=False)
+    control = BinaryClassificationController(
+        predict_function=lambda scores: np.column_stack((1 - scores, scores)),
+        risk=missed,
+        target_level=1 - catch,
+        confidence_level=confidence,
+        best_predict_param_choice=missed,
+        list_predict_params=np.arange(101) / 100,
+        fwer_method="fixed_sequence",
+    )
+    with warnings.catch_warnings():
+        # That no threshold is valid, or all are, is what it returns; scores of 0 and 1 alone are scores.
+        warnings.filterwarnings("ignore", category=UserWarning, module="mapie")
+        control.calibrate(np.asarray(positives, float), np.ones(len(positives)))
+    return max(control.valid_predict_params.tolist(), default=None)
 
 
 def fewest_positives(*, catch: float, confidence: float) -> int:
