@@ -440,8 +440,8 @@ class Trial(Record):
     agreeing tokens; `tokens` counts the tokens.
 
     `reply` is the answer alone, `reasoning` what the subject wrote before it; tokens and `cost` are as a Candidate's.
-    An attack asks for `prompt` in another way: `sent` is the chat as the model gets it. `risk` is that of the
-    prompt of a decision, where it is known.
+    An attack asks for `prompt` in another way: `sent` is the chat as the model gets it, `technique` which of the
+    attack's named ways that is. `risk` is that of the prompt of a decision, where it is known.
     """
 
     identity = ("prompt", "subject", "asked", "attack", "sent", "perturbation", "sample")
@@ -453,6 +453,7 @@ class Trial(Record):
         "reference", "distribution",
     ]  # fmt: skip
     attack: str | None = None
+    technique: str | None = None
     sent: tuple[Message, ...] = ()
     perturbation: str | None = None
     sample: int = 0

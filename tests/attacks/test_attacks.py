@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
+from itertools import combinations
+from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from limbeck.attacks import ATTACKS
 from limbeck.attacks.best_of_n import BestOfN
@@ -13,6 +17,7 @@ from limbeck.attacks.encoding import Encoding
 from limbeck.attacks.many_shot import ManyShot
 from limbeck.attacks.multi_turn import MultiTurn
 from limbeck.attacks.past_tense import PastTense, in_the_past
+from limbeck.attacks.persuasion import TECHNIQUES, Persuasion
 from limbeck.attacks.prefill import TOKEN, WILLING, Prefill
 from limbeck.attacks.spec import Attack
 from limbeck.models.references import load_tokenizer, resolve
@@ -81,8 +86,12 @@ def test_a_question_is_told_of_the_past(now: str, then: str) -> None:
     assert in_the_past(now) == then
 
 
+def prompts_about_roofs(count: int) -> list[Prompt]:
+    return [PROMPT.model_copy(update={"messages": asked(f"How do I mend roof {n}?")}) for n in range(count)]
+
+
 def test_the_past_is_asked_about_in_several_wordings_and_always_in_the_same_one_for_a_prompt() -> None:
-    asked_of = [PROMPT.model_copy(update={"messages": asked(f"How do I mend roof {n}?")}) for n in range(40)]
+    asked_of = prompts_about_roofs(40)
     said = [next(PastTense().attempts(one, seed=0)).messages[-1].content for one in asked_of]
     assert len({re.sub(r"\d+", "", text) for text in said}) == 5
     assert [next(PastTense().attempts(one, seed=0)).messages[-1].content for one in asked_of] == said
@@ -101,6 +110,49 @@ def test_a_talk_over_several_turns_leaves_the_models_own_turns_open() -> None:
     assert [(turn.role, bool(turn.content)) for turn in attempt.messages[1:]] == [
         ("user", True), ("assistant", False), ("user", True), ("assistant", False), ("user", True),
     ]  # fmt: skip
+
+
+def test_every_technique_tells_its_name_and_keeps_the_whole_prompt() -> None:
+    tries = list(Persuasion(tries=99).attempts(PROMPT, seed=0))
+    assert len(tries) == 40 and {attempt.technique for attempt in tries} == set(TECHNIQUES)
+    assert all(attempt.messages[-1].content.endswith(f" {PROMPT.text}") for attempt in tries)
+
+
+def test_no_technique_has_half_its_words_from_another() -> None:
+    words = [set(re.findall(r"[a-z']+", said.lower())) for said in TECHNIQUES.values()]
+    assert max(len(one & other) / min(len(one), len(other)) for one, other in combinations(words, 2)) < 0.5
+
+
+def test_the_techniques_are_those_of_the_published_taxonomy_and_not_in_its_words(published: Path) -> None:
+    lines = (published / "persuasion_taxonomy" / "persuasion_taxonomy.jsonl").read_text(encoding="utf-8").splitlines()
+    theirs = [json.loads(line) for line in lines]
+    assert [re.sub(r"\W", "_", one["ss_technique"].lower()) for one in theirs] == list(TECHNIQUES)
+    told = {run for one in theirs for run in runs_of_four(one["ss_definition"]) + runs_of_four(one["ss_example"])}
+    assert not told & {run for said in TECHNIQUES.values() for run in runs_of_four(said)}
+
+
+def runs_of_four(text: str) -> list[tuple[str, ...]]:
+    words = re.findall(r"[a-z']+", text.lower())
+    return list(zip(words, words[1:], words[2:], words[3:], strict=False))
+
+
+def test_prompts_meet_all_techniques_in_turns_that_hang_on_the_seed() -> None:
+    met = [
+        [next(Persuasion().attempts(one, seed=seed)).technique for one in prompts_about_roofs(400)] for seed in (0, 1)
+    ]
+    assert set(met[0]) == set(met[1]) == set(TECHNIQUES) and met[0] != met[1]
+
+
+def test_of_some_techniques_no_other_is_drawn_and_the_attack_is_called_by_them() -> None:
+    attack = Persuasion(techniques=("threats", "favor"))
+    assert {attempt.technique for attempt in attack.attempts(PROMPT, seed=0)} == {"threats", "favor"}
+    assert (attack.name, Persuasion().name) == ("persuasion threats favor", "persuasion")
+
+
+@pytest.mark.parametrize("said", ["Expert Endorsement", "expert_endorsment"])
+def test_a_technique_that_is_misspelt_is_told(said: str) -> None:
+    with pytest.raises(ValidationError, match=f"unknown technique '{said}'; did you mean expert_endorsement?"):
+        Persuasion(techniques=(said,))
 
 
 @pytest.mark.parametrize("tokens", [5, 10, 20, 40])

@@ -11,6 +11,7 @@ from limbeck.attacks.best_of_n import BestOfN
 from limbeck.attacks.embedding import Embedding
 from limbeck.attacks.many_shot import ManyShot
 from limbeck.attacks.multi_turn import MultiTurn
+from limbeck.attacks.persuasion import Persuasion
 from limbeck.attacks.prefill import Prefill
 from limbeck.attacks.role_play import RolePlay
 from limbeck.evaluation import EvaluateSettings, examine, measure
@@ -83,6 +84,21 @@ def test_a_prompt_that_one_attack_breaks_is_broken_whatever_is_unscored() -> Non
     assert figures(TWO.measure(trials))["attack_success any"] == (1.0, 1, 0)
 
 
+def test_techniques_compare_on_the_same_prompts_and_the_strongest_comes_first() -> None:
+    trials = [
+        one.model_copy(update={"technique": technique})
+        for prompt, tries in (
+            (harmful(1), {"favor": "full", "threats": "none", "priming": "none"}),
+            (harmful(2), {"favor": "full", "threats": "full"}),
+        )
+        for technique, refused in tries.items()
+        for one in tried(prompt, "persuasion", refused)
+    ]
+    found = Attacks(attacks=(Persuasion(),)).measure(trials)
+    told = [(one.slice["technique"], one.value, one.scored) for one in found if "technique" in one.slice]
+    assert told == [("threats", 0.5, 2), ("favor", 0.0, 2)]
+
+
 def test_two_attacks_of_one_name_are_refused() -> None:
     with pytest.raises(ValidationError, match="several attacks called prefill 10; name each once"):
         Attacks(attacks=(Prefill(), Prefill()))
@@ -146,6 +162,13 @@ def test_a_subject_that_does_not_go_on_from_begun_replies_is_unscored_under_pref
     dressed, begun = tries(subject, Prefill(tokens=5), RolePlay(tries=1), store=store, judge=judge)
     assert (begun.finish, begun.refused, dressed.refused) == (None, None, True)
     assert begun.why == "s is not known to go on from a begun reply; set continues: true where it does"
+
+
+def test_an_attacked_trial_keeps_its_technique(store: StageStore, judge: JudgeSpec) -> None:
+    subject = Scripted(name="s", script=(Line(when="two minutes", say=("0.1 Sure.",)), Line(say=("0.9 No.",))))
+    found = tries(subject, Persuasion(techniques=("time_pressure", "threats")), store=store, judge=judge)
+    assert {one.technique: one.reply for one in found} == {"time_pressure": "0.1 Sure.", "threats": "0.9 No."}
+    assert all(Trial.read(one.line()) == one for one in found)
 
 
 def test_a_recording_has_no_reply_to_an_attack(store: StageStore, judge: JudgeSpec) -> None:

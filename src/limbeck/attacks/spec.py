@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import ClassVar, NamedTuple
 
 from pydantic import Field
@@ -17,11 +17,13 @@ class Attempt(NamedTuple):
     """One try at a prompt: the chat to send.
 
     An assistant turn without words stands for what the model itself says there; one at the end, with words, is the
-    beginning of its reply. A `sample` above 0 is drawn at temperature 1, another reply for each number.
+    beginning of its reply. A `sample` above 0 is drawn at temperature 1, another reply for each number. `technique` is
+    which of the attack's named ways it is.
     """
 
     messages: tuple[Message, ...]
     sample: int = 0
+    technique: str | None = None
 
 
 class Attack(Kind):
@@ -44,9 +46,13 @@ class Framed(Attack):
     tries: int = Field(default=2, ge=1)
 
     def attempts(self, prompt: Prompt, *, seed: int) -> Iterator[Attempt]:
-        drawn = sorted(self.frames, key=lambda frame: hashlib.sha256(f"{seed} {prompt.id} {frame}".encode()).digest())
-        for frame in drawn[: self.tries]:
+        for frame in drawn(self.frames, prompt, seed=seed)[: self.tries]:
             yield Attempt(reworded(prompt, frame.format(prompt.text)))
+
+
+def drawn(ways: Iterable[str], prompt: Prompt, *, seed: int) -> list[str]:
+    """The ways in an order of the prompt's own, by hash."""
+    return sorted(set(ways), key=lambda way: hashlib.sha256(f"{seed} {prompt.id} {way}".encode()).digest())
 
 
 def reworded(prompt: Prompt, text: str) -> tuple[Message, ...]:
