@@ -68,7 +68,7 @@ def slowly(settings: Words, *, store: Store) -> Iterator[Prompt]:
             calls.append(word)
             if word == "die" and calls.count("die") == 1:
                 raise KeyboardInterrupt
-            store.put(word, word)
+            store.put({word: word})
         yield Prompt(messages=asked(store.get(word) or ""))
 
 
@@ -185,8 +185,8 @@ def test_a_stage_that_died_goes_on_with_what_it_kept(tmp_path: Path, tools: Any)
 
 def test_what_was_put_is_there_for_the_next_process(tmp_path: Path) -> None:
     kept = Kept(tmp_path / "kept.jsonl")
-    kept.put("a", "first line")
-    kept.put("b", "ünïcode and  two spaces")
+    kept.put({"a": "first line"})
+    kept.put({"b": "ünïcode and  two spaces"})
     again = Kept(tmp_path / "kept.jsonl")
     assert [again.get(key) for key in ("a", "b", "c")] == ["first line", "ünïcode and  two spaces", None]
 
@@ -196,7 +196,7 @@ def test_a_torn_last_line_of_what_was_kept_is_dropped_and_can_be_put_again(tmp_p
     file.write_bytes(b"a whole\nb torn in the mid")
     kept = Kept(file)
     assert (kept.get("a"), kept.get("b")) == ("whole", None)
-    kept.put("b", "whole again")
+    kept.put({"b": "whole again"})
     assert file.read_bytes() == b"a whole\nb whole again\n"
     assert Kept(file).get("b") == "whole again"
 
@@ -373,7 +373,7 @@ kept = Kept(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 try:
     for number in range(9):
-        kept.put(f"key{number}", "x" * 30)
+        kept.put({f"key{number}": "x" * 30})
 except OSError:
     sys.exit(0 if kept.get("key0") == "x" * 30 and kept.get("key3") is None else 1)
 sys.exit(1)
@@ -387,16 +387,16 @@ def test_a_full_disk_leaves_what_was_kept_readable_and_the_next_run_goes_on(tmp_
     subprocess.run([sys.executable, "-c", FULL, str(file)], check=True, timeout=60)
     kept = Kept(file)
     assert [kept.get(f"key{number}") for number in range(3)] == ["x" * 30, "x" * 30, None]
-    kept.put("key2", "y" * 30)
+    kept.put({"key2": "y" * 30})
     assert Kept(file).get("key2") == "y" * 30
 
 
 def test_a_write_that_fails_half_way_is_overwritten_by_the_next(tmp_path: Path) -> None:
     file = tmp_path / "kept.jsonl"
     kept = Kept(file)
-    kept.put("a", "one")
+    kept.put({"a": "one"})
     with file.open("ab") as stream:  # what a failed write leaves
         stream.write(b"b tor")
-    kept.put("c", "three")
+    kept.put({"c": "three"})
     assert file.read_bytes() == b"a one\nc three\n"
     assert kept.get("c") == "three"

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from limbeck.errors import InputError, LimbeckError, Unreachable
 from limbeck.models.encoder import MiniLM, ModelTools
 from limbeck.protocols import (
+    Batching,
     ChatModel,
     Continuation,
     Dtype,
@@ -239,7 +240,6 @@ class Known(NamedTuple):
 
     name: str
     identity: str
-    asked_together: int
     vocabulary: str
 
 
@@ -250,7 +250,12 @@ class ModelOfWorkers:
         self.cluster = cluster
         self.opens = opens
         ((_, known),) = cluster.each(opens, _known, [None])
-        self.name, self.identity, self.asked_together, self.vocabulary = known
+        self.name, self.identity, self.vocabulary = known
+
+    def reply_batches(self, requests: Sequence[Request]) -> list[list[Request]]:
+        """The requests in the batches of the model."""
+        ((_, batches),) = self.cluster.each(self.opens, _batches, [requests])
+        return list(batches)
 
     def replies_of(self, groups: Sequence[Sequence[Request]]) -> Iterator[Reply]:
         """One reply a request, group by group as they are done."""
@@ -269,7 +274,11 @@ class ModelOfWorkers:
 
 
 def _known(model: Any, _: None) -> Known:
-    return Known(model.name, model.identity, model.asked_together, model.vocabulary)
+    return Known(model.name, model.identity, model.vocabulary)
+
+
+def _batches(model: Batching, requests: Sequence[Request]) -> list[list[Request]]:
+    return model.reply_batches(requests)
 
 
 def _replies(model: ChatModel, requests: Sequence[Request]) -> list[Reply]:

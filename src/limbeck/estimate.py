@@ -23,7 +23,7 @@ from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.fused import PROJECTED_LOGITS
 from limbeck.models.chat import prompt_ids, reply_ids
 from limbeck.models.context import PrivilegedContext, told
-from limbeck.models.local import Local, LocalModel
+from limbeck.models.local import Local
 from limbeck.models.precision import meant_here, torch_type
 from limbeck.models.prefill import common
 from limbeck.models.references import Reference, files_of, load_tokenizer, on_disk, resolve
@@ -167,7 +167,7 @@ class Engine(NamedTuple):
         read = round(sum(len(one) - shared for one in ids) * len(chats) / len(ids)) + shared
         written = len(chats) * max_tokens
         longest = max(map(len, ids)) + max_tokens
-        rows = max(1, min(len(chats), LocalModel.asked_together, self.model.batch_tokens // longest))
+        rows = max(1, min(len(chats), self.model.batch_tokens // longest))
         sizes, size, precision = self.sizes, torch_type(self.model.dtype).itemsize, self.model.dtype
         # Pace is measured for a few numbers of rows.
         near = 2 ** round(math.log2(rows))

@@ -15,28 +15,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Item = TypeVar("Item")
+Asked = TypeVar("Asked", Request, ChoiceRequest)
 
 
 class ChatModel(Protocol):
     """Something that replies. Every request is answered exactly once, in any order.
 
-    `identity` is a hash of what its replies hang on; `asked_together` is how many requests it may compute in one
-    batch, 1 where each stands alone.
+    `identity` is a hash of what its replies hang on.
     """
 
     name: str
     identity: str
-    asked_together: int
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]: ...
 
 
 @runtime_checkable
+class Batching(Protocol):
+    """A model that computes replies together: by rounding each hangs on who shares its batch, and asked for one of
+    these batches the model computes just this one."""
+
+    def reply_batches(self, requests: Sequence[Request]) -> list[list[Request]]: ...
+
+
+@runtime_checkable
 class Scorer(Protocol):
-    """A model that can say how likely given continuations are; `identity` and `asked_together` as a ChatModel's."""
+    """A model that can say how likely given continuations are, in batches; `identity` as a ChatModel's."""
 
     identity: str
-    asked_together: int
+
+    def score_batches(self, requests: Sequence[ChoiceRequest]) -> list[list[ChoiceRequest]]: ...
 
     def choice_scores(self, requests: Sequence[ChoiceRequest]) -> Iterator[ChoiceScores]: ...
 
@@ -176,6 +184,8 @@ class SharedModel(Protocol):
 
     vocabulary: str
 
+    def reply_batches(self, requests: Sequence[Request]) -> list[list[Request]]: ...
+
     def replies_of(self, groups: Sequence[Sequence[Request]]) -> Iterator[Reply]: ...
 
     def targets_of(
@@ -304,8 +314,8 @@ class Store(Protocol):
     def get(self, key: str) -> str | None:
         """The line kept under this key."""
 
-    def put(self, key: str, line: str) -> None:
-        """Keep a line; it survives a kill from here on."""
+    def put(self, lines: Mapping[str, str]) -> None:
+        """Keep lines under their keys, all or none; they survive a kill from here on."""
 
     def of_judges(self) -> Store:
         """The same store, that keeps what judges ask models where all stages find it."""

@@ -188,19 +188,20 @@ class Kept:
         with self.file.open("rb") as stream:
             os.fsync(stream.fileno())
 
-    def put(self, key: str, line: str) -> None:
-        """Append the line."""
-        row = f"{key} {line}\n".encode()
+    def put(self, lines: Mapping[str, str]) -> None:
+        """Append the lines, in one write."""
+        rows = {key: f"{key} {line}\n".encode() for key, line in lines.items()}
         with self.file.open("ab") as stream:
             # A write that failed half-way (disk full) left a torn line; this one takes its place.
             stream.truncate(self.end)
-            stream.write(row)
+            stream.write(b"".join(rows.values()))
             stream.flush()
             if time.monotonic() - self.synced > SYNC_SECONDS:
                 os.fsync(stream.fileno())
                 self.synced = time.monotonic()
-        self.offsets[key] = self.end
-        self.end += len(row)
+        for key, row in rows.items():
+            self.offsets[key] = self.end
+            self.end += len(row)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,8 +225,8 @@ class StageStore:
     def get(self, key: str) -> str | None:
         return self.kept.get(key)
 
-    def put(self, key: str, line: str) -> None:
-        self.kept.put(key, line)
+    def put(self, lines: Mapping[str, str]) -> None:
+        self.kept.put(lines)
 
     def folder(self, name: str) -> Path:
         folder = self.root / name

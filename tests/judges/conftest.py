@@ -17,7 +17,6 @@ class Answering:
 
     name = "answering"
     identity = "answering:1"
-    asked_together = 1
 
     def __init__(self, answer: Callable[[Request], str | None]) -> None:
         self.answer = answer

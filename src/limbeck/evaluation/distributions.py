@@ -58,7 +58,7 @@ def _alike(model: ChatModel, other: ChatModel, trials: Sequence[Trial], store: S
                 yield trial.model_copy(update={"why": why})
                 continue
             line = json.dumps(alike(said, taught))
-            store.put(key, line)
+            store.put({key: line})
         alignment, same_top, tokens = json.loads(line)
         yield trial.model_copy(update={"scores": (alignment, same_top), "tokens": (tokens, tokens)})
 

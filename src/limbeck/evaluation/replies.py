@@ -16,8 +16,6 @@ SILENCE = "…"
 class Pushed:
     """A model under an attack on its embeddings, as one to ask."""
 
-    asked_together = 1
-
     def __init__(self, model: ChatModel, attack: Embedding) -> None:
         self.model = model
         self.attack = attack

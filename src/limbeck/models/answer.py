@@ -5,35 +5,43 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64decode, b64encode
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from pydantic import Field
 
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import ChatModel, Continuation, Scorer, SharedModel, SoftLabeller, Store, TopK
+from limbeck.protocols import Asked, Batching, ChatModel, Continuation, Scorer, SharedModel, SoftLabeller, Store, TopK
 from limbeck.records import ChoiceRequest, ChoiceScores, Prompt, Reply, Request, Trial, request_of
 from limbeck.spec import Spec
 
-Asked = TypeVar("Asked", Request, ChoiceRequest)
 Answer = TypeVar("Answer", Reply, ChoiceScores)
+Compute: TypeAlias = Callable[[Sequence[Asked]], Iterator[Answer]]
 
 
 def ask(model: ChatModel, requests: Sequence[Request], store: Store, *, label: str | None) -> Iterator[Reply]:
     """The reply to each request, in order; those kept from before are not asked for again. Without a label no bar is
     shown."""
-    replies_of: Callable[[Sequence[Sequence[Request]]], Iterator[Reply]] = (
-        model.replies_of if isinstance(model, SharedModel) else partial(_in_turn, model.replies)
-    )
-    yield from map(Reply.read, _answers(model, replies_of, requests, store, label=label))
+    if isinstance(model, SharedModel):
+        said = _answers(model.identity, model.reply_batches, model.replies_of, requests, store, label=label)
+    elif isinstance(model, Batching):
+        one_by_one = partial(_in_turn, model.replies)
+        said = _answers(model.identity, model.reply_batches, one_by_one, requests, store, label=label)
+    else:
+        # Who can takes several at a time.
+        at_once = partial(_at_once, model.replies)
+        said = _answers(model.identity, _alone, at_once, requests, store, label=label)
+    yield from map(Reply.read, said)
 
 
 def ask_scores(model: Scorer, requests: Sequence[ChoiceRequest], store: Store, *, label: str) -> Iterator[ChoiceScores]:
     """The scores of each request's choices, in order; those kept from before are not computed again."""
     scores_of = partial(_in_turn, model.choice_scores)
-    yield from map(ChoiceScores.read, _answers(model, scores_of, requests, store, label=label))
+    said = _answers(model.identity, model.score_batches, scores_of, requests, store, label=label)
+    yield from map(ChoiceScores.read, said)
 
 
 class KeptModel:
@@ -44,7 +52,6 @@ class KeptModel:
         self.store = store
         self.name = model.name
         self.identity = model.identity
-        self.asked_together = model.asked_together
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """The reply to each request, in order."""
@@ -72,7 +79,7 @@ class KeptLabeller:
                 yield one.id, _unpacked(line)
         if missing:
             for name, target in self.model.soft_targets(missing, top=top):
-                self.store.put(key_of[name], _packed(target))
+                self.store.put({key_of[name]: _packed(target)})
                 yield name, target
 
     def _key(self, one: Continuation, top: int) -> str:
@@ -95,60 +102,69 @@ def _unpacked(line: str) -> TopK:
     return target._replace(ids_NK=target.ids_NK.long())
 
 
-def _in_turn(
-    compute: Callable[[Sequence[Asked]], Iterator[Answer]], groups: Sequence[Sequence[Asked]]
-) -> Iterator[Answer]:
-    """What is computed of each group, one after the other."""
-    for group in groups:
-        yield from compute(group)
+def _in_turn(compute: Compute[Asked, Answer], batches: Sequence[Sequence[Asked]]) -> Iterator[Answer]:
+    """What is computed of each batch, one after the other."""
+    for batch in batches:
+        yield from compute(batch)
+
+
+def _at_once(compute: Compute[Asked, Answer], batches: Sequence[Sequence[Asked]]) -> Iterator[Answer]:
+    return compute(list(chain.from_iterable(batches)))
+
+
+def _alone(requests: Sequence[Asked]) -> list[list[Asked]]:
+    return [[request] for request in requests]
 
 
 def _answers(
-    model: ChatModel | Scorer,
+    identity: str,
+    batches_of: Callable[[Sequence[Asked]], list[list[Asked]]],
     compute: Callable[[Sequence[Sequence[Asked]]], Iterator[Answer]],
     requests: Sequence[Asked],
     store: Store,
     *,
     label: str | None,
 ) -> Iterator[str]:
-    """The kept line of each request's answer, in order, once what is missing has been computed."""
-    distinct = {request.id: request for request in requests}
-    key_of = {name: _hash(model.identity, name) for name in distinct}
-    by_key = {key_of[name]: request for name, request in distinct.items()}
-    torn = [
-        group
-        for group in _planned(by_key, model.asked_together, store)
-        if any(store.get(key_of[request.id]) is None for request in group)
-    ]
-    calls = [list(chain.from_iterable(torn))] if model.asked_together == 1 else torn
-    computed = compute(calls)
+    """The kept line of each request's answer, in order, once what is missing has been computed.
+
+    A batch is kept when all of it has been answered: one that a kill tore is computed again as it was, and what was
+    kept is never computed again.
+    """
+    key_of = {request.id: _hash(identity, request.id) for request in requests}
+    missing = _missing({key_of[request.id]: request for request in requests}, batches_of, store)
+    batch_of = {request.id: at for at, batch in enumerate(missing) for request in batch}
+    made: dict[int, dict[str, str]] = defaultdict(dict)
+    computed = compute(missing)
     if label is not None:
-        computed = store.progress(label, computed, total=sum(map(len, torn)))
+        computed = store.progress(label, computed, total=len(batch_of))
     for answer in computed:
-        store.put(key_of[answer.request_id], answer.line())
+        at = batch_of[answer.request_id]
+        made[at][key_of[answer.request_id]] = answer.line()
+        if len(made[at]) == len(missing[at]):
+            store.put(made.pop(at))
     for request in requests:
         yield _kept(store, key_of[request.id])
 
 
-def _planned(by_key: Mapping[str, Asked], together: int, store: Store) -> list[list[Asked]]:
-    """What nobody had answered when the stage began, in the groups that the model computes together; then what lost its
-    answer since.
+def _missing(
+    by_key: Mapping[str, Asked], batches_of: Callable[[Sequence[Asked]], list[list[Asked]]], store: Store
+) -> list[list[Asked]]:
+    """What has no answer, in the batches that were planned when the stage began; then what lost its answer since.
 
-    The plan is kept, and a group that a kill tore is computed whole: rounding hangs on who shares a batch, and a
-    run that was stopped must say what one left alone says.
+    The plan is kept: rounding hangs on who shares a batch, and a run that was stopped says what one left alone says.
     """
-    plan = _hash("plan", store.key, *by_key)
-    missing = [key for key in by_key if store.get(key) is None]
+    unanswered = {key: by_key[key] for key in by_key if store.get(key) is None}
+    if not unanswered:
+        return []
+    key_of = {request.id: key for key, request in by_key.items()}
+    plan = _hash("batches", store.key, *by_key)
     if store.get(plan) is None:
-        store.put(plan, json.dumps(missing))
-    planned = dict.fromkeys(json.loads(_kept(store, plan)))
-    lost = [key for key in missing if key not in planned]
-    said = {key: sum(len(turn.content) for turn in request.messages) for key, request in by_key.items()}
-    return [
-        [by_key[key] for key in keys[start : start + together]]
-        for keys in (sorted(planned, key=said.__getitem__), sorted(lost, key=said.__getitem__))
-        for start in range(0, len(keys), together)
-    ]
+        planned = batches_of(list(unanswered.values()))
+        store.put({plan: json.dumps([[key_of[request.id] for request in batch] for batch in planned])})
+    batches = [keys for keys in json.loads(_kept(store, plan)) if not unanswered.keys().isdisjoint(keys)]
+    lost = unanswered.keys() - chain.from_iterable(batches)
+    found = [[by_key[key] for key in keys] for keys in batches]
+    return found + (batches_of([by_key[key] for key in by_key if key in lost]) if lost else [])
 
 
 def _kept(store: Store, key: str) -> str:

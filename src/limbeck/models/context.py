@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -18,7 +18,7 @@ from limbeck.models.precision import Precision
 from limbeck.models.reasoning import thinking_first
 from limbeck.models.recorded import recorded_in
 from limbeck.models.spec import ModelSpec
-from limbeck.protocols import Continuation, TopK
+from limbeck.protocols import Asked, Continuation, TopK
 from limbeck.records import ChoiceRequest, ChoiceScores, Message, Reply, Request
 from limbeck.spec import ModelName
 from limbeck.taxonomy import HARMS
@@ -135,10 +135,13 @@ class PrivilegedContext(ModelSpec):
             yield ContextModel(model, self.policy, self.examples, think=self.think)
 
 
+class _Pair(NamedTuple, Generic[Asked]):
+    asked: Asked
+    informed: Asked
+
+
 class ContextModel:
     """Passes every question on with the policy and the examples before it."""
-
-    asked_together = LocalModel.asked_together
 
     def __init__(
         self, model: LocalModel, policy: str, examples: tuple[Message, ...] = (), *, think: bool = False
@@ -152,29 +155,36 @@ class ContextModel:
         self.tokenizer = model.tokenizer
         self.identity = f"{model.identity}{mark(policy, examples)}{' thinking' * think}"
 
+    def reply_batches(self, requests: Sequence[Request]) -> list[list[Request]]:
+        """The requests in batches of the model, that hold the policy, too."""
+        pairs = {pair.informed.id: pair for pair in map(self._with_policy, requests)}
+        batches = self.model.reply_batches([pair.informed for pair in pairs.values()])
+        return [[pairs[one.id].asked for one in batch] for batch in batches]
+
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """Replies of the model that knows the policy."""
-        informed = {
-            request.id: request.model_copy(update={"messages": told(request.messages, self.policy, self.examples)})
-            for request in requests
-        }
-        asked_by = {inner.id: outer for outer, inner in informed.items()}
-        inside = list(informed.values())
-        replies = thinking_first(self.model, inside) if self.think else self.model.replies(inside)
-        for reply in replies:
-            yield reply.model_copy(update={"request_id": asked_by[reply.request_id]})
+        pairs = {pair.informed.id: pair for pair in map(self._with_policy, requests)}
+        inside = [pair.informed for pair in pairs.values()]
+        for reply in thinking_first(self.model, inside) if self.think else self.model.replies(inside):
+            yield reply.model_copy(update={"request_id": pairs[reply.request_id].asked.id})
+
+    def score_batches(self, requests: Sequence[ChoiceRequest]) -> list[list[ChoiceRequest]]:
+        """The requests in batches of the model, that hold the policy, too."""
+        pairs = {pair.informed.id: pair for pair in map(self._with_policy, requests)}
+        batches = self.model.score_batches([pair.informed for pair in pairs.values()])
+        return [[pairs[one.id].asked for one in batch] for batch in batches]
 
     def choice_scores(self, requests: Sequence[ChoiceRequest]) -> Iterator[ChoiceScores]:
         """Scores of the model that knows the policy; bare texts are no chat, and have none before them."""
-        informed = {
-            request.id: request
-            if request.bare
-            else request.model_copy(update={"messages": told(request.messages, self.policy, self.examples)})
-            for request in requests
-        }
-        asked_by = {inner.id: outer for outer, inner in informed.items()}
-        for scores in self.model.choice_scores(list(informed.values())):
-            yield scores.model_copy(update={"request_id": asked_by[scores.request_id]})
+        pairs = {pair.informed.id: pair for pair in map(self._with_policy, requests)}
+        for scores in self.model.choice_scores([pair.informed for pair in pairs.values()]):
+            yield scores.model_copy(update={"request_id": pairs[scores.request_id].asked.id})
+
+    def _with_policy(self, request: Asked) -> _Pair[Asked]:
+        if isinstance(request, ChoiceRequest) and request.bare:
+            return _Pair(request, request)
+        messages = told(request.messages, self.policy, self.examples)
+        return _Pair(request, request.model_copy(update={"messages": messages}))
 
     def soft_targets(self, replies: Sequence[Continuation], *, top: int) -> Iterator[tuple[str, TopK]]:
         """Distributions behind each reply, with the policy and the reply's own reasons in context."""

@@ -360,8 +360,6 @@ class _Moderation(BaseModel):
 class EndpointModel:
     """Asks the servers, several requests at a time, until each has its outcome."""
 
-    asked_together = 1
-
     def __init__(self, spec: Endpoint, portal: BlockingPortal, replicas: Sequence[Replica]) -> None:
         self.spec = spec
         self.portal = portal

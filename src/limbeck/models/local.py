@@ -150,8 +150,6 @@ class _Row(NamedTuple):
 class LocalModel:
     """Replies, scores and distributions of one set of weights."""
 
-    asked_together = 256
-
     def __init__(
         self,
         *,
@@ -178,29 +176,48 @@ class LocalModel:
         self.vocabulary = vocabulary_hash(tokenizer)
         self.context = int(weights.config.get_text_config().max_position_embeddings)
 
+    def reply_batches(self, requests: Sequence[Request]) -> list[list[Request]]:
+        """The requests in batches of about as many tokens, each alone that cannot be asked; the longest come first."""
+        rows, failed = self._read_requests(requests)
+        by_id = {request.id: request for request in requests}
+        return [[row.request for row in batch] for batch in self._batches(rows)] + [
+            [by_id[reply.request_id]] for reply in failed
+        ]
+
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """One reply a request, the longest prompts first. A prompt that leaves no room in the context is failed."""
         import torch
 
-        from limbeck.models.chat import Unshown
-        from limbeck.models.tree import by_length
+        rows, failed = self._read_requests(requests)
+        yield from failed
+        # As a context in the generator it would hold wherever a reply is taken, too.
+        decode = torch.inference_mode()(self._decode)
+        for batch in self._batches(rows):
+            yield from decode(batch)
 
-        rows = []
+    def _read_requests(self, requests: Sequence[Request]) -> tuple[list[_Row], list[Reply]]:
+        """The rows to decode, and failures of those that cannot be."""
+        from limbeck.models.chat import Unshown
+
+        rows, failed = [], []
         for request in requests:
             try:
                 prompt = self._prompt(request)
             except Unshown as error:
-                yield Reply(request_id=request.id, text="", finish="failed", why=str(error))
+                failed.append(Reply(request_id=request.id, text="", finish="failed", why=str(error)))
                 continue
             if len(prompt) + request.max_tokens > self.context:
-                yield self._too_long(request, len(prompt))
+                failed.append(self._too_long(request, len(prompt)))
             else:
                 rows.append(_Row(request, prompt, [], {}))
+        return rows, failed
+
+    def _batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+        from limbeck.models.tree import by_length
+
         lengths = [len(row.prompt) + row.request.max_tokens for row in rows]
-        # As a context in the generator it would hold wherever a reply is taken, too.
-        decode = torch.inference_mode()(self._decode)
         for batch in by_length(lengths, budget=self.batch_tokens):
-            yield from decode([rows[item] for item in batch])
+            yield [rows[item] for item in batch]
 
     def _prompt(self, request: Request) -> list[int]:
         from limbeck.models.chat import prompt_ids, text_ids
@@ -348,26 +365,47 @@ class LocalModel:
         known = (end_of_turn(self.tokenizer), self.tokenizer.eos_token_id, *more)
         return {token for token in known if token is not None}
 
+    def score_batches(self, requests: Sequence[ChoiceRequest]) -> list[list[ChoiceRequest]]:
+        """The requests in batches of about as many tokens, each alone that cannot be scored; the longest come first."""
+        from limbeck.models.tree import tree_length
+
+        trees, failed = self._read_choices(requests)
+        by_id = {request.id: request for request in requests}
+        lengths = [tree_length(tree) for _, tree in trees]
+        return [[trees[item][0] for item in chain.from_iterable(rows)] for rows in self._packed(lengths)] + [
+            [by_id[scores.request_id]] for scores in failed
+        ]
+
     def choice_scores(self, requests: Sequence[ChoiceRequest]) -> Iterator[ChoiceScores]:
         """Log-probabilities of each request's choices, the longest first."""
-        from limbeck.models.chat import prompt_ids, reply_ids, text_ids
-        from limbeck.models.tree import Tree, tree_length
+        from limbeck.models.tree import tree_length
 
-        trees: list[tuple[ChoiceRequest, Tree]] = []
-        for request in requests:
-            branches = [reply_ids(self.tokenizer, choice, ends=False) for choice in request.choices]
-            tree = Tree((text_ids if request.bare else prompt_ids)(self.tokenizer, request.messages), branches)
-            if (tokens := tree_length(tree)) > self.context:
-                why = f"{tokens} tokens exceed the context of {self.context}"
-                yield ChoiceScores(request_id=request.id, why=why)
-            else:
-                trees.append((request, tree))
+        trees, failed = self._read_choices(requests)
+        yield from failed
         for rows in self._packed([tree_length(tree) for _, tree in trees]):
             scores = self._branch_scores([[trees[item][1] for item in row] for row in rows])
             for item in chain.from_iterable(rows):
                 request, tree = trees[item]
                 counts = tuple(len(branch) for branch in tree.branches)
                 yield ChoiceScores(request_id=request.id, total=tuple(islice(scores, len(counts))), tokens=counts)
+
+    def _read_choices(
+        self, requests: Sequence[ChoiceRequest]
+    ) -> tuple[list[tuple[ChoiceRequest, Tree]], list[ChoiceScores]]:
+        """Each request with its tree, and failures of those that exceed the context."""
+        from limbeck.models.chat import prompt_ids, reply_ids, text_ids
+        from limbeck.models.tree import Tree, tree_length
+
+        trees, failed = [], []
+        for request in requests:
+            branches = [reply_ids(self.tokenizer, choice, ends=False) for choice in request.choices]
+            tree = Tree((text_ids if request.bare else prompt_ids)(self.tokenizer, request.messages), branches)
+            if (tokens := tree_length(tree)) > self.context:
+                why = f"{tokens} tokens exceed the context of {self.context}"
+                failed.append(ChoiceScores(request_id=request.id, why=why))
+            else:
+                trees.append((request, tree))
+        return trees, failed
 
     def _packed(self, lengths: Sequence[int]) -> Iterator[list[list[int]]]:
         """Rows of trees, one to a row where the attention does not read several; nor does a sliding window, of which a

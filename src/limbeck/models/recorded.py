@@ -54,8 +54,6 @@ class Recorded(ModelSpec):
 class RecordedModel:
     """Looks a reply up. With `said` None the request itself must bring the reference reply."""
 
-    asked_together = 1
-
     def __init__(self, *, name: str, identity: str, said: dict[str, Said] | None, reasoning: Reasoning) -> None:
         self.name = name
         self.identity = identity

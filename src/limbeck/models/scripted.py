@@ -39,8 +39,6 @@ class Scripted(ModelSpec):
 class ScriptedModel:
     """Says what the script says."""
 
-    asked_together = 1
-
     def __init__(self, *, name: str, script: Sequence[Line], reasoning: Reasoning) -> None:
         self.name = name
         self.script = script

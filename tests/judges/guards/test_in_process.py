@@ -105,4 +105,4 @@ def test_what_a_guard_was_asked_is_kept_with_its_chances(
         with spec.open(ModelTools().keeping(store)) as judge:
             said.append(list(judge.grade(EXCHANGES)))
     assert said[0] == said[1]
-    assert store.kept.file.read_text(encoding="utf-8").count('"chances":{"Yes"') == 2 * 4
+    assert store.judged.file.read_text(encoding="utf-8").count('"chances":{"Yes"') == 2 * 4
