@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -62,7 +63,9 @@ def test_a_tool_that_ends_well_must_show_that_it_asked_the_model(name: str, tmp_
         ask_with(nothing, model=STUDENT)
 
 
-def garak_with(folder: Path, *evals: dict[str, object], queue: str = "dan.Dan_11_0, lmrc.Bullying") -> Tool:
+def garak_with(
+    folder: Path, *evals: dict[str, object], queue: str = "dan.Dan_11_0, lmrc.Bullying", more: Sequence[str] = ()
+) -> Tool:
     """A garak that ends well with these evaluations in its report: what it prints and writes, cut to what is read."""
     folder.mkdir()
     report = folder / "garak.report.jsonl"
@@ -75,7 +78,7 @@ def garak_with(folder: Path, *evals: dict[str, object], queue: str = "dan.Dan_11
     ]
     report.write_text("\n".join(map(json.dumps, rows)))
     coloured = f"\U0001f575  queue of \x1b[1m\x1b[93mprobes:\x1b[0m {queue}"
-    lines = [f"\U0001f4dc reporting to {report}", coloured, "dan.Dan_11_0  dan.DAN: PASS  ok on    2/   2"]
+    lines = [f"\U0001f4dc reporting to {report}", coloured, "dan.Dan_11_0  dan.DAN: PASS  ok on    2/   2", *more]
     says = script(folder, "sys.stdout.reconfigure(encoding='utf-8')", *(f"print({line!r})" for line in lines))
     return Tool(says, missing=TOOLS["garak"].missing)
 
@@ -92,6 +95,13 @@ def test_garak_must_show_an_evaluation_of_every_probe_of_its_queue(tmp_path: Pat
     assert ask_with(garak_with(tmp_path / "old", DAN, {"probe": "lmrc.Bullying", "total": 2}), model=STUDENT) == 0
     plain = garak_with(tmp_path / "plain", DAN, queue="dan.Dan_11_0")
     assert ask_with(plain, model=STUDENT) == 0
+
+
+def test_a_detector_that_garak_could_not_load_is_named_though_another_scored_the_replies(tmp_path: Path) -> None:
+    # So the harness of probes names it, and so the one of probes and detectors.
+    lines = [f" detector load failed: {name}, skipping >>" for name in ("misleading.NLI", "detectors.dan.X")]
+    with pytest.raises(InputError, match=r"asked for: it could not load misleading\.NLI, dan\.X; look above"):
+        ask_with(garak_with(tmp_path / "skipped", DAN, BULLYING, more=[*lines, lines[0]]), model=STUDENT)
 
 
 def test_a_probe_that_garak_dropped_or_got_no_reply_to_is_named(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ GARAK = {"uri": "{url}", "api_key": NO_KEY, "suppressed_params": ["n", "presence
 # What it prints of its probes, as it has resolved what was asked for, and of its report; colours may stand between.
 GARAK_QUEUE = re.compile(r"queue of (?:\x1b\[\d+m)*probes:(?:\x1b\[0m)? +(.+)")
 GARAK_REPORT = re.compile(r"reporting to (.+\.jsonl)$")
+GARAK_SKIPPED = re.compile(r"detector load failed: (?:detectors\.)?(\S+), skipping")
 
 
 class Tool(NamedTuple):
@@ -50,10 +51,11 @@ class Tool(NamedTuple):
 
 
 def garak_missed(printed: Sequence[str]) -> str | None:
-    """The probes of garak's queue that its report has no scored reply of, in words; None without any.
+    """The probes of garak's queue that its report has no scored reply of, and the detectors that it could not load, in
+    words; None without any.
 
-    It ends with 0 where a detector is missing, and drops the rest of its queue, or where no reply came. Raises
-    InputError where the report cannot be read.
+    It ends with 0 where a detector is missing, and drops the rest of its queue where a probe has no other, or where no
+    reply came. Raises InputError where the report cannot be read.
     """
     queue = [name for line in printed for found in GARAK_QUEUE.findall(line) for name in found.split(", ")]
     reports = [Path(file) for line in printed for file in GARAK_REPORT.findall(line.rstrip())]
@@ -67,7 +69,11 @@ def garak_missed(printed: Sequence[str]) -> str | None:
         if row.get("entry_type") == "eval" and row.get("total_evaluated", row.get("total", 0)) > 0
     }
     missed = [name for name in queue if name not in examined]
-    return f"{', '.join(map(str, reports))} has no scored reply to {', '.join(missed)}" if missed else None
+    skipped = dict.fromkeys(name for line in printed for name in GARAK_SKIPPED.findall(line))
+    lacking = [f"{', '.join(map(str, reports))} has no scored reply to {', '.join(missed)}"] if missed else []
+    if skipped:
+        lacking.append(f"it could not load {', '.join(skipped)}")
+    return "; ".join(lacking) or None
 
 
 TOOLS: Mapping[str, Tool] = {
