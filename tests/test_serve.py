@@ -46,27 +46,15 @@ def test_a_known_tool_keeps_its_users_own_keys(name: str) -> None:
     assert mine is not None and mine.keys["OPENAI_BASE_URL"] == "{url}"
 
 
-# What they print, and what they print where they asked nothing.
-PRINTED = {
-    "inspect": ("openai-api/limbeck//models/student  133 tokens [I: 74, O: 59]", "total time:     0:00:07"),
-    "lm_eval": ("|mine |Yaml|none|  0|acc_norm|↑  |0.5|±  |0.2236|", "INFO: Selected Tasks: ['mine']"),
-}
-
-
-@pytest.mark.parametrize("name", sorted(PRINTED))
-def test_a_tool_that_ends_well_must_show_that_it_asked_the_model(name: str, tmp_path: Path) -> None:
-    did, nothing = (
-        Tool(script(tmp_path / str(n), f"print({line!r})"), TOOLS[name].proof) for n, line in enumerate(PRINTED[name])
-    )
-    assert ask_with(did, model=STUDENT) == 0
+def test_an_lm_eval_that_ends_well_without_a_figure_examined_nothing(tmp_path: Path) -> None:
+    nothing = Tool(script(tmp_path, "print('INFO: Selected Tasks: [mine]')"), TOOLS["lm_eval"].proof)
     with pytest.raises(InputError, match="ended well and examined nothing: no line that it printed has"):
         ask_with(nothing, model=STUDENT)
 
 
-def garak_with(
-    folder: Path, *evals: dict[str, object], queue: str = "dan.Dan_11_0, lmrc.Bullying", more: Sequence[str] = ()
-) -> Tool:
-    """A garak that ends well with these evaluations in its report: what it prints and writes, cut to what is read."""
+def garak_with(folder: Path, *evals: dict[str, object], more: Sequence[str] = ()) -> Tool:
+    """A garak that ends well with these evaluations in its report: what it prints, with `more` lines, and writes, cut
+    to what is read."""
     folder.mkdir()
     report = folder / "garak.report.jsonl"
     rows = [
@@ -77,8 +65,8 @@ def garak_with(
         {"entry_type": "completion"},
     ]
     report.write_text("\n".join(map(json.dumps, rows)))
-    coloured = f"\U0001f575  queue of \x1b[1m\x1b[93mprobes:\x1b[0m {queue}"
-    lines = [f"\U0001f4dc reporting to {report}", coloured, "dan.Dan_11_0  dan.DAN: PASS  ok on    2/   2", *more]
+    coloured = "\U0001f575  queue of \x1b[1m\x1b[93mprobes:\x1b[0m dan.Dan_11_0, lmrc.Bullying"
+    lines = [f"\U0001f4dc reporting to {report}", coloured, *more]
     says = script(folder, "sys.stdout.reconfigure(encoding='utf-8')", *(f"print({line!r})" for line in lines))
     return Tool(says, missing=TOOLS["garak"].missing)
 
@@ -89,12 +77,8 @@ DAN, BULLYING = (
 )
 
 
-def test_garak_must_show_an_evaluation_of_every_probe_of_its_queue(tmp_path: Path) -> None:
-    assert ask_with(garak_with(tmp_path / "all", DAN, BULLYING), model=STUDENT) == 0
-    # As earlier versions wrote it.
+def test_an_evaluation_as_earlier_versions_of_garak_wrote_it_counts(tmp_path: Path) -> None:
     assert ask_with(garak_with(tmp_path / "old", DAN, {"probe": "lmrc.Bullying", "total": 2}), model=STUDENT) == 0
-    plain = garak_with(tmp_path / "plain", DAN, queue="dan.Dan_11_0")
-    assert ask_with(plain, model=STUDENT) == 0
 
 
 def test_a_detector_that_garak_could_not_load_is_named_though_another_scored_the_replies(tmp_path: Path) -> None:
@@ -104,12 +88,9 @@ def test_a_detector_that_garak_could_not_load_is_named_though_another_scored_the
         ask_with(garak_with(tmp_path / "skipped", DAN, BULLYING, more=[*lines, lines[0]]), model=STUDENT)
 
 
-def test_a_probe_that_garak_dropped_or_got_no_reply_to_is_named(tmp_path: Path) -> None:
-    all_asked = r"garak\.report\.jsonl has no scored reply to lmrc\.Bullying; look above"
-    with pytest.raises(InputError, match=all_asked):
-        ask_with(garak_with(tmp_path / "dropped", DAN), model=STUDENT)
+def test_a_probe_that_garak_got_no_reply_to_is_named(tmp_path: Path) -> None:
     # Every reply that the detector saw was None.
-    with pytest.raises(InputError, match=all_asked):
+    with pytest.raises(InputError, match=r"garak\.report\.jsonl has no scored reply to lmrc\.Bullying; look above"):
         ask_with(garak_with(tmp_path / "none", DAN, BULLYING | {"total_evaluated": 0}), model=STUDENT)
     with pytest.raises(InputError, match=r"no scored reply to dan\.Dan_11_0, lmrc\.Bullying; look above"):
         ask_with(garak_with(tmp_path / "nothing"), model=STUDENT)
