@@ -14,7 +14,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from limbeck.curate import CurateSettings
 from limbeck.engine import AnyEngine, Here
-from limbeck.errors import InputError, did_you_mean, reading, sentence
+from limbeck.errors import InputError, did_you_mean, sentence, text_in
 from limbeck.evaluation import EvaluateSettings
 from limbeck.evaluation.strength import StrengthSettings
 from limbeck.files import replacing
@@ -157,14 +157,11 @@ def _kinds(base: type[Kind]) -> Iterator[type[Kind]]:
         yield from _kinds(member)
 
 
-@reading()
 def _read(path: Path) -> Any:
     if not path.exists():
         raise InputError(f"{path}: there is no such recipe; write one with `limbeck new {path}`")
     try:
-        tree = YAML().load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the recipe as UTF-8") from error
+        tree = YAML().load(text_in(path))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
         raise InputError(f"{path}:{line}: this is no YAML: {error.problem}") from error

@@ -57,6 +57,15 @@ def reading() -> Iterator[None]:
         ) from error
 
 
+def text_in(file: Path, *, remedy: str = "save it as UTF-8") -> str:
+    """The text of a file. Raises InputError where it cannot be read, and with the remedy where it is not UTF-8."""
+    with reading():
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file}: byte {error.start} is not UTF-8; {remedy}") from error
+
+
 @contextmanager
 def writing(place: Path) -> Iterator[None]:
     """What the disk refuses in the block is said of `place`, not of the hidden file beside it. Raises InputError for a

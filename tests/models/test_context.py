@@ -139,6 +139,7 @@ def test_a_policy_may_stand_in_a_file_or_ship(tmp_path: Path) -> None:
     [
         ({"file": "help_dsk"}, "policy 'help_dsk' is no file and none of those shipped; did you mean help_desk"),
         ({"text": "x"}, "a policy is its text, or {file: NAME}"),
+        ({"file": "."}, "policy .: this is a folder and cannot be read as a file; name a file"),
         ({"file": "empty.md"}, "policy empty.md is empty; write what the model is to be told"),
         ({"file": "odd.md"}, "policy odd.md: byte 0 is not UTF-8"),
     ],

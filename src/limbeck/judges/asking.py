@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, field_validator
 
 from limbeck import taxonomy
-from limbeck.errors import InputError, reading
+from limbeck.errors import InputError, text_in
 from limbeck.judges.spec import JudgeSpec
 from limbeck.protocols import ChatModel, Exchange, Tools
 from limbeck.records import Message, Reply, Request, Verdict
@@ -205,15 +205,11 @@ def filled(file: Path, **values: str) -> str:
     return re.sub(rf"\{{({marks})\}}", lambda mark: values[mark[1]], text_of(file))
 
 
-@reading()
 def text_of(file: Path) -> str:
     """What a prompt file says. Raises InputError where there is none, or none in UTF-8."""
     if not file.is_file():
         raise InputError(f"{file}: there is no such file; name a Markdown file")
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: byte {error.start} is not UTF-8; save it as UTF-8") from error
+    return text_in(file).strip()
 
 
 def unreadable(kind: str, answer: Reply) -> Unreadable:

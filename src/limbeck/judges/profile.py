@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from limbeck.errors import did_you_mean, reading
+from limbeck.errors import InputError, did_you_mean, text_in
 from limbeck.records import Prompt, Verdict
 from limbeck.spec import Share, Spec
 from limbeck.taxonomy import HARMS, Conduct, Tier
@@ -105,15 +105,14 @@ def read_profile(value: Any) -> Any:
     file = shipped.get(value, Path(value))
     if not file.is_file():
         raise ValueError(f"profile '{value}' is no file and none of those shipped; {did_you_mean(value, shipped)}")
-    with reading():
-        try:
-            settings = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"profile {file}: byte {error.start} is not UTF-8; save it as UTF-8") from error
-        except YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            place = file if mark is None else f"{file}:{mark.line + 1}"
-            raise ValueError(f"profile {place} is no YAML ({str(error).splitlines()[0]}); correct it there") from error
+    try:
+        settings = YAML(typ="safe").load(text_in(file))
+    except InputError as error:
+        raise ValueError(f"profile {error}") from error
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = file if mark is None else f"{file}:{mark.line + 1}"
+        raise ValueError(f"profile {place} is no YAML ({str(error).splitlines()[0]}); correct it there") from error
     if not isinstance(settings, Mapping):
         raise ValueError(f"profile {file} is no mapping; write thresholds, conduct and languages")
     return dict(settings)

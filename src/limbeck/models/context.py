@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Na
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from limbeck.errors import InputError, did_you_mean, reading
+from limbeck.errors import InputError, did_you_mean, text_in
 from limbeck.models.local import BATCH_TOKENS, Local, LocalModel
 from limbeck.models.precision import Precision
 from limbeck.models.reasoning import thinking_first
@@ -38,10 +38,9 @@ def policy_in(name: str) -> str:
     if not file.exists():
         raise ValueError(f"policy '{name}' is no file and none of those shipped; {did_you_mean(name, shipped)}")
     try:
-        with reading():
-            text = file.read_text(encoding="utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"policy {file}: byte {error.start} is not UTF-8; save it as UTF-8") from error
+        text = text_in(file).strip()
+    except InputError as error:
+        raise ValueError(f"policy {error}") from error
     if not text:
         raise ValueError(f"policy {file} is empty; write what the model is to be told")
     return text

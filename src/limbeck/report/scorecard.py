@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import InputError, reading
+from limbeck.errors import InputError, text_in
 from limbeck.files import noun_at
 from limbeck.records import SCHEMA, Scorecard
 
@@ -22,7 +22,6 @@ def scorecard_json(scorecard: Scorecard, others: Sequence[Scorecard] = ()) -> st
     return json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-@reading()
 def read_scorecards(file: Path) -> tuple[Scorecard, ...]:
     """The scorecard of a file that `scorecard_json` wrote, then those it was compared with.
 
@@ -31,11 +30,9 @@ def read_scorecards(file: Path) -> tuple[Scorecard, ...]:
     if not file.is_file():
         raise InputError(f"{file}: there is no such file; name a folder of `limbeck evaluate`, or a scorecard.json")
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
+        said = json.loads(text_in(file, remedy=ANEW))
     except json.JSONDecodeError as error:
         raise InputError(f"{file}:{error.lineno}: no whole JSON ({error.msg}); {ANEW}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: byte {error.start} is not UTF-8; {ANEW}") from error
     schema = said.get("schema") if isinstance(said, dict) else None
     if schema != SCHEMA:
         raise InputError(f"{file}: its schema is {json.dumps(schema)}, and {SCHEMA} is read here; {ANEW}")
