@@ -207,7 +207,7 @@ def test_an_override_that_fits_nowhere_is_one_message(recipe: Path, override: st
 
 def test_a_recipe_that_is_not_utf_8_is_one_message(recipe: Path) -> None:
     recipe.write_bytes(b"seed: 1 # caf\xe9\n")
-    with pytest.raises(InputError, match="recipe.yaml: byte 13 is not UTF-8; save it as UTF-8$"):
+    with pytest.raises(InputError, match=r"recipe.yaml: byte 13 is not UTF-8; save it as UTF-8$"):
         load_config(recipe)
 
 

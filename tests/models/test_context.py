@@ -138,7 +138,8 @@ def test_a_policy_may_stand_in_a_file_or_ship(tmp_path: Path) -> None:
     ("policy", "complaint"),
     [
         ({"file": "help_dsk"}, "policy 'help_dsk' is no file and none of those shipped; did you mean help_desk"),
-        ({"text": "x"}, "a policy is its text, or {file: NAME}"),
+        ({"fil": "x"}, "{'fil': 'x'} is no policy; write its text, or {file: NAME}: one that ships, or a text file"),
+        ({"file": 3}, "{'file': 3} is no policy; write its text"),
         ({"file": "."}, "policy .: this is a folder and cannot be read as a file; name a file"),
         ({"file": "empty.md"}, "policy empty.md is empty; write what the model is to be told"),
         ({"file": "odd.md"}, "policy odd.md: byte 0 is not UTF-8"),

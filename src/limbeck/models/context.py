@@ -5,6 +5,7 @@ After context distillation (Askell et al. 2021, arXiv:2112.00861).
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,9 +51,9 @@ def read_policy(value: Any) -> Any:
     """A policy from its text, or from a file as {file: NAME}."""
     if not isinstance(value, Mapping):
         return value
-    if set(value) != {"file"} or not isinstance(value["file"], str):
-        raise ValueError("a policy is its text, or {file: NAME}: one that ships, or a text file")
-    return policy_in(value["file"])
+    return policy_in(
+        _named_file(value, wanted="policy; write its text, or {file: NAME}: one that ships, or a text file")
+    )
 
 
 def read_examples(value: Any) -> Any:
@@ -60,16 +61,22 @@ def read_examples(value: Any) -> Any:
     that is none."""
     if not isinstance(value, Mapping):
         return value
-    if set(value) != {"file"} or not isinstance(value["file"], str):
-        raise ValueError("worked examples are a list of turns, or {file: PATH}: a file with prompts and replies")
+    file = _named_file(value, wanted="list of turns; write one, or {file: PATH}: a file with prompts and replies")
     try:
         return [
             turn
-            for prompt, said in recorded_in(Path(value["file"]))
+            for prompt, said in recorded_in(Path(file))
             for turn in (*prompt.messages, Message(role="assistant", content=said.reply))
         ]
     except InputError as error:
         raise ValueError(str(error)) from error
+
+
+def _named_file(value: Mapping[str, Any], *, wanted: str) -> str:
+    """What {file: NAME} names. Raises ValueError where the mapping says anything else, with what was `wanted`."""
+    if set(value) != {"file"} or not isinstance(value["file"], str):
+        raise ValueError(f"{reprlib.repr(dict(value))} is no {wanted}")
+    return value["file"]
 
 
 def _whole_talks(examples: tuple[Message, ...]) -> tuple[Message, ...]:
