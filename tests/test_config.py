@@ -127,7 +127,7 @@ def test_a_missing_recipe_says_how_to_write_one(tmp_path: Path) -> None:
     [("", "empty"), ("# nothing\n", "empty"), ("just words", "'just words'"), ("- a\n- b\n", "a list")],
 )
 def test_a_recipe_without_keys_is_one_message_that_says_what_it_is(recipe: Path, text: str, what: str) -> None:
-    said = f"recipe.yaml: the recipe is {what}, not `key: value`; `limbeck new` writes one to start from"
+    said = f"recipe.yaml is {what}, not `key: value`; `limbeck new` writes a recipe to start from"
     assert complaint(recipe, text) == [said]
 
 
@@ -203,6 +203,14 @@ def test_a_reply_cannot_be_kept_from_below_where_it_is_weighed_down(recipe: Path
 )
 def test_an_override_that_fits_nowhere_is_one_message(recipe: Path, override: str) -> None:
     assert len(complaint(recipe, RECIPE, override)) == 1
+
+
+def test_a_slip_in_what_a_profile_says_of_a_language_is_told_with_its_line(recipe: Path) -> None:
+    profile = "judges:\n  profile:\n    languages:\n      de: {treshold: {bias: 0.1}}\n"
+    # The recipe has ten lines.
+    assert complaint(recipe, RECIPE + profile) == [
+        "recipe.yaml:14: judges.profile.languages.de.treshold: unknown; did you mean thresholds?"
+    ]
 
 
 def test_a_recipe_that_is_not_utf_8_is_one_message(recipe: Path) -> None:

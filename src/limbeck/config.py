@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 
 from limbeck.curate import CurateSettings
 from limbeck.engine import AnyEngine, Here
-from limbeck.errors import InputError, did_you_mean, sentence, text_in
+from limbeck.errors import InputError, did_you_mean
 from limbeck.evaluation import EvaluateSettings
 from limbeck.evaluation.strength import StrengthSettings
 from limbeck.files import replacing
@@ -25,11 +25,12 @@ from limbeck.models.references import check_is_somewhere
 from limbeck.report import ReportSettings
 from limbeck.report.gates import Gates
 from limbeck.sift import SiftSettings
-from limbeck.spec import Kind, MayBeFolder, Spec
+from limbeck.spec import MayBeFolder, Spec
 from limbeck.teach.settings import TeachSettings
 from limbeck.training import TrainSettings
 from limbeck.training.baselines import AnyBaseline, FilteredSft
 from limbeck.training.student import StudentSettings
+from limbeck.yaml_file import line_at, owner_at, plain, problems, read_tree
 
 
 class RunConfig(Spec):
@@ -56,7 +57,9 @@ class RunConfig(Spec):
 def load_config(path: Path, overrides: Sequence[str] = (), *, there: Collection[str] = ()) -> RunConfig:
     """The recipe with `section.key=value` overrides. Raises InputError that lists all mistakes with their lines, among
     them the models and files named in the sections `there` that are nowhere."""
-    tree = _read(path)
+    if not path.exists():
+        raise InputError(f"{path}: there is no such recipe; write one with `limbeck new {path}`")
+    tree = read_tree(path, remedy="`limbeck new` writes a recipe to start from")
     wrong, taken = [], []
     for override in overrides:
         try:
@@ -64,13 +67,13 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, there: Collection[
             taken.append(override)
         except InputError as error:
             wrong.append(str(error))
-    plain = _plain(tree)
-    found = [mistake for name in there for mistake in _absent(plain, (name,))]
+    settings = plain(tree)
+    found = [mistake for name in there for mistake in _absent(settings, (name,))]
     try:
-        config = RunConfig.model_validate(plain)
+        config = RunConfig.model_validate(settings)
     except ValidationError as error:
-        found += problems(error, tree)
-    placed = [(_line(tree, loc), loc, message) for loc, message in found]
+        found += problems(error, tree, of=RunConfig)
+    placed = [(line_at(tree, loc), loc, message) for loc, message in found]
     wrong = [
         f"{_told_by(taken, loc, place=f'{path}:{line}')}: {'.'.join(map(str, loc))}: {message}"
         for line, loc, message in sorted(placed, key=itemgetter(0))
@@ -88,19 +91,6 @@ def save_config(config: RunConfig, path: Path) -> None:
         yaml.dump(config.model_dump(mode="json"), stream)
 
 
-def problems(error: ValidationError, tree: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Each mistake as its place in the tree and a sentence."""
-    places = [tuple(problem["loc"]) for problem in error.errors()]
-    for loc, problem in zip(places, error.errors(), strict=True):
-        if problem["type"] == "extra_forbidden":
-            owner, name = _owner(tree, loc[:-1]), str(loc[-1])
-            ours = owner.elsewhere.get(name)
-            yield loc, f"unknown; {f'here it is {ours}' if ours else did_you_mean(name, owner.model_fields)}"
-        # A list counts as too short when its items are wrong: those are told already.
-        elif problem["type"] != "too_short" or not any(loc == place[: len(loc)] != place for place in places):
-            yield loc, sentence(problem)
-
-
 def _absent(tree: Any, loc: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Each model and file named at this place of the tree or below it that is nowhere, by its own place, and what to
     do."""
@@ -111,7 +101,7 @@ def _absent(tree: Any, loc: tuple[str | int, ...]) -> Iterator[tuple[tuple[str |
         for at in range(len(node)):
             yield from _absent(tree, (*loc, at))
     elif isinstance(node, dict):
-        fields = _owner(tree, loc).model_fields
+        fields = owner_at(tree, loc, of=RunConfig).model_fields
         for name in [key for key in node if key in fields]:
             if isinstance(node[name], str) and (message := _nowhere(fields[name], node[name])) is not None:
                 yield (*loc, name), message
@@ -132,43 +122,6 @@ def _nowhere(field: FieldInfo, value: str) -> str | None:
         except InputError as error:
             return str(error)
     return None
-
-
-def _owner(tree: Any, loc: tuple[str | int, ...]) -> type[Spec]:
-    """The settings class whose keys stand at this place: by its `kind` where it has one, else by its section."""
-    node: Any = tree
-    owner: type[Spec] = RunConfig
-    for part in loc:
-        node = node[part]
-        if isinstance(part, str):
-            said = owner.model_fields[part].annotation
-            inside = [one for one in (said, *get_args(said)) if isinstance(one, type) and issubclass(one, Spec)]
-            owner = inside[0] if inside else Spec
-        if isinstance(node, dict) and "kind" in node:
-            # An adapter's kind stands in no table, nor does one from outside.
-            other = owner if isinstance(part, str) else Kind
-            owner = next((kind for kind in _kinds(Kind) if kind.model_fields["kind"].default == node["kind"]), other)
-    return owner
-
-
-def _kinds(base: type[Kind]) -> Iterator[type[Kind]]:
-    for member in base.__subclasses__():
-        yield member
-        yield from _kinds(member)
-
-
-def _read(path: Path) -> Any:
-    if not path.exists():
-        raise InputError(f"{path}: there is no such recipe; write one with `limbeck new {path}`")
-    try:
-        tree = YAML().load(text_in(path))
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
-        raise InputError(f"{path}:{line}: this is no YAML: {error.problem}") from error
-    if not isinstance(tree, dict):
-        what = "empty" if tree is None else "a list" if isinstance(tree, list) else f"{tree!r:.40}"
-        raise InputError(f"{path}: the recipe is {what}, not `key: value`; `limbeck new` writes one to start from")
-    return tree
 
 
 def _override(tree: Any, override: str) -> None:
@@ -198,12 +151,6 @@ def _position(place: Any, part: str, override: str) -> int:
     return int(part)
 
 
-def _plain(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {str(key): _plain(value) for key, value in node.items()}
-    return [_plain(item) for item in node] if isinstance(node, list) else node
-
-
 def _told_by(overrides: Sequence[str], loc: tuple[str | int, ...], *, place: str) -> str:
     """Who gave a wrong value: the last override of it or of what it is in, else the recipe at `place`.
 
@@ -215,17 +162,3 @@ def _told_by(overrides: Sequence[str], loc: tuple[str | int, ...], *, place: str
         return f"--set {whole[-1]}"
     parts = [f"--set {override}" for name, override in named if told == name[: len(told)]]
     return " ".join([place, "with", *parts]) if parts else place
-
-
-def _line(tree: Any, loc: tuple[str | int, ...]) -> int:
-    """The line of the deepest part of a place that stands in the file."""
-    line = 1
-    node = tree
-    for part in loc:
-        try:
-            marks = node.lc
-            positions = marks.key(part) if isinstance(part, str) else marks.item(part)
-            line, node = positions[0] + 1, node[part]
-        except (AttributeError, KeyError, IndexError, TypeError):
-            break
-    return line

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from limbeck.errors import InputError
+from limbeck.errors import InputError, sentence
+from limbeck.judges.grade import GradeSettings
 from limbeck.judges.profile import PROFILES, Profile, Rules, read_profile
 from limbeck.records import Prompt, Verdict, asked
 from limbeck.taxonomy import HARMS
@@ -83,24 +85,46 @@ def test_profiles_that_say_the_same_are_one_version_whatever_the_order() -> None
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("thresholds: {bias: 2}", "--profile: thresholds.bias: is 2; use 1 or less"),
-        ("treshold: {bias: 1}", "--profile: treshold: is unknown; leave it out"),
-        ("conduct: {bias: {borderline: deny}}", "use 'answer', 'answer_with_care' or 'refuse'"),
-        ("- bias", "is no mapping; write thresholds, conduct and languages"),
-        ("languages: {de: {conduct: {bias: {mild: refuse}}}}", "--profile: languages.de.conduct.bias.mild"),
-        ("bias: 1\na: b: c", ":2 is no YAML"),
+        ("thresholds: {bias: 2}", "mine.yaml:1: thresholds.bias: is 2; use 1 or less"),
+        ("\nthresholds:\n  bias: high", "mine.yaml:3: thresholds.bias: is 'high'; use a number"),
+        ("\ntreshold: {bias: 1}", "mine.yaml:2: treshold: unknown; did you mean thresholds?"),
+        ("languages:\n  de: {treshold: {}}", "mine.yaml:2: languages.de.treshold: unknown; did you mean thresholds?"),
         (
-            "thresholds: {toxicty: 0.2}",
-            "harm 'toxicty' is unknown, and too like one of ours",
+            "conduct: {bias: {borderline: deny}}",
+            "mine.yaml:1: conduct.bias.borderline: is 'deny'; use answer, answer_with_care or refuse",
         ),
-        ("conduct: {unsafe_advise: {safe: refuse}}", "did you mean unsafe_advice?"),
+        ("- bias", "mine.yaml is a list, not `key: value`; write thresholds, conduct and languages"),
+        (
+            "languages: {de: {conduct: {bias: {mild: refuse}}}}",
+            "mine.yaml:1: languages.de.conduct.bias.mild: is 'mild'; use safe, borderline or adversarial",
+        ),
+        ("bias: 1\na: b: c", "mine.yaml:2: this is no YAML: mapping values are not allowed here"),
+        (
+            "thresholds:\n  toxicty: 0.2",
+            "mine.yaml:2: thresholds.toxicty: harm 'toxicty' is unknown, and too like one of ours to be one of your "
+            "own; did you mean toxicity?",
+        ),
     ],
 )
-def test_a_slip_in_a_profile_of_ones_own_is_named(tmp_path: Path, text: str, complaint: str) -> None:
-    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+def test_a_slip_in_a_profile_of_ones_own_is_told_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, complaint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(InputError) as raised:
-        profile_named(str(tmp_path / "mine.yaml"))
-    assert complaint.replace("'", "") in str(raised.value).replace("'", "")
+        profile_named("mine.yaml")
+    assert str(raised.value) == f"--profile: {complaint}"
+
+
+def test_every_slip_in_a_profile_that_a_recipe_names_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("thresholds: {bias: 2}\nconduct: {bias: {safe: no}}\n")
+    with pytest.raises(ValidationError) as raised:
+        GradeSettings.model_validate({"profile": "mine.yaml"})
+    assert [sentence(one) for one in raised.value.errors()] == [
+        "mine.yaml:1: thresholds.bias: is 2; use 1 or less\n"
+        "mine.yaml:2: conduct.bias.safe: is 'no'; use answer, answer_with_care or refuse"
+    ]
 
 
 def test_a_profile_that_is_nowhere_is_named() -> None:

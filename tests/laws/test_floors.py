@@ -12,7 +12,7 @@ import limbeck
 
 PACKAGE = Path(limbeck.__file__).parent
 FLOORS = (
-    ("records", "protocols", "taxonomy", "spec", "stats", "errors", "files", "processes", "version"),
+    ("records", "protocols", "taxonomy", "spec", "stats", "errors", "files", "yaml_file", "processes", "version"),
     ("models", "judges", "losses", "targets", "attacks", "perturb"),
     ("curate", "teach", "sift", "training", "evaluation", "mine", "report", "export"),
     (

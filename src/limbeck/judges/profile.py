@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from limbeck.errors import InputError, did_you_mean, text_in
+from limbeck.errors import InputError, did_you_mean
 from limbeck.records import Prompt, Verdict
 from limbeck.spec import Share, Spec
 from limbeck.taxonomy import HARMS, Conduct, Tier
+from limbeck.yaml_file import line_at, plain, problems, read_tree
 
 PROFILES = Path(__file__).with_name("profiles")
 
@@ -106,16 +106,17 @@ def read_profile(value: Any) -> Any:
     if not file.is_file():
         raise ValueError(f"profile '{value}' is no file and none of those shipped; {did_you_mean(value, shipped)}")
     try:
-        settings = YAML(typ="safe").load(text_in(file))
+        tree = read_tree(file, remedy="write thresholds, conduct and languages")
     except InputError as error:
-        raise ValueError(f"profile {error}") from error
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = file if mark is None else f"{file}:{mark.line + 1}"
-        raise ValueError(f"profile {place} is no YAML ({str(error).splitlines()[0]}); correct it there") from error
-    if not isinstance(settings, Mapping):
-        raise ValueError(f"profile {file} is no mapping; write thresholds, conduct and languages")
-    return dict(settings)
+        raise ValueError(str(error)) from error
+    try:
+        return Profile.model_validate(plain(tree))
+    except ValidationError as error:
+        said = [
+            f"{file}:{line_at(tree, loc)}: {'.'.join(map(str, loc))}: {message}"
+            for loc, message in problems(error, tree, of=Profile)
+        ]
+        raise ValueError("\n".join(said)) from error
 
 
 def as_yaml(profile: Profile, *, remarks: Iterable[str]) -> str:
