@@ -6,8 +6,10 @@ import inspect
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -110,14 +112,37 @@ def evaluate(
     for name in ("trials.jsonl", "trials_extra.jsonl"):
         check_apart(folder / name, read=files)
     settings = settings or EvaluateSettings()
-    work = Workspace(folder, seed=0, tools=ModelTools(), progress=progress, verb="evaluate")
-    with work.open():
+    of = {
+        "model": [_seen_from(folder, subject.model)],
+        "adapter": [_seen_from(folder, subject.adapter)] if subject.adapter is not None else [],
+        "strength": [str(subject.strength)],
+        "prompts": [_seen_from(folder, file) for file in files],
+    }
+    work = Workspace(folder, seed=0, tools=ModelTools(), progress=progress, verb="evaluate", of=of)
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    with work.open(), _gone_if_refused(work, made):
         given = work.keep("prompts", read_prompts, Files(paths=tuple(files)))
         trials = work.keep("exam", examine, settings, answering, (subject,), given)
         (scorecard,) = work.keep("scorecards", measure, settings, trials)
         write_atomically(folder / "scorecard.json", scorecard_json(scorecard))
         _write_trials(folder, given, trials)
     return scorecard
+
+
+def _seen_from(folder: Path, named: Path | str) -> str:
+    """The path of what is named as it is seen from the folder; the name itself where nothing is there."""
+    return os.path.relpath(named, folder) if Path(named).exists() else str(named)
+
+
+@contextmanager
+def _gone_if_refused(work: Workspace, made: Sequence[Path]) -> Iterator[None]:
+    """Takes away the folders that were made for what is then refused, before any reply was kept in them."""
+    try:
+        yield
+    except InputError:
+        if made and not any(kept.end for kept in work.kept.values()):
+            shutil.rmtree(made[-1], ignore_errors=True)
+        raise
 
 
 def _write_trials(folder: Path, prompts: Sequence[Prompt], trials: Sequence[Trial]) -> None:

@@ -22,6 +22,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar, get_args, get_origin, get_type_hints, overload
 
 import numpy as np
@@ -257,7 +258,8 @@ class Reached(Exception):
 
 class Workspace:
     """A run folder, or one round's part of it; with `until`, no stage after the first of that name is made, with `only`
-    none but the one of that name. It belongs to the `verb` that made it.
+    none but the one of that name. It belongs to the `verb` that made it, and a measurement is `of` these values of
+    options; paths among them as they are seen from the folder, so that both may be moved.
 
     With `replaces` earlier results are at its top, and what tells of them stays beside them until others are there.
     """
@@ -272,6 +274,7 @@ class Workspace:
         until: str | None = None,
         only: str | None = None,
         verb: str = "run",
+        of: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         self.folder = folder
         self.root = folder
@@ -281,6 +284,7 @@ class Workspace:
         self.until = until
         self.only = only
         self.verb = verb
+        self.of = {option: list(values) for option, values in of.items()}
         self.replaces = False
         self.made: dict[str, dict[str, Any]] = {}
         self.kept: dict[str, Kept] = {}
@@ -289,6 +293,7 @@ class Workspace:
     def open(self) -> Iterator[Workspace]:
         """The run folder, held by this process alone until the block ends."""
         try:
+            self._check_ours()
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / ".lock", timeout=0)
             lock.acquire()
@@ -301,22 +306,40 @@ class Workspace:
         except OSError as error:
             raise InputError(f"{self.folder}: cannot write here ({error.strerror}); name another folder") from error
         try:
-            self._mark()
+            # Another process may have been here since.
+            self._check_ours()
+            if _manifest(self.folder) is None:
+                self._write_manifest()
             self.replaces = any((self.folder / name).exists() for name in RESULTS)
             yield self
         finally:
             lock.release()
 
-    def _mark(self) -> None:
-        """Raises InputError where the folder holds other things than this verb made, for it writes over files in it."""
+    def _check_ours(self) -> None:
+        """Raises InputError where the folder holds other things than this verb made, or a measurement of something
+        else, for it writes over files in it."""
         if (told := _manifest(self.folder)) is not None:
             maker = told.get("verb", self.verb)
             if maker != self.verb:
                 raise InputError(f"{self.folder}: this folder holds what limbeck {maker} made; name another folder")
-            return
-        if any(one.name != ".lock" for one in self.folder.iterdir()):
+            held = told.get("of", self.of)
+            others = [
+                f"another --{option} ({self._shown(held.get(option, []))}) than {self._shown(values)}"
+                for option, values in self.of.items()
+                if held.get(option, []) != values
+            ]
+            if others and (self.folder / "scorecard.json").exists():
+                raise InputError(
+                    f"{self.folder}: the scorecard.json in it is of {' and '.join(others)}; name another --folder, or "
+                    "delete this one to measure anew"
+                )
+        elif self.folder.is_dir() and any(one.name != ".lock" for one in self.folder.iterdir()):
             raise InputError(f"{self.folder}: this is no run folder and not empty; name a new or empty one")
-        self._write_manifest()
+
+    def _shown(self, values: Sequence[str]) -> str:
+        """The values of an option as they are told, paths from here and not from the folder."""
+        paths = {one: os.path.normpath(self.folder / one) for one in values}
+        return ", ".join(path if os.path.exists(path) else one for one, path in paths.items()) or "none"
 
     def round(self, number: int) -> Workspace:
         """The part of the run folder for one round."""
@@ -383,9 +406,10 @@ class Workspace:
         return self.kept[name]
 
     def _write_manifest(self) -> None:
+        of = {"of": self.of} if self.of else {}
         write_atomically(
             self.root / "manifest.json",
-            json.dumps({"schema": SCHEMA, "verb": self.verb, "seed": self.seed, "stages": self.made}, indent=1),
+            json.dumps({"schema": SCHEMA, "verb": self.verb, **of, "seed": self.seed, "stages": self.made}, indent=1),
         )
 
 
@@ -393,7 +417,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
     """What our manifest in the folder says; None where there is none, or somebody else's."""
     try:
         told = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return told if isinstance(told, dict) and "stages" in told else None
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -104,6 +105,24 @@ def test_a_missing_prompt_file_is_one_message_and_exit_code_2(limbeck: Command, 
     code, _, err = limbeck("evaluate", "--model", str(tiny_model), "--prompts", "none.jsonl", "--folder", "out")
     assert (code, len(err.strip().splitlines())) == (2, 1)
     assert err.startswith("none.jsonl: there is no such file")
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("folder", ["out", "new/out"])
+def test_a_measurement_that_is_refused_leaves_no_folder(limbeck: Command, tiny_model: Path, folder: str) -> None:
+    Path("a.jsonl").write_text('{"prompt": "Which?", "choices": ["x", "y"], "answer": 0}\n')
+    Path("odd").mkdir()
+    evaluate = ("evaluate", "--model", str(tiny_model), "--adapter", "odd", "--prompts", "a.jsonl")
+    code, _, err = limbeck(*evaluate, "--folder", folder, "--set", "evaluate.dimensions=[usefulness]")
+    assert (code, err.partition(";")[0]) == (2, "odd: this is no adapter")
+    assert sorted(one.name for one in Path.cwd().iterdir()) == ["a.jsonl", "odd"]
+
+
+def test_a_measurement_puts_nothing_into_a_folder_of_other_things(limbeck: Command, tiny_model: Path) -> None:
+    Path("a.jsonl").write_text('{"prompt": "Which?"}\n')
+    evaluate = ("evaluate", "--model", str(tiny_model), "--prompts", "a.jsonl", "--folder", ".")
+    assert limbeck(*evaluate)[0] == 2
+    assert [one.name for one in Path.cwd().iterdir()] == ["a.jsonl"]
 
 
 def test_a_model_that_is_nowhere_is_one_message_and_exit_code_2(limbeck: Command) -> None:
@@ -1214,6 +1233,27 @@ def test_evaluate_writes_one_row_a_prompt_in_order_and_a_scorecard(limbeck: Comm
     assert Path("out/trials_extra.jsonl").is_file()
     code, _, err = limbeck("compare", "out", "out")
     assert code == 1 and err.startswith("too few to show a loss of safety: ")
+
+
+@pytest.mark.model
+def test_a_measurement_of_something_else_is_not_written_over_and_the_same_one_goes_on(
+    limbeck: Command, tiny_model: Path
+) -> None:
+    for name in ("a", "b"):
+        Path(f"{name}.jsonl").write_text(json.dumps({"prompt": f"How, {name}?", "choices": ["x", "y"], "answer": 0}))
+    shutil.copytree(tiny_model, "other")
+    same = ("evaluate", "--set", "evaluate.dimensions=[usefulness]", "--folder", "out")
+    assert limbeck(*same, "--model", str(tiny_model), "--prompts", "a.jsonl")[0] == 0
+    before = Path("out/scorecard.json").read_text()
+    held = "out: the scorecard.json in it is of another --"
+    remedy = "name another --folder, or delete this one to measure anew\n"
+    assert limbeck(*same, "--model", str(tiny_model), "--prompts", "b.jsonl") == (
+        2, "", f"{held}prompts (a.jsonl) than b.jsonl; {remedy}",
+    )  # fmt: skip
+    code, _, err = limbeck(*same, "--model", "other", "--prompts", "a.jsonl")
+    assert code == 2 and err.startswith(f"{held}model (") and err.endswith(f"than other; {remedy}")
+    assert Path("out/scorecard.json").read_text() == before
+    assert limbeck(*same, "--model", str(tiny_model), "--prompts", "../" + Path.cwd().name + "/a.jsonl")[0] == 0
 
 
 @pytest.mark.model
