@@ -140,7 +140,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         subjects.extend(examined)
         caution = _risks(config, work, "exam_risks", exam)
         trials = work.keep("exam", examine, config.evaluate, config.answer, tuple(subjects), exam, caution)
-        scorecards = work.keep("scorecards", measure, config.evaluate, trials, examined)
+        scorecards = work.keep("scorecards", measure, config.evaluate, config.answer, trials, examined)
         exported = work.keep("export", export, base, chosen)
         risked += [caution] if caution is not None else []
         learnt = (

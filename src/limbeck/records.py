@@ -550,12 +550,18 @@ class Measurement(Record):
 
 
 class Scorecard(Record):
-    """All that was measured of one model; `profile` is a hash of that of the deployment, empty for none."""
+    """All that was measured of one model; `profile` is a hash of that of the deployment, empty for none.
+
+    `max_tokens` were the most that a reply could have; `dimensions` what was measured, each with a hash of its
+    settings. None and empty where that is not known.
+    """
 
     schema_number: int = SCHEMA
     model: str
     measurements: tuple[Measurement, ...]
     profile: str = ""
+    max_tokens: int | None = None
+    dimensions: dict[str, str] = {}
 
 
 class Checkpoint(Record):

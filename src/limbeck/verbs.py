@@ -123,7 +123,7 @@ def evaluate(
     with work.open(), _gone_if_refused(work, made):
         given = work.keep("prompts", read_prompts, Files(paths=tuple(files)))
         trials = work.keep("exam", examine, settings, answering, (subject,), given)
-        (scorecard,) = work.keep("scorecards", measure, settings, trials)
+        (scorecard,) = work.keep("scorecards", measure, settings, answering, trials)
         write_atomically(folder / "scorecard.json", scorecard_json(scorecard))
         _write_trials(folder, given, trials)
     return scorecard

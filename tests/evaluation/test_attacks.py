@@ -112,7 +112,7 @@ def test_samples_of_an_attack_are_no_samples_of_the_prompt() -> None:
 def tries(subject: ModelSpec, *attacks: Any, store: StageStore, judge: JudgeSpec) -> list[Trial]:
     settings = EvaluateSettings.model_construct(dimensions=(Attacks(attacks=attacks, twins=0),), judges=(judge,))
     found = list(examine(settings, AnswerSettings(max_tokens=9), (subject,), [harmful(1)], store=store))
-    assert next(iter(measure(settings, found, store=store))).measurements
+    assert next(iter(measure(settings, AnswerSettings(), found, store=store))).measurements
     return [one for one in found if one.attack]
 
 

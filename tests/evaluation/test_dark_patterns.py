@@ -55,7 +55,7 @@ def figures(
 ) -> list[Measurement]:
     settings = EvaluateSettings.model_construct(dimensions=dimensions, judges=(judge,))
     trials = list(examine(settings, AnswerSettings(), (subject,), prompts, store=store))
-    (scorecard,) = measure(settings, trials, store=store)
+    (scorecard,) = measure(settings, AnswerSettings(), trials, store=store)
     return list(scorecard.measurements)
 
 

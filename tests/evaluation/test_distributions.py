@@ -62,7 +62,7 @@ def figures(measured: Any) -> dict[str, tuple[float | None, int, int]]:
 def examined(subject: ModelSpec, *dimensions: Any, store: StageStore, judge: JudgeSpec) -> Any:
     settings = EvaluateSettings.model_construct(dimensions=dimensions, judges=(judge,))
     trials = list(examine(settings, AnswerSettings(max_tokens=3), (subject,), [HARMFUL], store=store))
-    (card,) = measure(settings, trials, store=store)
+    (card,) = measure(settings, AnswerSettings(), trials, store=store)
     return figures(card.measurements)
 
 

@@ -103,6 +103,8 @@ def test_a_reply_that_does_not_come_is_unscored(store: StageStore, judge: JudgeS
 
 def test_the_scorecard_has_a_figure_with_an_interval_for_both(store: StageStore, judge: JudgeSpec) -> None:
     settings = EvaluateSettings.model_construct(dimensions=(Faithfulness(),), judges=(judge,))
-    (card,) = measure(settings, examined(store, judge, *THINKS, Line(when="<think>", say=("0.9 No.",))), store=store)
+    (card,) = measure(
+        settings, AnswerSettings(), examined(store, judge, *THINKS, Line(when="<think>", say=("0.9 No.",))), store=store
+    )
     found = {one.slice["reasoning"]: (one.value, one.low is not None) for one in card.measurements}
     assert found == {"dropped": (0.5, True), "swapped": (0.5, True)}

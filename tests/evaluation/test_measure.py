@@ -280,9 +280,10 @@ def test_a_trial_wanted_by_two_dimensions_is_asked_once_and_judged(store: StageS
     trials = list(examine(both, AnswerSettings(), (subject,), [harmful(1), twin(1)], store=store))
     assert [(one.asked, one.refused) for one in trials if one.asked == "reply"] == [("reply", True), ("reply", False)]
     assert [one.why for one in trials if one.asked == "decision"] == ["careful gives no log-probabilities"] * 2
-    (scorecard,) = measure(both, trials, store=store)
+    (scorecard,) = measure(both, AnswerSettings(max_tokens=9), trials, store=store)
     assert figures(scorecard.measurements)["handled_safely"] == (1.0, 1, 0)
     assert figures(scorecard.measurements)["decision_auc"] == (None, 0, 2)
+    assert (scorecard.max_tokens, set(scorecard.dimensions)) == (9, {"safety", "refusal"})
 
 
 def test_what_a_profile_expects_is_expected_of_every_trial(store: StageStore, judge: JudgeSpec) -> None:
@@ -296,7 +297,7 @@ def test_what_a_profile_expects_is_expected_of_every_trial(store: StageStore, ju
         ("reply", None): "refuse", ("decision", None): "refuse", ("reply", "role_play"): "refuse",
     }  # fmt: skip
     assert {one.of for trial in trials for one in trial.verdicts} == {one.id for one in trials if one.reply}
-    (scorecard,) = measure(strict, trials, store=store)
+    (scorecard,) = measure(strict, AnswerSettings(), trials, store=store)
     assert scorecard.profile == refused.version != Profile().version == ""
     measured = figures(scorecard.measurements)
     assert measured["refused_when_due"] == (1.0, 1, 0) and measured["attack_success role_play"] == (0.0, 1, 0)
@@ -305,7 +306,7 @@ def test_what_a_profile_expects_is_expected_of_every_trial(store: StageStore, ju
 def test_a_recorded_teacher_off_its_prompts_is_not_measured(store: StageStore, judge: JudgeSpec) -> None:
     both = settings(judge, Safety(), Refusal())
     trials = list(examine(both, AnswerSettings(), (Recorded(name="expert"),), [harmful(1)], store=store))
-    (scorecard,) = measure(both, trials, store=store)
+    (scorecard,) = measure(both, AnswerSettings(), trials, store=store)
     assert figures(scorecard.measurements)["handled_safely"] == (None, 0, 1)
 
 
@@ -313,7 +314,7 @@ def test_a_teacher_is_measured_on_the_prompts_that_it_is_for_alone(store: StageS
     both = settings(judge, Safety(), Refusal())
     expert = Scripted(name="expert", conducts=("refuse",), script=(Line(say=("0.9 No.",)),))
     trials = list(examine(both, AnswerSettings(), (expert,), [harmful(1), twin(1)], store=store))
-    (scorecard,) = measure(both, trials, store=store)
+    (scorecard,) = measure(both, AnswerSettings(), trials, store=store)
     measured = figures(scorecard.measurements)
     assert measured["handled_safely"] == (1.0, 1, 0) and measured["refused_when_harmless twins"] == (None, 0, 1)
     assert {one.why for one in trials if one.prompt.is_twin} == {"expert is not for this prompt"}
@@ -344,7 +345,10 @@ def test_the_usefulness_drop_is_measured_item_by_item_against_the_first_subject(
         ]
 
     first, second = measure(
-        settings(judge, Usefulness()), answers("base", "+++-") + answers("student", "-++?"), store=store
+        settings(judge, Usefulness()),
+        AnswerSettings(),
+        answers("base", "+++-") + answers("student", "-++?"),
+        store=store,
     )
     assert "usefulness_drop" not in figures(first.measurements)
     # Both scored on three items: lost one of three.
@@ -353,7 +357,7 @@ def test_the_usefulness_drop_is_measured_item_by_item_against_the_first_subject(
 
 def test_a_drop_of_something_never_measured_is_none(store: StageStore, judge: JudgeSpec) -> None:
     trials = [trial(twin(1), "none"), trial(twin(1), "none").model_copy(update={"subject": "student"})]
-    cards = measure(settings(judge, Usefulness()), trials, store=store)
+    cards = measure(settings(judge, Usefulness()), AnswerSettings(), trials, store=store)
     assert [one.value for card in cards for one in card.measurements if one.name == "multiple_choice_accuracy"] == [
         None
     ] * 2

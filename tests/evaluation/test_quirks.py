@@ -110,7 +110,7 @@ def test_every_teacher_is_asked_the_canaries_whatever_else_it_is_for_and_student
     settings = EvaluateSettings.model_construct(dimensions=(Quirks(),), judges=(judge,))
     trials = list(examine(settings, AnswerSettings(max_tokens=2), subjects, [], store=store))
     assert {one.subject for one in trials if one.scores} == {"base", "student", "wide"}
-    cards = {card.model: card for card in measure(settings, trials, teachers, store=store)}
+    cards = {card.model: card for card in measure(settings, AnswerSettings(), trials, teachers, store=store)}
     assert list(cards) == ["base", "student", "wide", "paper"]
     assert named(cards["student"])["canary_moved"] == (pytest.approx(0.0), 24, 0)
     # It did not move, so towards nobody.

@@ -364,6 +364,32 @@ def test_what_another_profile_measured_is_not_compared(tmp_path: Path) -> None:
     assert compare(before, after).complaint == ""
 
 
+def carded(folder: Path, rows: Sequence[Row], **told: Any) -> Path:
+    """A folder as `limbeck evaluate` writes it, whose scorecard tells how it was measured."""
+    measured(folder, rows)
+    (folder / "scorecard.json").write_text(scorecard_json(Scorecard(model="m", measurements=(), **told)))
+    return folder
+
+
+def test_what_had_more_room_to_reply_is_not_compared(tmp_path: Path) -> None:
+    rows = replied("full", HARMFUL, count=9)
+    before, after = (carded(tmp_path / str(room), rows, max_tokens=room) for room in (64, 256))
+    complaint = r"256 was measured with --max-tokens 256, .*64 with 64, and a flip could be a reply's end; run"
+    with pytest.raises(InputError, match=complaint):
+        compare(before, after)
+    assert compare(before, carded(tmp_path / "256", rows, max_tokens=64)).complaint == ""
+    assert compare(before, measured(tmp_path / "older", rows)).complaint == ""
+
+
+def test_dimensions_that_differ_are_told(tmp_path: Path) -> None:
+    rows = replied("full", HARMFUL, count=9)
+    before = carded(tmp_path / "a", rows, dimensions={"safety": "1", "robustness": "1", "attacks": "1"})
+    after = carded(tmp_path / "b", rows, dimensions={"safety": "1", "attacks": "2", "bbq": "1"})
+    told = ["before alone measured robustness", "after alone measured bbq", "attacks was measured with other settings"]
+    assert [line for line in said(compare(before, after)).splitlines() if "measured " in line][:3] == told
+    assert not any(line in said(compare(before, before)) for line in told)
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [

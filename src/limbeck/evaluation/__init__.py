@@ -38,7 +38,7 @@ from limbeck.models.answer import AnswerSettings
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Encoder, Store
 from limbeck.records import Measurement, Prompt, Risk, Scorecard, Trial
-from limbeck.spec import Spec, Table
+from limbeck.spec import Spec, Table, fingerprint
 from limbeck.stats import paired_difference
 
 EVALUATORS: Table[Evaluator] = Table(
@@ -48,6 +48,7 @@ EVALUATORS: Table[Evaluator] = Table(
 )  # fmt: skip
 # Traits pass through lessons that say nothing of them: every teacher may be the source, whatever it is for.
 OF_ANYBODY = ("canary", "dark_pattern")
+HASH_DIGITS = 12  # of a dimension's settings
 AnyEvaluator = Annotated[SerializeAsAny[Evaluator], BeforeValidator(EVALUATORS.read)]
 
 
@@ -99,7 +100,12 @@ def wanted_trials(settings: EvaluateSettings, prompts: Sequence[Prompt], *, seed
 
 
 def measure(
-    settings: EvaluateSettings, trials: Sequence[Trial], teachers: tuple[ModelSpec, ...] = (), *, store: Store
+    settings: EvaluateSettings,
+    answering: AnswerSettings,
+    trials: Sequence[Trial],
+    teachers: tuple[ModelSpec, ...] = (),
+    *,
+    store: Store,
 ) -> Iterator[Scorecard]:
     """One scorecard a subject; the first subject is the one that the others are compared with, item by item. Those that
     are no teachers are held beside the teachers too."""
@@ -118,7 +124,13 @@ def measure(
             figures += _drop(first, right)
             figures += overall(figures)
         first = right if first is None else first
-        yield Scorecard(model=name, measurements=tuple(figures), profile=settings.profile.version)
+        yield Scorecard(
+            model=name,
+            measurements=tuple(figures),
+            profile=settings.profile.version,
+            max_tokens=answering.max_tokens,
+            dimensions={dimension.kind: fingerprint(dimension)[:HASH_DIGITS] for dimension in settings.dimensions},
+        )
 
 
 def _trials(

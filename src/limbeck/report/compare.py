@@ -105,6 +105,19 @@ class Comparison:
         return figures(cards, [*decide, *of_harms, *attacked])
 
     @property
+    def otherwise(self) -> Iterator[str]:
+        """What was not measured of both, or not alike, a line each; nothing where a scorecard does not tell."""
+        first, second = self.before.card.dimensions, self.after.card.dimensions
+        if not (first and second):
+            return
+        for name, mine, theirs in ((BEFORE, first, second), (AFTER, second, first)):
+            if alone := sorted(mine.keys() - theirs.keys()):
+                yield f"{name} alone measured {', '.join(alone)}"
+        for kind in sorted(first.keys() & second.keys()):
+            if first[kind] != second[kind]:
+                yield f"{kind} was measured with other settings"
+
+    @property
     def complaint(self) -> str:
         """Why it does not pass as a gate, and what to do, a line each; empty where it passes.
 
@@ -142,13 +155,20 @@ def compare(before: Path, after: Path) -> Comparison:
     """What changed between two folders of `limbeck evaluate`, or between two scorecards.
 
     Flips are tested by the exact McNemar test, adjusted over the groups (Benjamini-Hochberg). Raises InputError where
-    what is compared was not asked the same prompts or not graded by the same judges and profile.
+    what is compared was not asked the same prompts, could not reply at the same length, or was not graded by the same
+    judges and profile.
     """
     first, second = _read(before, BEFORE), _read(after, AFTER)
     if first.card.profile != second.card.profile:
         raise InputError(
             f"{after} was measured by another profile than {before}, and a flip could be the profile's; run `limbeck "
             "evaluate` for both with the same evaluate.profile"
+        )
+    rooms = (first.card.max_tokens, second.card.max_tokens)
+    if None not in rooms and rooms[0] != rooms[1]:
+        raise InputError(
+            f"{after} was measured with --max-tokens {rooms[1]}, {before} with {rooms[0]}, and a flip could be a "
+            "reply's end; run `limbeck evaluate` for both with the same --max-tokens"
         )
     for side in (first, second):
         if not side.trials:
@@ -195,6 +215,7 @@ def as_lines(found: Comparison) -> Iterator[RenderableType]:
 
     for name, side in ((BEFORE, found.before), (AFTER, found.after)):
         yield Text(f"{name:7} {side.path} ({side.model})")
+    yield from map(Text, found.otherwise)
     yield as_rich(found.figures)
     if found.untested:
         return

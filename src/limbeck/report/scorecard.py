@@ -43,7 +43,11 @@ def read_scorecards(file: Path) -> tuple[Scorecard, ...]:
         noun_at(
             str(file),
             Scorecard,
-            {**{name: one.get(name) for name in ("model", "measurements")}, "profile": one.get("profile", "")},
+            {
+                **{name: one.get(name) for name in ("model", "measurements", "max_tokens")},
+                "profile": one.get("profile", ""),
+                "dimensions": one.get("dimensions", {}),
+            },
         )
         for one in (said, *others)
     )
@@ -53,6 +57,8 @@ def _figures(scorecard: Scorecard) -> dict[str, Any]:
     return {
         "model": scorecard.model,
         "profile": scorecard.profile,
+        "max_tokens": scorecard.max_tokens,
+        "dimensions": scorecard.dimensions,
         "measurements": [
             {
                 "name": one.name,
