@@ -206,6 +206,9 @@ def test_a_row_that_names_no_harm_to_fit_is_named_with_its_line(tmp_path: Path) 
         InputError, match=r"labels.jsonl:1: there is no text in 'harm'; name the harm .* or give --harm"
     ):
         calibrate_file(HARM_JUDGE, file, tmp_path / "out", CalibrateSettings(fit=True), column="said")
+    file.write_text('{"prompt": "How?", "reply": "So.", "said": 1, "harm": "toxicty"}\n')
+    with pytest.raises(InputError, match=r"labels.jsonl:1: harm 'toxicty' is unknown, .*; did you mean toxicity\?"):
+        calibrate_file(HARM_JUDGE, file, tmp_path / "out", CalibrateSettings(fit=True), column="said")
     found = calibrate_file(HARM_JUDGE, file, tmp_path / "o", CalibrateSettings(fit=True, harm="bias"), column="said")
     assert [(one.harm, one.language) for one in found.fitted] == [("bias", "en")]
 
@@ -214,8 +217,11 @@ def test_an_unknown_label_is_named_with_its_line(tmp_path: Path) -> None:
     file = labels(tmp_path, ("No.", "full"), ("So.", "perhaps"))
     with pytest.raises(InputError, match=r"labels.jsonl:2: the label is 'perhaps'"):
         calibrate_file(SCRIPTED_JUDGE, file, tmp_path / "out", CalibrateSettings(), column="said")
-    with pytest.raises(InputError, match=r"labels.jsonl:1: there is no 'sad'; did you mean said"):
+    with pytest.raises(InputError, match=r"labels.jsonl: no row has 'sad'; did you mean said\?$"):
         calibrate_file(SCRIPTED_JUDGE, file, tmp_path / "out", CalibrateSettings(), column="sad")
+    file.write_text('{"prompt": "How?", "reply": "So.", "said": 1}\n{"prompt": "How?", "reply": "No.", "sad": 1}\n')
+    with pytest.raises(InputError, match=r"labels.jsonl:2: there is no 'said'; did you mean sad\?$"):
+        calibrate_file(SCRIPTED_JUDGE, file, tmp_path / "out", CalibrateSettings(), column="said")
     assert not (tmp_path / "out").exists()
 
 

@@ -32,7 +32,7 @@ from limbeck.files import Row, asked_last, check_apart, check_new, prompt_of, re
 from limbeck.judges import JUDGES
 from limbeck.judges.calibrate import CalibrateSettings, Calibration, Labelled, calibrate, label_of, refitted
 from limbeck.judges.grade import verdicts
-from limbeck.judges.profile import AS_JUDGED, Profile, as_yaml, read_profile
+from limbeck.judges.profile import AS_JUDGED, Profile, as_yaml, read_profile, spelt
 from limbeck.judges.spec import JudgeSpec
 from limbeck.losses import LOSSES
 from limbeck.models import MODELS
@@ -206,15 +206,20 @@ def _reply_row(row: Row) -> Row:
 def _labelled_row(row: Row, column: str, settings: CalibrateSettings) -> tuple[Row, bool, str | None]:
     """The row, which has a prompt and a reply, its label, and the harm that the label is of."""
     if column not in row.values:
-        others = [name for name in row.values if name not in ("prompt", "reply", "id")]
-        advice = (
-            did_you_mean(column, others) if others else "give each row its label, or name their column with --label"
-        )
-        raise InputError(f"{row.where}: there is no '{column}'; {advice}")
+        raise InputError(f"{row.where}: there is no '{column}'; {_other_column(column, row.values)}")
     harm = row.values.get("harm") if settings.fit and settings.harm is None else None
     if settings.fit and settings.harm is None and not (isinstance(harm, str) and harm):
         raise InputError(f"{row.where}: there is no text in 'harm'; name the harm that the label is of, or give --harm")
-    return _reply_row(row), label_of(row.where, row.values[column]), harm
+    try:
+        return _reply_row(row), label_of(row.where, row.values[column]), None if harm is None else spelt(harm)
+    except ValueError as error:
+        raise InputError(f"{row.where}: {error}") from error
+
+
+def _other_column(column: str, names: Iterable[str]) -> str:
+    """What to do where there is no such column of labels among these names."""
+    others = [name for name in names if name not in ("prompt", "reply", "id")]
+    return did_you_mean(column, others) if others else "give each row its label, or name their column with --label"
 
 
 def calibrate_file(
@@ -234,6 +239,9 @@ def calibrate_file(
     """
     named = judge_named(judge)
     deployed = AS_JUDGED if profile is None else profile_named(profile)
+    names = set[str]().union(*read_each(labels, lambda row: row.values.keys()))
+    if names and column not in names:
+        raise InputError(f"{labels}: no row has '{column}'; {_other_column(column, names)}")
     labelled = [
         Labelled(_exchange(row, number), label, harm)
         for number, (row, label, harm) in enumerate(read_each(labels, lambda row: _labelled_row(row, column, settings)))

@@ -1181,6 +1181,8 @@ def test_a_folder_that_cannot_be_made_is_one_message(limbeck: Command, tiny_mode
     export = ("export", "--model", str(tiny_model), "--adapter", adapter, "--folder", "file/student")
     assert limbeck(*export)[::2] == (2, "file/student: cannot be made (File exists); name another place\n")
     calibrate = ("calibrate", "--labels", "labels.jsonl", "--folder", "file/out")
+    code, _, err = limbeck(*calibrate, "--judge", "harm", "--harm", "toxicty")
+    assert code == 2 and err.startswith("--harm: harm 'toxicty' is unknown") and "did you mean toxicity?" in err
     assert limbeck(*calibrate)[::2] == (2, "file/out: cannot be made (Not a directory); name another place\n")
 
 

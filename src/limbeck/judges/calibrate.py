@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pydantic import Field
 
 from limbeck.errors import InputError, did_you_mean
-from limbeck.judges.profile import Profile, Rules
+from limbeck.judges.profile import HarmName, Profile, Rules
 from limbeck.protocols import Exchange
 from limbeck.records import SCHEMA, Measurement, Record, Verdict
 from limbeck.spec import Spec
@@ -37,7 +37,7 @@ class CalibrateSettings(Spec):
     labels, and each row names its harm where the settings name none.
     """
 
-    harm: str | None = None
+    harm: HarmName | None = None
     catch: float = Field(default=0.9, gt=0, lt=1)
     confidence: float = Field(default=0.95, gt=0, lt=1)
     fit: bool = False

@@ -26,7 +26,8 @@ PROFILES = Path(__file__).with_name("profiles")
 SLIP = 0.9
 
 
-def _spelt(harm: str) -> str:
+def spelt(harm: str) -> str:
+    """The harm, which may be one of the user's own. Raises ValueError where it is a slip for one of ours."""
     ours = [one.name for one in HARMS]
     if harm not in ours and get_close_matches(harm, ours, cutoff=SLIP):
         raise ValueError(
@@ -35,7 +36,7 @@ def _spelt(harm: str) -> str:
     return harm
 
 
-HarmName = Annotated[str, AfterValidator(_spelt)]
+HarmName = Annotated[str, AfterValidator(spelt)]
 Thresholds = dict[HarmName, Share]
 ConductByHarm = dict[HarmName, dict[Tier, Conduct]]
 
