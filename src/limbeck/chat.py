@@ -19,7 +19,7 @@ from limbeck.models.adapter import STRONGEST, can_be_scaled
 from limbeck.models.answer import trial_of
 from limbeck.models.local import Local, name_of
 from limbeck.models.reasoning import USUAL, Reasoning
-from limbeck.models.references import resolve
+from limbeck.models.references import ADAPTER, MERGED, STUDENT, resolve
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Exchange, Scorer, Tools
 from limbeck.records import ChoiceRequest, Message, Prompt, Trial, request_of
@@ -43,7 +43,7 @@ class ChatSettings(Spec):
 def sides_of_run(folder: Path) -> Iterator[ModelSpec]:
     """The base of a finished run, its teachers that reply to any prompt, and its student."""
     # A model that was trained whole has no adapter.
-    adapter, merged = (folder / "student" / part for part in ("adapter", "merged"))
+    adapter, merged = (folder / STUDENT / part for part in (ADAPTER, MERGED))
     if not (folder / "recipe.yaml").is_file() or not (adapter.is_dir() or merged.is_dir()):
         raise InputError(f"{folder}: there is no finished run in it; name one, or models with --model")
     config = load_config(folder / "recipe.yaml")

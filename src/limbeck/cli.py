@@ -72,13 +72,14 @@ Limit = Annotated[int | None, typer.Option(help="Only so many families of each s
 def run(recipe: Recipe, folder: Folder = None, set_: Override = None, limit: Limit = None) -> None:
     """Run all stages, all rounds; what is already made is kept, so the same command goes on after a stop."""
     from limbeck.config import RunConfig
+    from limbeck.models.references import MERGED
     from limbeck.pipeline import run as run_pipeline
 
     config, folder = _read_run(recipe, folder, set_, limit, there=RunConfig.model_fields)
     with _Bars() as bars:
         made = run_pipeline(config, folder, bars)
     bars.show_figures(made.scorecards, on="student")
-    bars.say(f"report:  {made.page}\nstudent: {made.student / 'merged'}")
+    bars.say(f"report:  {made.page}\nstudent: {made.student / MERGED}")
     bars.say(f"next:    limbeck show {folder} · change the recipe and run again: only what it touches is redone")
     bars.pass_gates(made.gates)
 
@@ -369,12 +370,13 @@ def train(
     set_: Override = None,
 ) -> None:
     """Train from ready lessons alone."""
+    from limbeck.models.references import MERGED
     from limbeck.verbs import train as train_file
 
     _, config = _read(recipe, set_, there=["student"])
     with _Bars() as bars:
         student = train_file(config, lessons, folder, targets=targets, validation=validation, progress=bars)
-    print(f"student: {student / 'merged'}")
+    print(f"student: {student / MERGED}")
 
 
 @app.command(
@@ -388,10 +390,11 @@ def export(
     strength: Annotated[float, typer.Option(help="Times the adapter's effect, 0 to 1.5; 0 is the base model.")] = 1.0,
 ) -> None:
     """Merge an adapter into its model, as trained or weaker or stronger."""
+    from limbeck.models.references import MERGED
     from limbeck.verbs import export as export_student
 
     export_student(model, adapter, folder, strength=strength)
-    print(f"student: {folder / 'merged'}\nnext:    limbeck verify {folder}")
+    print(f"student: {folder / MERGED}\nnext:    limbeck verify {folder}")
 
 
 @app.command(epilog="Example:  `limbeck verify runs/quickstart/student`")

@@ -16,6 +16,7 @@ from limbeck.judges.grade import grade
 from limbeck.mine import mine, vary
 from limbeck.models.answer import answer
 from limbeck.models.origin import told, trace
+from limbeck.models.references import STUDENT
 from limbeck.models.spec import ModelSpec
 from limbeck.needs import check_asked, check_needs, check_routes, models_beside
 from limbeck.protocols import Progress
@@ -154,12 +155,12 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
             tuple(risked),
         )
         page = work.keep("report", report, config.report, config.gates, base, chosen, scorecards, trials, *learnt)
-        work.publish({"student": exported / "student"} | {file.name: file for file in (page / "page").iterdir()})
+        work.publish({STUDENT: exported / STUDENT} | {file.name: file for file in (page / "page").iterdir()})
         save_config(config, work.folder / "recipe.yaml")
         cards = {card.model: card for card in scorecards}
         # Of an exam without prompts there are no figures, and no gate is passed.
         gates = judged(config.gates, cards.get(chosen.name, Scorecard(model=chosen.name, measurements=())))
-        return Run(work.folder / "report.html", work.folder / "student", scorecards, gates)
+        return Run(work.folder / "report.html", work.folder / STUDENT, scorecards, gates)
 
 
 def _risks(config: RunConfig, at: Workspace, name: str, prompts: Rows[Prompt]) -> Rows[Risk] | None:

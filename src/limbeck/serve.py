@@ -19,7 +19,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from limbeck.errors import InputError, check_installed, did_you_mean
 from limbeck.files import read_table
-from limbeck.models.references import Reference, files_of, load_own_tokenizer, resolve
+from limbeck.models.references import MERGED, STUDENT, Reference, files_of, load_own_tokenizer, resolve
 
 HOST = "127.0.0.1"
 # Seconds that a server may take to load its model, that it is given to end, and between two looks at it.
@@ -138,7 +138,7 @@ def lent(name: str, tool: Tool | None, *, port: int | None = None) -> Iterator[L
     Raises InputError where the server's packages are missing, the port cannot be used, the server does not start or
     ends within the block, and for a model without a chat template, since a server is asked in chats.
     """
-    student = Path(name) / "student" / "merged"
+    student = Path(name) / STUDENT / MERGED
     reference = resolve(str(student) if student.is_dir() else name)
     if tool is not None and not tool.needs_server:
         yield Lent(_folder(reference))

@@ -41,7 +41,7 @@ from limbeck.models.encoder import ModelTools
 from limbeck.models.local import Local, check_lengths
 from limbeck.models.origin import told, traced_here
 from limbeck.models.reasoning import before_answer
-from limbeck.models.references import SHORT_NAMES, resolve
+from limbeck.models.references import SHORT_NAMES, STUDENT, resolve
 from limbeck.needs import check_needs, check_packages, check_reasoning, check_routes, models_beside
 from limbeck.perturb import PERTURBATIONS
 from limbeck.protocols import Continuation, Exchange, Progress
@@ -359,9 +359,9 @@ def train(
             checkpoint = work.keep("strength", choose_strength, config.strength, base, (checkpoint,), prompts)
             work.progress.say(f"student: {choice(checkpoint)}")
         made = work.keep("export", export_stage, base, checkpoint)
-        work.publish({"student": made / "student"})
+        work.publish({STUDENT: made / STUDENT})
         save_config(config, folder / "recipe.yaml")
-    return folder / "student"
+    return folder / STUDENT
 
 
 def _told(files: LessonFiles, config: RunConfig) -> Iterator[Continuation]:

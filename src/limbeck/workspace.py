@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from limbeck.errors import InputError
 from limbeck.files import write_atomically
+from limbeck.models.references import STUDENT
 from limbeck.protocols import Item, Progress, Tools
 from limbeck.records import SCHEMA, Record
 from limbeck.spec import Spec, fingerprint
@@ -39,7 +40,7 @@ from limbeck.version import __version__
 SHARD_ROWS = 50_000
 KEY_DIGITS = 12
 # Of what a recipe made: where one of them is at the top of a folder, a run or a training was finished there.
-RESULTS = ("student", "report.html")
+RESULTS = (STUDENT, "report.html")
 # Appended lines reach the kernel at once (a kill loses none) and the disk at least this often.
 SYNC_SECONDS = 1.0
 

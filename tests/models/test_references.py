@@ -99,6 +99,17 @@ def test_the_folder_of_a_run_or_of_a_student_says_where_its_model_is(tmp_path: P
         resolve(str(tmp_path))
 
 
+@pytest.mark.parametrize(("verb", "options"), [("run", "RECIPE"), ("train", "--lessons FILE")])
+def test_the_folder_of_a_run_that_is_not_finished_says_how_to_finish_it(
+    tmp_path: Path, verb: str, options: str
+) -> None:
+    (tmp_path / "manifest.json").write_text(f'{{"schema": 1, "verb": "{verb}", "stages": {{}}}}')
+    said = f"{tmp_path}: limbeck {verb} has not finished here, and there is no student yet; finish it with the command "
+    with pytest.raises(InputError) as raised:
+        resolve(str(tmp_path))
+    assert str(raised.value) == f"{said}that began it: limbeck {verb} {options} --folder {tmp_path}"
+
+
 def test_torn_model_settings_are_one_message(copied: Path) -> None:
     (copied / "config.json").write_text('{"model_type": "lla')
     with pytest.raises(InputError, match="could not be loaded"):

@@ -8,14 +8,14 @@ from shutil import copymode
 from limbeck.export.checksums import write_checksums
 from limbeck.models.adapter import is_whole_model, mixed_model, scaled_adapter
 from limbeck.models.local import Local
-from limbeck.models.references import load_merged, load_tokenizer, resolve
+from limbeck.models.references import ADAPTER, MERGED, STUDENT, load_merged, load_tokenizer, resolve
 from limbeck.protocols import Store
 from limbeck.records import Checkpoint
 
 
 def export(base: Local, checkpoint: Checkpoint, *, store: Store) -> Path:
     """A folder with the student in `student/`."""
-    student = store.folder("student")
+    student = store.folder(STUDENT)
     write_student(base.model, checkpoint.folder, student, strength=1.0)
     return student.parent
 
@@ -26,13 +26,13 @@ def write_student(model: str, adapter: Path, folder: Path, *, strength: float) -
     there is no adapter beside the merged one."""
     reference = resolve(model)
     if is_whole_model(adapter):
-        mixed_model(reference, adapter, folder / "merged", strength)
+        mixed_model(reference, adapter, folder / MERGED, strength)
     else:
-        scaled_adapter(adapter, folder / "adapter", strength)
-        load_merged(reference, folder / "adapter", called=adapter).save_pretrained(folder / "merged")
-        load_tokenizer(reference).save_pretrained(folder / "merged")
+        scaled_adapter(adapter, folder / ADAPTER, strength)
+        load_merged(reference, folder / ADAPTER, called=adapter).save_pretrained(folder / MERGED)
+        load_tokenizer(reference).save_pretrained(folder / MERGED)
     # safetensors lets nobody but the writer read what it writes; a server often is somebody else.
     for weights in folder.rglob("*.safetensors"):
-        settings = "adapter_config.json" if weights.parent.name == "adapter" else "config.json"
+        settings = "adapter_config.json" if weights.parent.name == ADAPTER else "config.json"
         copymode(weights.with_name(settings), weights)
     write_checksums(folder)

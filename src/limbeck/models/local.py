@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from limbeck.models.adapter import STRONGEST, is_whole_model, scaled_adapter
 from limbeck.models.precision import Precision, torch_type
 from limbeck.models.reasoning import USUAL, Reasoning
+from limbeck.models.references import ADAPTER, MERGED, STUDENT
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Continuation, TopK
 from limbeck.records import ChoiceRequest, ChoiceScores, Message, Reply, Request
@@ -37,7 +38,7 @@ HEAD_ROWS = 64
 # Read and written together, padding and replies included (docs/notebook.md, *Time and memory*).
 BATCH_TOKENS = 8192
 # Folders of an exported student that do not say whose they are.
-STUDENT_PARTS = ("merged", "adapter")
+STUDENT_PARTS = (MERGED, ADAPTER)
 # Finished rows are taken out of a decoding batch when no more than this share of it is still open.
 OPEN_SHARE = 0.9
 # Tokens beside the characters of a tag in which it stands at an end of a text, spaces included.
@@ -115,7 +116,7 @@ def name_of(place: Path) -> str:
         return place.name
     # Links are not followed: a run's student/ is one, and where it leads says less.
     folder = Path(os.path.abspath(place)).parent
-    return f"{folder.parent.name}/{folder.name}" if folder.name == "student" else folder.name
+    return f"{folder.parent.name}/{folder.name}" if folder.name == STUDENT else folder.name
 
 
 def check_lengths(model: Local, told: Iterable[Continuation], *, reply_tokens: int = 0) -> None:

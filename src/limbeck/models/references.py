@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -336,6 +337,10 @@ def with_adapter(
     return adapted
 
 
+# The student in a run's folder, and in a student's the whole model and the adapter alone.
+STUDENT, MERGED, ADAPTER = "student", "merged", "adapter"
+# What makes a student, and with which options beside its folder.
+UNFINISHED = {"run": "RECIPE", "train": "--lessons FILE"}
 # Where in a merged model's config.json are the SHA-256 of the weights of the adapters that it has in it.
 ADAPTERS_WITHIN = "limbeck_adapters_sha256"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -455,13 +460,27 @@ def _dequantise(gguf: Path, folder: Path) -> None:
 
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        of_run = next(filter(Path.is_dir, (folder / "student" / "merged", folder / "merged")), None)
+        of_run = next(filter(Path.is_dir, (folder / STUDENT / MERGED, folder / MERGED)), None)
+        if of_run is None and (options := UNFINISHED.get(verb := _begun_by(folder))) is not None:
+            raise InputError(
+                f"{folder}: limbeck {verb} has not finished here, and there is no student yet; finish it with the "
+                f"command that began it: limbeck {verb} {options} --folder {folder}"
+            )
         meant = "a folder saved by transformers (save_pretrained)" if of_run is None else f"the student in it, {of_run}"
         raise InputError(f"{folder}: there is no config.json; name {meant}")
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"{folder}: there are no *.safetensors; save the weights with save_pretrained")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         raise InputError(f"{folder}: there is no tokenizer; save it there with tokenizer.save_pretrained")
+
+
+def _begun_by(folder: Path) -> str:
+    """The verb that a run folder belongs to; empty where it is none."""
+    try:
+        told = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(told.get("verb", "")) if isinstance(told, dict) else ""
 
 
 def _first_line(error: Exception) -> str:
