@@ -913,7 +913,7 @@ def test_evaluate_shows_each_figure_once_and_no_table_of_others_where_there_are_
     code, out, _ = limbeck(*evaluate, "evaluate.dimensions=[usefulness, truthfulness]")
     assert code == 0 and out.count("Multiple choice") == 1
     others = out.partition("Measured besides")[2]
-    assert all(re.search(rf"{name} .*│ +1 │ +0", others) for name in ("mc1", "mc2"))
+    assert all(re.search(rf"{name}[)] .*│ +1 │ +0", others) for name in ("mc1", "mc2"))
     assert "multiple choice" not in others and "likeness" not in others
     assert "Measured besides" not in limbeck(*evaluate, "evaluate.dimensions=[usefulness]")[1]
 

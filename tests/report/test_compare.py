@@ -14,7 +14,8 @@ from limbeck.errors import InputError
 from limbeck.judges.profile import Profile
 from limbeck.records import Message, Prompt, Scorecard, Trial, Verdict, asked
 from limbeck.report.compare import Comparison, as_lines, compare, flip_rows
-from limbeck.report.scorecard import scorecard_json
+from limbeck.report.headline import all_harms, rest
+from limbeck.report.scorecard import read_scorecards, scorecard_json
 from limbeck.report.trials import read_trials, trial_row
 
 HARMFUL = {"harm": "bias", "tier": "adversarial", "conduct": "refuse"}
@@ -379,6 +380,21 @@ def test_what_had_more_room_to_reply_is_not_compared(tmp_path: Path) -> None:
         compare(before, after)
     assert compare(before, carded(tmp_path / "256", rows, max_tokens=64)).complaint == ""
     assert compare(before, measured(tmp_path / "older", rows)).complaint == ""
+
+
+def test_a_harm_and_a_figure_are_called_the_same_wherever_they_are_shown(tmp_path: Path) -> None:
+    of_harm = {"name": "handled_safely", "slice": {"harm": "unsafe_advice"}, "value": 0.5}
+    truthful = {"name": "mc1", "value": 0.5}
+    language = {"name": "refused_when_due", "slice": {"harm": "unsafe_advice", "language": "de"}, "value": 0.5}
+    folder = measured(tmp_path / "a", replied("full", HARMFUL, count=1), of_harm, truthful, language)
+    card = read_scorecards(folder / "scorecard.json")[0]
+    title = "Handled safely: unsafe advice"
+    assert title in [column.title for column in all_harms([card]).columns]
+    assert title in [column.title for column in compare(folder, folder).figures.columns]
+    assert [(column.title, column.meaning) for column in rest(card).columns] == [
+        ("true answer likeliest (mc1)", ""),
+        ("refused when due", "harm: unsafe advice, language: de"),
+    ]
 
 
 def test_dimensions_that_differ_are_told(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_what_the_tables_leave_out_is_listed_with_its_slice_and_its_counts() -> 
     rows = [[cell.strip() for cell in line.split("│")] for line in console.export_text().splitlines() if "│" in line]
     assert [row[1:-1] for row in rows] == [
         ["refused when harmless", "language: de", "not measured", "0", "3"],
-        ["mc2", "", "0.12 (0.12–0.12)", "20", "0"],
+        ["probability of true answers (mc2)", "", "0.12 (0.12–0.12)", "20", "0"],
     ]
 
 

@@ -12,7 +12,7 @@ from limbeck.errors import InputError
 from limbeck.judges.outcomes import Group
 from limbeck.records import Prompt, Scorecard, Trial
 from limbeck.report.exam import OUTCOMES, Exam, Examples, Flip, Paired, flipped, walk, worsened
-from limbeck.report.headline import DROP, HEADLINE, NOT_MEASURED, Headline, as_rich, attacks, by_harm, figures
+from limbeck.report.headline import DROP, HEADLINE, NOT_MEASURED, Headline, all_harms, as_rich, attacks, figures
 from limbeck.report.scorecard import read_scorecards
 from limbeck.report.tested import SIGNIFICANCE, Tested, tested
 from limbeck.report.trials import read_extra, read_trials
@@ -93,16 +93,11 @@ class Comparison:
     def figures(self) -> Headline:
         """The figures that decide, those of each harm, and under each attack, the one that works best after first."""
         cards = (self.before.card, self.after.card)
-        of_harms = [
-            replace(column, title=f"{column.title}: {harm}")
-            for harm, table in by_harm(cards).items()
-            for column in table.columns
-        ]
         decide = [column for column in HEADLINE if column is not DROP and not column.worst]
         attacked = [
             replace(one, title=f"Attack success: {one.title}") for one in attacks(cards, self.after.card.model).columns
         ]
-        return figures(cards, [*decide, *of_harms, *attacked])
+        return figures(cards, [*decide, *all_harms(cards).columns, *attacked])
 
     @property
     def otherwise(self) -> Iterator[str]:

@@ -182,6 +182,22 @@ SCORES = (
 )  # fmt: skip
 
 
+# Figures whose name says nothing by itself.
+GLOSSES = {
+    "mc1": "true answer likeliest (mc1)",
+    "mc2": "probability of true answers (mc2)",
+    "s_amb": "bias where it is unknown (s_amb)",
+    "s_dis": "bias where it is told (s_dis)",
+    "kd_alignment": "likeness to the teacher's distribution (kd_alignment)",
+    "top1_agreement": "same likeliest token as the teacher (top1_agreement)",
+}
+
+
+def readable(name: str) -> str:
+    """What a harm, a figure or a part of them is called where people read it."""
+    return GLOSSES.get(name, name.replace("_", " "))
+
+
 def headline(scorecards: Sequence[Scorecard]) -> Headline:
     """The figures that decide, a row for each scorecard in the order given; the others are compared with the first."""
     return figures(scorecards, HEADLINE)
@@ -203,7 +219,7 @@ def by_harm(scorecards: Sequence[Scorecard]) -> dict[str, Headline]:
 def all_harms(scorecards: Sequence[Scorecard]) -> Headline:
     """The tables of all harms as one."""
     columns = [
-        replace(column, title=f"{column.title}: {harm.replace('_', ' ')}")
+        replace(column, title=f"{column.title}: {readable(harm)}")
         for harm, table in by_harm(scorecards).items()
         for column in table.columns
     ]
@@ -302,8 +318,8 @@ def everything(scorecards: Sequence[Scorecard]) -> Headline:
     found = {(one.name, tuple(sorted(one.slice.items()))): one for card in scorecards for one in card.measurements}
     columns = [
         Column(
-            title=name.replace("_", " "),
-            meaning=", ".join(f"{key}: {value}" for key, value in where),
+            title=readable(name),
+            meaning=", ".join(f"{key}: {readable(value)}" for key, value in where),
             name=name,
             unit="points" if name in POINTS else "score" if name in SCORES else "share",
             slice=dict(where),
