@@ -153,6 +153,8 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
             targets,
             origins,
             tuple(risked),
+            config.teach.models,
+            config.teach.until.judge,
         )
         page = work.keep("report", report, config.report, config.gates, base, chosen, scorecards, trials, *learnt)
         work.publish({STUDENT: exported / STUDENT} | {file.name: file for file in (page / "page").iterdir()})

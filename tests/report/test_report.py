@@ -14,7 +14,11 @@ import pytest
 from rich.console import Console
 
 from limbeck.errors import InputError
+from limbeck.judges.refusal import Refusal
+from limbeck.models.context import PrivilegedContext
+from limbeck.models.endpoint import Endpoint
 from limbeck.models.local import Local
+from limbeck.models.spec import ModelSpec
 from limbeck.records import (
     Candidate,
     Checkpoint,
@@ -22,6 +26,7 @@ from limbeck.records import (
     Disagreement,
     Lesson,
     Measurement,
+    Message,
     Origin,
     Prompt,
     Provenance,
@@ -89,13 +94,14 @@ def published(
     targets: TargetSet | None = None,
     origins: Sequence[Origin] = (),
     gates: Gates = NO_GATES,
+    taught_by: tuple[ModelSpec, ...] = (),
     **settings: Any,
 ) -> dict[str, str]:
     adapter = folder / "adapter"
     made = Checkpoint(name="student", folder=adapter, base="m", base_hash="h", lessons=1, steps=2, round=0, key="k")
     store: Any = Folders(folder)
     chosen = made.model_copy(update={"strength": 0.6, "tried": tried})
-    learnt = (((drawn, verdicts),), (lessons,), (variants,), (made,), targets, origins, ())
+    learnt = (((drawn, verdicts),), (lessons,), (variants,), (made,), targets, origins, (), taught_by, Refusal())
     page = report(ReportSettings(**settings), gates, BASE, chosen, cards, trials, (), *learnt, store=store)
     return {file.name: file.read_text(encoding="utf-8") for file in page.iterdir()}
 
@@ -181,6 +187,28 @@ def test_what_the_tables_leave_out_is_listed_with_its_slice_and_its_counts() -> 
         ["refused when harmless", "language: de", "not measured", "0", "3"],
         ["probability of true answers (mc2)", "", "0.12 (0.12–0.12)", "20", "0"],
     ]
+
+
+def test_what_the_teachers_know_and_the_student_does_not_is_named_and_so_is_who_accepts_draws(tmp_path: Path) -> None:
+    shown = (Message(role="user", content="How?"), Message(role="assistant", content="So."))
+    informed = PrivilegedContext(name="informed", model="m", policy="Be <kind>.\n" + "Be brief. " * 20, examples=shown)
+    served = Endpoint(name="served", model="m", base_url="http://127.0.0.1:9", examples=shown + shown)
+    bare = Local(name="bare", model="m")
+    scores = PrivilegedContext(model="m", policy="Be kind.")
+    files = published(tmp_path, [card("student")], taught_by=(informed, served, bare, scores))
+    told = (
+        "informed: the policy “Be {}kind{}. Be brief. Be brief. Be brief. Be brief. Be …” (211 characters), "
+        "1 worked example; served: 2 worked examples; soft labels (context): the policy “Be kind.” (8 characters)"
+    )
+    for name in ("report.html", "README.md"):
+        text = " ".join(files[name].split())
+        assert told.format("&lt;", "&gt;") in text
+        assert "refusal" in text.partition("rawn again until accepted by")[2][:40]
+
+
+def test_teachers_without_a_context_are_not_said_to_have_one(tmp_path: Path) -> None:
+    files = published(tmp_path, [card("student")], taught_by=(Local(name="bare", model="m"),))
+    assert not any("does not see" in files[name] for name in ("report.html", "README.md"))
 
 
 def test_scorecard_json_round_trips(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from limbeck.judges.spec import JudgeSpec
 from limbeck.models.local import Local
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Store
@@ -62,6 +63,8 @@ def report(
     targets: TargetSet | None,
     origins: Sequence[Origin],
     risks: tuple[Sequence[Risk], ...],
+    taught_by: tuple[ModelSpec, ...],
+    accepted_by: JudgeSpec,
     *,
     store: Store,
 ) -> Path:
@@ -69,6 +72,7 @@ def report(
     gates."""
     from limbeck.report.card import model_card
     from limbeck.report.page import Story, page
+    from limbeck.report.taught import contexts
 
     name = chosen.name
     cards = {card.model: card for card in scorecards}
@@ -92,6 +96,8 @@ def report(
         variants=Counter(prompt.split or "none" for more in variants for prompt in more),
         checkpoints=checkpoints,
         chosen=chosen,
+        contexts=tuple(contexts(taught_by)),
+        accepted_by=accepted_by.kind,
         gates=judged(gates, cards.get(name, _unmeasured(name))),
     )
     folder = store.folder("page")

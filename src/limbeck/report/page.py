@@ -70,6 +70,8 @@ class Story:
     checkpoints: tuple[Checkpoint, ...]
     chosen: Checkpoint
     gates: tuple[Gate, ...]
+    contexts: tuple[str, ...]
+    accepted_by: str
 
     @property
     def headline(self) -> Headline:
