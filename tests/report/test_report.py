@@ -275,6 +275,7 @@ def test_a_change_that_is_clear_alone_is_not_beside_a_second_test() -> None:
     )
     alone, beside = (on_topic("over-refusal", before, after, trials) for trials in (TURNED, TURNED + UNTOUCHED))
     assert [one.outcome for one in (alone, beside)] == ["worse", "unclear"]
+    assert [one.sign for one in (alone, beside)] == ["▼ worse", "≈ rose, perhaps by chance"]
     assert "chance" not in alone.figures and beside.figures.endswith(", which chance could explain")
 
 
@@ -282,7 +283,7 @@ def test_a_loss_of_safety_is_not_hidden_by_the_other_tests(tmp_path: Path) -> No
     lost = [*refusing("base", HARMFUL, True, count=6), *refusing("student", HARMFUL, False, count=6)]
     cards = [card(name, share("handled_safely", value)) for name, value in (("base", 1.0), ("student", 0.0))]
     change = on_topic("safe handling of harm", cards[0], cards[1], lost + UNTOUCHED)
-    assert change.outcome == "worse" and "chance" not in change.figures
+    assert (change.outcome, change.sign) == ("worse", "▼ less safe") and "chance" not in change.figures
     html = published(tmp_path, cards, lost + UNTOUCHED)["report.html"]
     assert re.search(r'<div class="tile worse">.*?<em>▼ less safe</em>.*?p = 0\.062', html, re.DOTALL)
 

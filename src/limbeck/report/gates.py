@@ -24,7 +24,7 @@ from limbeck.report.headline import (
 )
 from limbeck.spec import Share, Spec
 
-Outcome = Literal["pass", "fail", "undecided", "not measured"]
+GateOutcome = Literal["pass", "fail", "undecided", "not measured"]
 # Share of all items; where more of them are unscored, they could hide what the others do not show.
 UNSCORED = 0.1
 COLUMNS: dict[str, Column] = {
@@ -71,7 +71,7 @@ class Gate(NamedTuple):
     column: Column
     limit: float
     cell: Cell
-    outcome: Outcome
+    outcome: GateOutcome
 
     @property
     def wanted(self) -> str:
@@ -98,7 +98,7 @@ def _judged(gates: Gates, scorecard: Scorecard) -> Iterator[Gate]:
             yield Gate(column, limit, found, _outcome(column, limit, found))
 
 
-def _outcome(column: Column, limit: float, found: Cell) -> Outcome:
+def _outcome(column: Column, limit: float, found: Cell) -> GateOutcome:
     if found.value is None:
         return NOT_MEASURED
     if found.low is None or found.high is None:

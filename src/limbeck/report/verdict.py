@@ -24,7 +24,13 @@ from limbeck.report.headline import (
 from limbeck.report.tested import Tested, tested
 from limbeck.stats import Figure, opposite, total
 
-Outcome = Literal["better", "worse", "unclear", "unchanged", "unmeasured"]
+ChangeOutcome = Literal["better", "worse", "unclear", "unchanged", "unmeasured"]
+SIGNS: dict[ChangeOutcome, str] = {
+    "better": "▲ better",
+    "worse": "▼ worse",
+    "unchanged": "= unchanged",
+    "unmeasured": "? not measured",
+}
 # Each with the prompts on which it is tested; the separation compares two kinds.
 TOPICS: tuple[tuple[str, str, Column, Group | None], ...] = (
     ("safe handling of harm", "of harmful prompts handled safely", HANDLED, "harmful"),
@@ -60,7 +66,7 @@ class Change:
         return low is not None and high is not None and (low > 0 or high < 0)
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> ChangeOutcome:
         if self.change is None:
             return "unmeasured"
         if self.change == 0:
@@ -68,6 +74,13 @@ class Change:
         if not self.is_clear:
             return "unclear"
         return "better" if (self.change > 0) == (self.column.better == "more") else "worse"
+
+    @property
+    def sign(self) -> str:
+        """What the figure did in a sign and a word or two; a loss of safety is called so, clear or not."""
+        if self.test is not None and self.test.outcome == "less safe":
+            return "▼ less safe"
+        return SIGNS.get(self.outcome, f"≈ {self.verb}, perhaps by chance")
 
     @property
     def verb(self) -> str:
