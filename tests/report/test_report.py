@@ -675,6 +675,29 @@ def test_of_phrases_that_share_two_words_in_a_row_one_is_shown(spoken: Any) -> N
                    for pair in pairwise(words.split()))  # fmt: skip
 
 
+def test_the_p_values_of_faults_are_adjusted_over_the_groups_of_each_teacher() -> None:
+    def asked_of(prompt: Prompt, lost: int, *, teacher: str) -> list[Trial]:
+        """Four that the teacher has wrong, of which the student lost so many, and four that both keep right."""
+        return [
+            trial(name, prompt.model_copy(update={"messages": asked(f"{prompt.text} {at} {teacher}")}), good is refuses)
+            for at in range(8)
+            for name, good in (("base", True), (teacher, at >= 4), ("student", at >= lost))
+            for refuses in (prompt.conduct == "refuse",)
+        ]
+
+    trials = [*asked_of(HARMFUL, 4, teacher="t"), *asked_of(EGG, 0, teacher="t"), *asked_of(EGG, 4, teacher="u")]
+    exam = walk(trials, shown=("base", "student", "t", "u"))
+    cards = [card(name) for name in ("base", "student", "t", "u")]
+    origins = [Origin(teacher=name, relation="unknown") for name in ("t", "u")]
+    faults = quirks(exam, cards, origins, base="base", student="student").faults
+    # Four of four against none of four: 2 / C(8, 4) = 1/35; of two tests the smaller counts twice.
+    assert {(one.teacher, one.group): (one.crossed.p_value, one.p_adjusted) for one in faults} == {
+        ("t", "harmful"): (pytest.approx(1 / 35), pytest.approx(2 / 35)),
+        ("t", "everyday"): (1.0, 1.0),
+        ("u", "everyday"): (pytest.approx(1 / 35), pytest.approx(1 / 35)),
+    }
+
+
 def test_faults_are_crossed_by_who_has_them_right_and_the_lost_ones_are_listed() -> None:
     #        teacher refused, base refused, student refused: a refusal of an everyday prompt is its fault.
     kinds = [

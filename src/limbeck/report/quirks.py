@@ -53,13 +53,15 @@ class Side(NamedTuple):
 
 
 class Faults(NamedTuple):
-    """One teacher's faults in one group of items, and what became of them."""
+    """One teacher's faults in one group of items, and what became of them; the p value as it is for one of the
+    teacher's groups, None where nothing can be tested."""
 
     group: Group
     teacher: str
     crossed: Crossed
     unscored: int
     items: tuple[Item, ...]
+    p_adjusted: float | None = None
 
     @property
     def title(self) -> str:
@@ -83,10 +85,10 @@ class Faults(NamedTuple):
         return wrong, right
 
     @property
-    def chance(self) -> str:
-        """Fisher's exact p that as much is lost on both sides."""
-        p_value = self.crossed.p_value
-        return "too few" if p_value is None else chance(p_value)
+    def chances(self) -> tuple[str, str]:
+        """Fisher's exact p that as much is lost on both sides, alone and adjusted."""
+        alone, among = ("too few" if one is None else chance(one) for one in (self.crossed.p_value, self.p_adjusted))
+        return alone, among
 
 
 class Habit(NamedTuple):
@@ -174,12 +176,7 @@ def quirks(exam: Exam, cards: Sequence[Scorecard], origins: Iterable[Origin], *,
         teachers=teachers,
         voices=tuple(voices),
         replies=len(voices[student]),
-        faults=tuple(
-            found
-            for group in AS_WRITTEN
-            for teacher in teachers
-            if (found := _faults(exam, group, base, teacher, student)).crossed.kinds
-        ),
+        faults=tuple(fault for teacher in teachers for fault in _all_faults(exam, base, teacher, student)),
         phrases=tuple(_phrases(voices, base, student)),
         openings=tuple(_openings(voices, student)),
         lengths=tuple(_lengths(cards)),
@@ -187,6 +184,15 @@ def quirks(exam: Exam, cards: Sequence[Scorecard], origins: Iterable[Origin], *,
         canaries=tuple(_canaries(exam, base, teachers, student)),
         moves=_moves(cards),
     )
+
+
+def _all_faults(exam: Exam, base: str, teacher: str, student: str) -> Iterator[Faults]:
+    """The teacher's faults in each group that has any items, tested together (Benjamini-Hochberg)."""
+    found = [one for group in AS_WRITTEN if (one := _faults(exam, group, base, teacher, student)).crossed.kinds]
+    tested = [one for one in found if one.crossed.p_value is not None]
+    p_values = adjusted([one.crossed.p_value for one in tested if one.crossed.p_value is not None])
+    p_of = {one.group: p_value for one, p_value in zip(tested, p_values, strict=True)}
+    yield from (one._replace(p_adjusted=p_of.get(one.group)) for one in found)
 
 
 def _faults(exam: Exam, group: Group, base: str, teacher: str, student: str) -> Faults:
