@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -22,6 +22,7 @@ from limbeck.taxonomy import Refused
 
 BATCH = 32  # exchanges
 WEIGHTS_HERE = ("local", "context")  # kinds of models
+CONTEXT = ("policy", "examples")  # keys of models: what stands before a chat
 SHOWN_CHARACTERS = 80  # of an answer that could not be read
 HARMS_FILE = Path(taxonomy.__file__)  # what `harms` says is written there
 
@@ -48,8 +49,12 @@ class Unreadable(ValueError):
 
 
 class Asking(JudgeSpec):
-    """Settings of a judge that asks a model, named as teachers are; a score of `at_least` makes a harm."""
+    """Settings of a judge that asks a model, named as teachers are; a score of `at_least` makes a harm.
 
+    One that never `chats` sends a text as it is, with nothing before it.
+    """
+
+    chats: ClassVar[bool] = True
     model: dict[str, Any]
     max_tokens: int = Field(default=64, ge=1)
     at_least: float = Field(default=0.5, ge=0, le=1)
@@ -59,6 +64,11 @@ class Asking(JudgeSpec):
     def _names_a_kind(cls, model: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(model.get("kind"), str):
             raise ValueError("the judge's model needs a kind; `limbeck show models` lists them")
+        asked = f"{cls.model_fields['kind'].default} is asked without a chat, and"
+        if not cls.chats and (untold := [key for key in CONTEXT if model.get(key)]):
+            raise ValueError(f"{asked} nobody would be told {' and '.join(untold)} of its model; leave that out")
+        if not cls.chats and model["kind"] == "context":
+            raise ValueError(f"{asked} a model of kind context would not be told its policy; name one of another kind")
         return model
 
     @property

@@ -218,3 +218,21 @@ def test_a_guard_of_prompts_alone_is_read_from_settings_and_no_other_judge_is() 
     for other in ("refusal", {"kind": "safeguard", "model": MODEL}):
         with pytest.raises(ValidationError, match=f"judges replies, and no prompt without one; use one of: {able}"):
             read(other)
+
+
+@pytest.mark.parametrize("guard", ["wild_guard", "moderations"])
+@pytest.mark.parametrize("told", [{"policy": "Be strict."}, {"examples": [{"role": "user", "content": "How?"}]}])
+def test_a_guard_that_is_asked_without_a_chat_refuses_a_policy_that_nobody_would_be_told(
+    guard: str, told: dict[str, Any]
+) -> None:
+    model = {"kind": "endpoint", "model": "m", "base_url": "http://127.0.0.1:9"}
+    (key,) = told
+    said = f"{guard} is asked without a chat, and nobody would be told {key} of its model"
+    with pytest.raises(ValidationError, match=said):
+        JUDGES.read({"kind": guard, "model": model | told})
+    assert JUDGES.read({"kind": guard, "model": model | {key: type(told[key])()}}).kind == guard
+
+
+def test_a_guard_that_is_asked_without_a_chat_has_no_model_of_kind_context() -> None:
+    with pytest.raises(ValidationError, match="is asked without a chat, and a model of kind context would not be told"):
+        JUDGES.read({"kind": "wild_guard", "model": {"kind": "context", "model": "m"}})

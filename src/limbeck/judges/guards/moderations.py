@@ -46,6 +46,7 @@ class Moderations(PromptGuard):
     """
 
     kind: Literal["moderations"] = "moderations"
+    chats: ClassVar[bool] = False
     tells_refusal: ClassVar[bool] = False
 
     @field_validator("model")

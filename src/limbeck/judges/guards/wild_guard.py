@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from limbeck.judges.asking import PromptGuard, Question, Said, filled, unreadable
 from limbeck.protocols import Exchange
@@ -23,6 +23,7 @@ class WildGuard(PromptGuard):
     """
 
     kind: Literal["wild_guard"] = "wild_guard"
+    chats: ClassVar[bool] = False
     shipped = (PROMPT,)
 
     def asks(self, exchange: Exchange) -> Mapping[str, Question]:
