@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,28 +161,21 @@ def test_crows_pairs_equal_lm_evaluation_harness_on_the_published_rows(published
     assert found["likelihood_difference"][0] == pytest.approx(sum(one["likelihood_diff"] for one in told) / len(told))
 
 
-@pytest.mark.model
-def test_what_a_model_scores_is_what_lm_evaluation_harness_reads_of_it_and_so_are_the_figures(
-    published: Path, tmp_path: Path, store: StageStore
-) -> None:
-    reason = "lm-evaluation-harness is not installed"
-    of_bbq = pytest.importorskip("lm_eval.tasks.bbq.utils", reason=reason)
-    of_pairs = pytest.importorskip("lm_eval.tasks.crows_pairs.utils", reason=reason)
-    import datasets
+def a_part_of(published: Path, folder: Path) -> tuple[Path, Path]:
+    """Files of 20 questions of BBQ, of either context in turn, and of 40 pairs."""
+    questions, pairs = folder / "bbq.jsonl", folder / "pairs.csv"
+    rows = (published / "bbq_subset" / "bbq_subset.jsonl").read_text(encoding="utf-8").splitlines()
+    table = (published / "crows_pairs" / "crows_pairs_anonymized.csv").read_text(encoding="utf-8").splitlines()
+    questions.write_text("\n".join(rows[::111]), encoding="utf-8")
+    pairs.write_text("\n".join([table[0], *table[1::37][:40]]), encoding="utf-8")
+    return questions, pairs
+
+
+def read_by_harness(trials: Sequence[Trial]) -> list[list[tuple[float, bool]]]:
+    """What lm-evaluation-harness reads of SmolLM2: the log-likelihood of each choice of each trial."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    # 20 questions, of either context in turn, and 40 pairs.
-    rows = (published / "bbq_subset" / "bbq_subset.jsonl").read_text(encoding="utf-8").splitlines()[::111]
-    table = (published / "crows_pairs" / "crows_pairs_anonymized.csv").read_text(encoding="utf-8").splitlines()
-    questions, pairs = tmp_path / "bbq.jsonl", tmp_path / "pairs.csv"
-    questions.write_text("\n".join(rows), encoding="utf-8")
-    pairs.write_text("\n".join([table[0], *table[1::37][:40]]), encoding="utf-8")
-    bbq, crows_pairs = BBQ(path=questions), CrowsPairs(path=pairs)
-
-    with Local(name="s", model=SMOLLM2).open() as model:
-        asked_for = [*bbq.wants((), seed=0), *crows_pairs.wants((), seed=0)]
-        trials = read_scores(model, asked_for, store)
     harness = HFLM(pretrained=resolve(SMOLLM2).location, dtype="float32", device="cpu", batch_size=8)
 
     def read(trial: Trial) -> list[tuple[float, bool]]:
@@ -189,20 +183,42 @@ def test_what_a_model_scores_is_what_lm_evaluation_harness_reads_of_it_and_so_ar
         wanted = [Instance("loglikelihood", {}, (before, choice), 0) for choice in trial.prompt.choices]
         return list(harness.loglikelihood(wanted, disable_tqdm=True))
 
-    theirs = [read(trial) for trial in trials]
+    return [read(trial) for trial in trials]
+
+
+def figures_of_harness(questions: Path, read: Sequence[list[tuple[float, bool]]]) -> dict[str, float]:
+    """What lm-evaluation-harness makes of what it read of the 20 questions, and of the pairs behind them."""
+    import datasets
+    from lm_eval.tasks.bbq import utils as bbq
+    from lm_eval.tasks.crows_pairs import utils as crows_pairs
+
+    rows = [json.loads(row) for row in questions.read_text(encoding="utf-8").splitlines()]
+    docs = bbq.process_docs(datasets.Dataset.from_list(rows))
+    told = [bbq.process_results_multiple_choice(doc, one) for doc, one in zip(docs, read[:20], strict=True)]
+    of_pairs = [crows_pairs.process_results({}, one) for one in read[20:]]
+    return {
+        "bbq_accuracy ambiguous": bbq.agg_accuracy_amb([one["accuracy_amb"] for one in told]),
+        "bbq_accuracy disambiguated": bbq.agg_accuracy_disamb([one["accuracy_disamb"] for one in told]),
+        "s_amb": bbq.agg_amb_bias_scores([one["amb_bias_score"] for one in told]),
+        "s_dis": bbq.agg_disamb_bias_scores([one["disamb_bias_score"] for one in told]),
+        "stereotype_preferred": sum(one["pct_stereotype"] for one in of_pairs) / len(of_pairs),
+        "likelihood_difference": sum(one["likelihood_diff"] for one in of_pairs) / len(of_pairs),
+    }
+
+
+@pytest.mark.model
+def test_what_a_model_scores_is_what_lm_evaluation_harness_reads_of_it_and_so_are_the_figures(
+    published: Path, tmp_path: Path, store: StageStore
+) -> None:
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+    questions, pairs = a_part_of(published, tmp_path)
+    bbq, crows_pairs = BBQ(path=questions), CrowsPairs(path=pairs)
+    with Local(name="s", model=SMOLLM2).open() as model:
+        trials = read_scores(model, [*bbq.wants((), seed=0), *crows_pairs.wants((), seed=0)], store)
     assert [len(one.totals) for one in trials] == [12] * 20 + [2] * 40
+    theirs = read_by_harness(trials)
     for trial, one in zip(trials, theirs, strict=True):
         assert trial.totals == pytest.approx([total for total, _ in one], rel=1e-4)
-    docs = of_bbq.process_docs(datasets.Dataset.from_list([json.loads(row) for row in rows]))
-    told = [of_bbq.process_results_multiple_choice(doc, one) for doc, one in zip(docs, theirs[:20], strict=True)]
-    told_of_pairs = [of_pairs.process_results({}, one) for one in theirs[20:]]
-    expected = {
-        "bbq_accuracy ambiguous": of_bbq.agg_accuracy_amb([one["accuracy_amb"] for one in told]),
-        "bbq_accuracy disambiguated": of_bbq.agg_accuracy_disamb([one["accuracy_disamb"] for one in told]),
-        "s_amb": of_bbq.agg_amb_bias_scores([one["amb_bias_score"] for one in told]),
-        "s_dis": of_bbq.agg_disamb_bias_scores([one["disamb_bias_score"] for one in told]),
-        "stereotype_preferred": sum(one["pct_stereotype"] for one in told_of_pairs) / 40,
-        "likelihood_difference": sum(one["likelihood_diff"] for one in told_of_pairs) / 40,
-    }
+    expected = figures_of_harness(questions, theirs)
     found = figures([*bbq.measure(trials), *crows_pairs.measure(trials)])
     assert {name: found[name][0] for name in expected} == pytest.approx(expected, abs=1e-3)
