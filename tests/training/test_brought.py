@@ -271,6 +271,13 @@ def test_a_folder_that_fits_no_lesson_or_is_none_of_distillkits_says_so(
         targets(tiny_model, store, given, older)
     with pytest.raises(InputError, match=r"own/compression_config.yaml: there is no such file; name the folder that"):
         targets(tiny_model, store, given, tmp_path / "own")
+    for text, complaint in (
+        ("k: 4\nd: : 1\n", r"yaml:2: this is no YAML"),
+        ("- k\n", r"yaml is a list, not `key: val"),
+    ):
+        (foreign / "compression_config.yaml").write_text(text)
+        with pytest.raises(InputError, match=complaint):
+            targets(tiny_model, store, given, foreign)
     (foreign / "compression_config.yaml").write_text("k: 4\nmystery: 1\n")
     with pytest.raises(InputError, match=r"compression_config.yaml: 'd' is missing.*'mystery' is unknown"):
         targets(tiny_model, store, given, foreign)

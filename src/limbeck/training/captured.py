@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from limbeck.errors import InputError, reading
+from limbeck.errors import InputError
 from limbeck.files import noun_at
 from limbeck.models.chat import end_of_turn, prompt_ids, reply_ids
 from limbeck.models.local import top_of
@@ -23,6 +23,7 @@ from limbeck.protocols import TopK
 from limbeck.records import ID_DIGITS
 from limbeck.targets.distillkit import COLUMNS, CONFIG, Compression, decoded
 from limbeck.training.lessons import LessonFiles, lessons_in
+from limbeck.yaml_file import plain, read_tree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,18 +87,10 @@ def captured(folder: Path, files: LessonFiles, tokenizer: PreTrainedTokenizerBas
 
 
 def _compression(folder: Path) -> Compression:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     file = folder / CONFIG
     if not file.is_file():
         raise InputError(f"{file}: there is no such file; name the folder that DistillKit's sample_logits wrote")
-    try:
-        with reading():
-            said = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: this is no YAML ({str(error).splitlines()[0]})") from error
-    return noun_at(str(file), Compression, said)
+    return noun_at(str(file), Compression, plain(read_tree(file, remedy="capture with DistillKit's sample_logits")))
 
 
 def _rows(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
