@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from limbeck.models import attention
 from limbeck.models.references import load_weights, resolve
+from limbeck.models.room import Room
 from limbeck.models.tree import Tree, collate, hidden_states
 
 LAYER: Any = SimpleNamespace(num_key_value_groups=3, is_causal=True)
@@ -60,6 +61,20 @@ def test_values_and_gradients_are_those_of_float64(
     for one, other in zip(given, exact, strict=True):
         assert one.grad is not None and other.grad is not None
         assert (one.grad.double() - other.grad).norm() <= 0.02 * other.grad.norm()
+
+
+def test_the_room_behind_a_cache_changes_nothing_and_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value = (one.detach() for one in inputs(4, 33, 1, torch.bfloat16))
+    mask = mask_of("seen", 4, 33, 1)
+    plain, _ = attention.attend(LAYER, query, key, value, mask)
+    held = [Room().append(one[:, :, :32], one[:, :, 32:]) for one in (key, value)]
+    assert not held[0].is_contiguous()
+    multiplied: list[Tensor] = []
+    bmm = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda *pair: multiplied.extend(pair) or bmm(*pair))
+    roomy, _ = attention.attend(LAYER, query, *held, mask)
+    torch.testing.assert_close(roomy, plain, atol=0.01, rtol=0.01)
+    assert [one.is_contiguous() for one in (multiplied[0], multiplied[3])] == [True, True]
 
 
 @pytest.mark.parametrize("hidden", [-torch.inf, torch.finfo(torch.float32).min, False])

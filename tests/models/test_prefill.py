@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from limbeck.models.prefill import ROOM, Room, prefill
+from limbeck.models.prefill import PASS, prefill
 from limbeck.models.references import load_weights, resolve
+from limbeck.models.room import ROOM, Room
 
 SYSTEM = [5, 9, 17, 33]
+# Two of a length, and one so long that padding them to it would cost more than to read it by itself.
+LONG_AND_SHORT = [[*SYSTEM, 8, 9], [*SYSTEM, *range(50, 50 + PASS + 3)], [*SYSTEM, 7]]
 PROMPTS = [[*SYSTEM, 40, 41, 42], [*SYSTEM, 50], [*SYSTEM, 40, 41, 42], [*SYSTEM, 60, 61]]
 
 
@@ -34,7 +37,7 @@ def read(decoder: Any, prompts: list[list[int]]) -> tuple[list[int], torch.Tenso
 
 @pytest.mark.parametrize(
     "prompts",
-    [PROMPTS, PROMPTS[:1], [PROMPTS[0]] * 3, [[7], [8, 9]], [[5, 6], [5, 6, 7]], [[5], [5, 6]]],
+    [PROMPTS, PROMPTS[:1], [PROMPTS[0]] * 3, [[7], [8, 9]], [[5, 6], [5, 6, 7]], [[5], [5, 6]], LONG_AND_SHORT],
 )
 def test_each_prompt_is_read_as_if_alone(decoder: Any, prompts: list[list[int]]) -> None:
     _, together_BH = read(decoder, prompts)
@@ -45,6 +48,26 @@ def test_each_prompt_is_read_as_if_alone(decoder: Any, prompts: list[list[int]])
 def test_a_shared_beginning_and_a_repeated_prompt_are_computed_once(decoder: Any) -> None:
     # The system prompt, then three distinct rests padded to three tokens each.
     assert read(decoder, PROMPTS)[0] == [4, 9]
+
+
+def test_prompts_about_as_long_are_read_together(decoder: Any) -> None:
+    assert read(decoder, LONG_AND_SHORT)[0] == [4, PASS + 3, 4]
+
+
+def test_what_is_read_in_parts_goes_on_as_if_read_together(decoder: Any) -> None:
+    with torch.inference_mode():
+        cache, mask_BT, _ = prefill(decoder, LONG_AND_SHORT, pad=0)
+        alone = [prefill(decoder, [prompt], pad=0) for prompt in LONG_AND_SHORT]
+        nexts = []
+        for held, seen in [(cache, mask_BT), *((one.cache, one.mask_BT) for one in alone)]:
+            seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
+            ids = torch.full((len(seen), 1), 65)
+            places = seen.sum(1, keepdim=True) - 1
+            said = decoder(
+                input_ids=ids, attention_mask=seen, position_ids=places, past_key_values=held, use_cache=True
+            )
+            nexts.append(said.last_hidden_state[:, -1])
+    torch.testing.assert_close(nexts[0], torch.cat(nexts[1:]), atol=1e-5, rtol=1e-5)
 
 
 def test_what_is_appended_stands_behind_what_was_there_and_takes_no_new_memory_while_there_is_room() -> None:

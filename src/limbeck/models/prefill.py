@@ -5,18 +5,20 @@ Axes: B prompts, U distinct ones, T tokens, H hidden, A attention heads, D dimen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from limbeck.models.room import Room
+
 if TYPE_CHECKING:
     from torch import nn
 
-# Room that a full cache grows by, in tokens: a copy of the cache for each so many.
-ROOM = 32
+# Tokens of padding that are as dear as one more pass over the decoder.
+PASS = 128
 
 
 class GrowingLayer(DynamicLayer):
@@ -37,27 +39,6 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
 
-class Room:
-    """Memory for states of B prompts, A heads, T tokens and D dimensions, longer along T than what is held."""
-
-    def __init__(self) -> None:
-        self.whole_BATD = torch.empty(0, 0, 0, 0)
-        self.shown_BATD = self.whole_BATD
-
-    def append(self, held_BATD: Tensor, new_BATD: Tensor) -> Tensor:
-        """Both one after the other along T. What was selected or repeated since moves to new memory."""
-        if held_BATD.numel() == 0:
-            return new_BATD
-        length, end = held_BATD.shape[2], held_BATD.shape[2] + new_BATD.shape[2]
-        if held_BATD is not self.shown_BATD or self.whole_BATD.shape[2] < end:
-            size = (*held_BATD.shape[:2], end + ROOM, held_BATD.shape[3])
-            self.whole_BATD = held_BATD.new_empty(size)
-            self.whole_BATD[:, :, :length] = held_BATD
-        self.whole_BATD[:, :, length:end] = new_BATD
-        self.shown_BATD = self.whole_BATD[:, :, :end]
-        return self.shown_BATD
-
-
 class Prefilled(NamedTuple):
     """The cache of B prompts, which of its places are tokens (1) and which padding (0), and their last hidden state."""
 
@@ -68,31 +49,80 @@ class Prefilled(NamedTuple):
 
 def prefill(decoder: nn.Module, prompts: Sequence[list[int]], *, pad: int) -> Prefilled:
     """The prompts, read. A beginning that all share (the system prompt) and a prompt that comes again (samples of one
-    question) are computed once; the shorter prompts are padded between that beginning and their rest. With a sliding
-    window nothing is shared."""
-    cache = DynamicCache(config=decoder.config)
+    question) are computed once; prompts about as long are read together, and the shorter ones padded between that
+    beginning and their rest. With a sliding window nothing is shared, and all are read together."""
+    distinct = sorted(dict.fromkeys(map(tuple, prompts)), key=len, reverse=True)
+    cache = _empty_cache(decoder)
     # Others count a window in places of the cache, and padding inside it would push tokens out.
-    is_plain = all(type(layer) is DynamicLayer for layer in cache.layers)
-    if is_plain:
-        cache.layers = [GrowingLayer() for _ in cache.layers]
-    distinct = list(dict.fromkeys(map(tuple, prompts)))
+    is_plain = all(type(layer) is GrowingLayer for layer in cache.layers)
     # At least one token of each is left, for its hidden state predicts the reply.
-    shared = min(common(min(distinct), max(distinct)), min(map(len, distinct)) - 1)
-    if is_plain and shared and len(distinct) > 1:
-        _read(decoder, cache, torch.tensor([distinct[0][:shared]]), torch.ones((1, shared), dtype=torch.long))
-        cache.batch_repeat_interleave(len(distinct))
-    else:
-        shared = 0
-    width = max(map(len, distinct)) - shared
-    rests = [list(prompt[shared:]) for prompt in distinct]
-    ids_UT = torch.tensor([[pad] * (width - len(rest)) + rest for rest in rests])
-    mask_UT = torch.tensor([[1] * shared + [0] * (width - len(rest)) + [1] * len(rest) for rest in rests])
-    hidden_UH = _read(decoder, cache, ids_UT, mask_UT)
+    shared = min(common(min(distinct), max(distinct)), len(distinct[-1]) - 1) if is_plain and len(distinct) > 1 else 0
+    if shared:
+        _read(decoder, cache, [distinct[0][:shared]], pad=pad, shared=0)
+    rests = [prompt[shared:] for prompt in distinct]
+    parts: list[Prefilled] = []
+    for rows in _of_about_a_length(rests) if is_plain else [rests]:
+        part = _repeated(decoder, cache, len(rows)) if shared else _empty_cache(decoder)
+        parts.append(_read(decoder, part, rows, pad=pad, shared=shared))
+    cache, mask_UT, hidden_UH = _joined(parts, shared=shared) if len(parts) > 1 else parts[0]
     of_prompt = {prompt: at for at, prompt in enumerate(distinct)}
     at_B = torch.tensor([of_prompt[tuple(prompt)] for prompt in prompts], device=hidden_UH.device)
-    if len(distinct) < len(prompts):
+    if at_B.tolist() != list(range(len(distinct))):
         cache.batch_select_indices(at_B)
-    return Prefilled(cache, mask_UT.to(at_B.device)[at_B], hidden_UH[at_B])
+    return Prefilled(cache, mask_UT[at_B], hidden_UH[at_B])
+
+
+def _empty_cache(decoder: Any) -> DynamicCache:
+    """The decoder's cache, whose layers grow where they are plain."""
+    cache = DynamicCache(config=decoder.config)
+    if all(type(layer) is DynamicLayer for layer in cache.layers):
+        cache.layers = [GrowingLayer() for _ in cache.layers]
+    return cache
+
+
+def _repeated(decoder: Any, cache: DynamicCache, rows: int) -> DynamicCache:
+    """A cache of so many rows, each with what the one row of the other holds."""
+    found = _empty_cache(decoder)
+    for layer, held in zip(found.layers, cache.layers, strict=True):
+        layer.update(held.keys.expand(rows, -1, -1, -1), held.values.expand(rows, -1, -1, -1))
+    return found
+
+
+def _of_about_a_length(rests: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+    """The rests, the longest first, cut where padding would cost more than another pass over the decoder."""
+    part: list[tuple[int, ...]] = []
+    padding = 0
+    for rest in rests:
+        padding += len(part[0]) - len(rest) if part else 0
+        if padding > PASS:
+            yield part
+            part, padding = [], 0
+        part.append(rest)
+    yield part
+
+
+def _joined(parts: Sequence[Prefilled], *, shared: int) -> Prefilled:
+    """All rows in one cache, each padded between the beginning that all share and its own rest."""
+    width = max(part.mask_BT.shape[1] for part in parts)
+    mask_UT = torch.cat([_widened(part.mask_BT, 1, width, shared=shared) for part in parts])
+    cache = parts[0].cache
+    for layer, *others in zip(*(part.cache.layers for part in parts), strict=True):
+        every = [layer, *others]
+        layer.keys = torch.cat([_widened(one.keys, 2, width, shared=shared) for one in every])
+        layer.values = torch.cat([_widened(one.values, 2, width, shared=shared) for one in every])
+        for one in others:
+            del one.keys, one.values
+    return Prefilled(cache, mask_UT, torch.cat([part.hidden_BH for part in parts]))
+
+
+def _widened(states: Tensor, axis: int, width: int, *, shared: int) -> Tensor:
+    """With zeros between the shared beginning and the rest, up to the width along the axis."""
+    if (missing := width - states.shape[axis]) == 0:
+        return states
+    beginning, rest = states.split([shared, states.shape[axis] - shared], dim=axis)
+    between = list(states.shape)
+    between[axis] = missing
+    return torch.cat([beginning, states.new_zeros(between), rest], dim=axis)
 
 
 def common(first: Sequence[int], second: Sequence[int]) -> int:
@@ -101,14 +131,20 @@ def common(first: Sequence[int], second: Sequence[int]) -> int:
     return next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
 
 
-def _read(decoder: Any, cache: DynamicCache, ids_UT: Tensor, mask_UT: Tensor) -> Tensor:
-    """The hidden state (U, H) of the last token; positions count tokens, not padding."""
+def _read(decoder: Any, cache: DynamicCache, rests: Sequence[tuple[int, ...]], *, pad: int, shared: int) -> Prefilled:
+    """The rests, padded on the left to the longest, behind `shared` tokens that the cache holds for each of them;
+    positions count tokens, not padding."""
     device = next(decoder.parameters()).device
-    positions_UT = (mask_UT.cumsum(1) - 1).clamp(min=0)[:, -ids_UT.shape[1] :]
-    return decoder(
-        input_ids=ids_UT.to(device),
-        attention_mask=mask_UT.to(device),
-        position_ids=positions_UT.to(device),
+    width = max(map(len, rests))
+    ids_UT = torch.tensor([[pad] * (width - len(rest)) + list(rest) for rest in rests], device=device)
+    mask_UT = torch.tensor(
+        [[1] * shared + [0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=device
+    )
+    hidden_UTH = decoder(
+        input_ids=ids_UT,
+        attention_mask=mask_UT,
+        position_ids=(mask_UT.cumsum(1) - 1).clamp(min=0)[:, -width:],
         past_key_values=cache,
         use_cache=True,
-    ).last_hidden_state[:, -1]
+    ).last_hidden_state
+    return Prefilled(cache, mask_UT, hidden_UTH[:, -1])
