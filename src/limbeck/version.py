@@ -1,3 +1,3 @@
 """Limbeck's version: results of another version are made anew."""
 
-__version__ = "0.12.0"
+__version__ = "0.13.0"
