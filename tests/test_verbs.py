@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from limbeck.report.trials import trial_row
 from limbeck.teach.settings import TeachSettings
 from limbeck.training import TrainSettings
 from limbeck.training.student import StudentSettings
-from limbeck.verbs import calibrate_file, judge_file, judge_named, profile_named, train, unanswered
+from limbeck.verbs import _gone_if_refused, calibrate_file, judge_file, judge_named, profile_named, train, unanswered
 from limbeck.workspace import Silent
 
 USER, ASSISTANT = {"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}
@@ -284,3 +285,13 @@ def test_a_choice_that_was_not_asked_for_is_none_without_an_answer(tmp_path: Pat
     row = trial_row(Prompt(messages=asked("What is 1 + 1?"), choices=("1", "2"), answer=1), [])
     (tmp_path / "trials.jsonl").write_text(json.dumps(row | {"why": why}))
     assert unanswered(tmp_path) == ([f"{tmp_path / 'trials.jsonl'}:1: {why}"] if told else [])
+
+
+def test_what_is_refused_takes_no_other_measurement_with_it(tmp_path: Path) -> None:
+    mine, other = tmp_path / "runs" / "mine", tmp_path / "runs" / "other"
+    nothing_kept: Any = SimpleNamespace(kept={})
+    with pytest.raises(InputError), _gone_if_refused(nothing_kept, [mine, mine.parent]):
+        mine.mkdir(parents=True)
+        other.mkdir()
+        raise InputError("refused")
+    assert list((tmp_path / "runs").iterdir()) == [other]

@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from limbeck.curate import CurateSettings
 from limbeck.engine import AnyEngine, Here
-from limbeck.errors import InputError, did_you_mean
+from limbeck.errors import InputError, did_you_mean, reading
 from limbeck.evaluation import EvaluateSettings
 from limbeck.evaluation.strength import StrengthSettings
 from limbeck.files import replacing
@@ -57,8 +57,9 @@ class RunConfig(Spec):
 def load_config(path: Path, overrides: Sequence[str] = (), *, there: Collection[str] = ()) -> RunConfig:
     """The recipe with `section.key=value` overrides. Raises InputError that lists all mistakes with their lines, among
     them the models and files named in the sections `there` that are nowhere."""
-    if not path.exists():
-        raise InputError(f"{path}: there is no such recipe; write one with `limbeck new {path}`")
+    with reading():
+        if not path.exists():
+            raise InputError(f"{path}: there is no such recipe; write one with `limbeck new {path}`")
     tree = read_tree(path, remedy="`limbeck new` writes a recipe to start from")
     wrong, taken = [], []
     for override in overrides:

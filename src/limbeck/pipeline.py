@@ -89,7 +89,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
         for number in range(config.rounds):
             at = work.round(number)
             drawn = at.keep("candidates", teach, config.teach, base, to_teach)
-            verdicts = at.keep("verdicts", grade, config.judges, config.teach.until.grading, drawn)
+            verdicts = at.keep("verdicts", grade, config.judges, config.teach.drawn_until, drawn)
             risks = _risks(config, at, "risks", to_teach)
             lessons = at.keep("lessons", sift, config.sift, to_teach, drawn, verdicts, risks)
             reasons = config.train.reasons(config.student.reasoning)
@@ -154,7 +154,7 @@ def _loop(config: RunConfig, work: Workspace) -> Run:
             origins,
             tuple(risked),
             config.teach.models,
-            config.teach.until.judge,
+            config.teach.drawn_until,
         )
         page = work.keep("report", report, config.report, config.gates, base, chosen, scorecards, trials, *learnt)
         work.publish({STUDENT: exported / STUDENT} | {file.name: file for file in (page / "page").iterdir()})

@@ -32,8 +32,8 @@ class ChatModel(Protocol):
 
 @runtime_checkable
 class Batching(Protocol):
-    """A model that computes replies together: by rounding each hangs on who shares its batch, and asked for one of
-    these batches the model computes just this one."""
+    """A model that computes replies together: by rounding each hangs on who shares its batch. Asked for one of these
+    batches the model says what it says when it is asked for all."""
 
     def reply_batches(self, requests: Sequence[Request]) -> list[list[Request]]: ...
 
@@ -178,13 +178,11 @@ class WholeLabeller(Protocol):
 
 
 @runtime_checkable
-class SharedModel(Protocol):
+class SharedModel(Batching, Protocol):
     """A model that several workers have open: groups are computed side by side, each by one of them, and come as they
     are done. `vocabulary` as a SoftLabeller's."""
 
     vocabulary: str
-
-    def reply_batches(self, requests: Sequence[Request]) -> list[list[Request]]: ...
 
     def replies_of(self, groups: Sequence[Sequence[Request]]) -> Iterator[Reply]: ...
 
@@ -315,7 +313,7 @@ class Store(Protocol):
         """The line kept under this key."""
 
     def put(self, lines: Mapping[str, str]) -> None:
-        """Keep lines under their keys, all or none; they survive a kill from here on."""
+        """Keep lines under their keys, in one write; they survive a kill from here on."""
 
     def of_judges(self) -> Store:
         """The same store, that keeps what judges ask models where all stages find it."""

@@ -279,7 +279,7 @@ class Verdict(Record):
     they say it of.
     """
 
-    identity = ("of", "judge", "version")
+    identity = ("of", "judge", "version", "harmful")
 
     of: str
     judge: str

@@ -9,7 +9,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -141,7 +141,11 @@ def _gone_if_refused(work: Workspace, made: Sequence[Path]) -> Iterator[None]:
         yield
     except InputError:
         if made and not any(kept.end for kept in work.kept.values()):
-            shutil.rmtree(made[-1], ignore_errors=True)
+            shutil.rmtree(made[0], ignore_errors=True)
+            # Somebody else may have put something beside it since.
+            with suppress(OSError):
+                for parent in made[1:]:
+                    parent.rmdir()
         raise
 
 

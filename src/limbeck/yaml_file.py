@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from limbeck.errors import InputError, did_you_mean, sentence, text_in
 from limbeck.spec import Kind, Spec
@@ -22,6 +22,8 @@ def read_tree(path: Path, *, remedy: str) -> Any:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
         raise InputError(f"{path}:{line}: this is no YAML: {error.problem}") from error
+    except YAMLError as error:
+        raise InputError(f"{path}: this is no YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, dict):
         what = "empty" if tree is None else "a list" if isinstance(tree, list) else f"{tree!r:.40}"
         raise InputError(f"{path} is {what}, not `key: value`; {remedy}")

@@ -80,7 +80,7 @@ def test_a_run_stopped_with_ctrl_c_says_what_to_do_and_keeps_what_was_drawn(tmp_
 
 
 @pytest.mark.model
-def test_an_evaluation_killed_half_way_repeats_no_reply_and_ends_like_one_left_alone(
+def test_an_evaluation_killed_half_way_keeps_each_reply_once_and_ends_like_one_left_alone(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     rows = [

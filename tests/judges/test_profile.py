@@ -98,6 +98,7 @@ def test_profiles_that_say_the_same_are_one_version_whatever_the_order() -> None
             "languages: {de: {conduct: {bias: {mild: refuse}}}}",
             "mine.yaml:1: languages.de.conduct.bias.mild: is 'mild'; use safe, borderline or adversarial",
         ),
+        ("bias: \x01", "mine.yaml: this is no YAML: unacceptable character #x0001: special characters are not allowed"),
         ("bias: 1\na: b: c", "mine.yaml:2: this is no YAML: mapping values are not allowed here"),
         (
             "thresholds:\n  toxicty: 0.2",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from limbeck.errors import InputError
 from limbeck.models.chat import prompt_ids, reply_ids
@@ -31,6 +32,28 @@ def requests(temperature: float = 0.0, max_tokens: int = 12) -> list[Request]:
 
 def texts(replies: Iterator[Reply]) -> dict[str, str]:
     return {reply.request_id: reply.text for reply in replies}
+
+
+def test_a_model_whose_cache_cannot_drop_rows_answers_as_if_asked_alone(local: LocalModel, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = Lfm2Config(
+        vocab_size=local.weights.config.vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        layer_types=["conv", "full_attention", "conv"],
+        block_auto_adjust_ff_dim=False,
+    )
+    Lfm2ForCausalLM(config).save_pretrained(tmp_path)
+    local.tokenizer.save_pretrained(tmp_path)
+    # Rows end one after the other, and are more than those that go on.
+    asked_for = [one.model_copy(update={"max_tokens": 3 + 4 * at}) for at, one in enumerate(requests() + requests(1.0))]
+    with Local(name="conv", model=str(tmp_path)).open() as model:
+        together = texts(model.replies(asked_for))
+        alone = {request.id: next(iter(texts(model.replies([request])).values())) for request in asked_for}
+    assert together == alone and len(together) == 10
 
 
 def test_models_with_the_same_weights_hold_them_once_for_as_long_as_one_is_open(tiny_model: Path) -> None:

@@ -14,10 +14,13 @@ import pytest
 from rich.console import Console
 
 from limbeck.errors import InputError
+from limbeck.judges.grade import DrawnUntil
+from limbeck.judges.profile import AS_JUDGED
 from limbeck.judges.refusal import Refusal
 from limbeck.models.context import PrivilegedContext
 from limbeck.models.endpoint import Endpoint
 from limbeck.models.local import Local
+from limbeck.models.recorded import Recorded
 from limbeck.models.spec import ModelSpec
 from limbeck.records import (
     Candidate,
@@ -101,7 +104,9 @@ def published(
     made = Checkpoint(name="student", folder=adapter, base="m", base_hash="h", lessons=1, steps=2, round=0, key="k")
     store: Any = Folders(folder)
     chosen = made.model_copy(update={"strength": 0.6, "tried": tried})
-    learnt = (((drawn, verdicts),), (lessons,), (variants,), (made,), targets, origins, (), taught_by, Refusal())
+    names = tuple(one.name for one in taught_by if one.redraws)
+    until = DrawnUntil(judge=Refusal(), profile=AS_JUDGED, teachers=names)
+    learnt = (((drawn, verdicts),), (lessons,), (variants,), (made,), targets, origins, (), taught_by, until)
     page = report(ReportSettings(**settings), gates, BASE, chosen, cards, trials, (), *learnt, store=store)
     return {file.name: file.read_text(encoding="utf-8") for file in page.iterdir()}
 
@@ -203,12 +208,18 @@ def test_what_the_teachers_know_and_the_student_does_not_is_named_and_so_is_who_
     for name in ("report.html", "README.md"):
         text = " ".join(files[name].split())
         assert told.format("&lt;", "&gt;") in text
-        assert "refusal" in text.partition("rawn again until accepted by")[2][:40]
+        _, _, accepting = text.partition("rawn again until accepted by")
+        assert "refusal" in accepting[:40] and "informed, served" in text
 
 
 def test_teachers_without_a_context_are_not_said_to_have_one(tmp_path: Path) -> None:
     files = published(tmp_path, [card("student")], taught_by=(Local(name="bare", model="m"),))
     assert not any("does not see" in files[name] for name in ("report.html", "README.md"))
+
+
+def test_where_no_teacher_was_asked_again_nobody_is_said_to_have_accepted_draws(tmp_path: Path) -> None:
+    files = published(tmp_path, [card("student")], taught_by=(Recorded(name="expert"),))
+    assert not any("until accepted by" in files[name] for name in ("report.html", "README.md"))
 
 
 def test_scorecard_json_round_trips(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from limbeck.errors import InputError
-from limbeck.judges.grade import GradeSettings, grade
+from limbeck.judges.grade import DrawnUntil, GradeSettings, grade
 from limbeck.judges.profile import Profile
 from limbeck.judges.spec import JudgeSpec
 from limbeck.records import Candidate, Lesson, Prompt, Risk, asked
@@ -45,8 +45,13 @@ def by(*judges: JudgeSpec) -> GradeSettings:
     return GradeSettings.model_construct(judges=judges)
 
 
+def until(judge: JudgeSpec, *teachers: str, **thresholds: float) -> DrawnUntil:
+    profile = Profile(thresholds=thresholds)
+    return DrawnUntil.model_construct(judge=judge, profile=profile, teachers=teachers)
+
+
 def sifted(store: StageStore, judge: JudgeSpec, *drawn: Candidate, **settings: Any) -> list[Lesson]:
-    graded = list(grade(by(judge), by(judge), drawn, store=store))
+    graded = list(grade(by(judge), until(judge), drawn, store=store))
     prompts = list({one.prompt.id: one.prompt for one in drawn}.values())
     return list(sift(SiftSettings(**settings), prompts, drawn, graded, store=store))
 
@@ -214,17 +219,33 @@ def test_a_threshold_outside_zero_to_one_is_refused() -> None:
 def test_a_draw_that_was_turned_down_for_harm_is_avoided_though_who_makes_lessons_does_not_look_for_harm(
     store: StageStore, judge: JudgeSpec, toxicity_judge: JudgeSpec
 ) -> None:
-    until = GradeSettings.model_construct(judges=(toxicity_judge,), profile=Profile(thresholds={"toxicity": 0.15}))
     drawn = [said(HARMLESS, "0.2 Ten minutes."), said(OTHER, "0.1 Like this."), said(OTHER, "0.3 So.", "rejected")]
-    graded = list(grade(by(judge), until, drawn, store=store))
+    graded = list(grade(by(judge), until(toxicity_judge, "t", toxicity=0.15), drawn, store=store))
     # What the student itself said was never drawn until anything, and only its own judges hear it.
     assert [(one.of, one.judge) for one in graded[3:]] == [(one.id, toxicity_judge.kind) for one in drawn[:2]]
     lessons = sift(SiftSettings(), [HARMLESS, OTHER], drawn, graded, store=store)
     assert [(one.reply, one.rejected) for one in lessons] == [(None, ("0.2 Ten minutes.",)), ("0.1 Like this.", ())]
 
 
-def test_who_decides_on_draws_and_on_lessons_is_heard_once(store: StageStore, judge: JudgeSpec) -> None:
-    assert len(list(grade(by(judge), by(judge), [said(HARMLESS, "0.2 Ten minutes.")], store=store))) == 1
+def test_who_decides_on_draws_and_on_lessons_grades_once_and_says_by_two_profiles_what_differs(
+    store: StageStore, toxicity_judge: JudgeSpec
+) -> None:
+    drawn = [said(HARMLESS, "0.2 Ten minutes."), said(OTHER, "0.1 Like this.")]
+    graded = list(grade(by(toxicity_judge), until(toxicity_judge, "t", toxicity=0.15), drawn, store=store))
+    assert [(one.of, one.harmful) for one in graded] == [
+        (drawn[0].id, ()),
+        (drawn[0].id, ("toxicity",)),
+        (drawn[1].id, ()),
+    ]
+    assert len({one.id for one in graded}) == 3
+
+
+def test_who_would_decide_on_draws_of_others_is_not_heard(
+    store: StageStore, judge: JudgeSpec, toxicity_judge: JudgeSpec
+) -> None:
+    drawn = [said(HARMLESS, "0.2 Ten minutes.")]
+    graded = list(grade(by(toxicity_judge), until(judge, "somebody else"), drawn, store=store))
+    assert [one.judge for one in graded] == [toxicity_judge.kind]
 
 
 def risk(prompt: Prompt, *said: float | None, why: str = "") -> Risk:
@@ -234,7 +255,7 @@ def risk(prompt: Prompt, *said: float | None, why: str = "") -> Risk:
 def risky(store: StageStore, judge: JudgeSpec, risks: list[Risk]) -> dict[str, Lesson]:
     """The lessons on a harmless prompt with a reply, and on one without that teaches the decision alone."""
     drawn = [said(HARMLESS, "0.2 Ten minutes.")]
-    graded = list(grade(by(judge), by(judge), drawn, store=store))
+    graded = list(grade(by(judge), until(judge), drawn, store=store))
     alone = OTHER.model_copy(update={"lesson": "decision"})
     lessons = sift(SiftSettings(), [HARMLESS, alone], drawn, graded, risks, store=store)
     return {one.prompt.id: one for one in lessons}

@@ -64,10 +64,12 @@ class Asking(JudgeSpec):
     def _names_a_kind(cls, model: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(model.get("kind"), str):
             raise ValueError("the judge's model needs a kind; `limbeck show models` lists them")
+        if cls.chats:
+            return model
         asked = f"{cls.model_fields['kind'].default} is asked without a chat, and"
-        if not cls.chats and (untold := [key for key in CONTEXT if model.get(key)]):
+        if untold := [key for key in CONTEXT if model.get(key)]:
             raise ValueError(f"{asked} nobody would be told {' and '.join(untold)} of its model; leave that out")
-        if not cls.chats and model["kind"] == "context":
+        if model["kind"] == "context":
             raise ValueError(f"{asked} a model of kind context would not be told its policy; name one of another kind")
         return model
 

@@ -97,24 +97,42 @@ class GradeSettings(Spec):
     profile: AnyProfile = AS_JUDGED
 
 
-def grade(
-    settings: GradeSettings, until: GradeSettings, candidates: Sequence[Candidate], *, store: Store
-) -> Iterator[Verdict]:
-    """Every judge's verdict on each candidate that says something, and on whole replies of teachers also that of who
-    decided `until` when to draw: what turned a draw down is known where lessons are made.
+class DrawnUntil(Spec):
+    """Who decides, by which profile, whether these teachers are asked again."""
 
-    A blocked or failed candidate is never judged, nor are the words of the house, which are given.
+    judge: AnyJudge
+    profile: AnyProfile
+    teachers: tuple[str, ...]
+
+
+def grade(
+    settings: GradeSettings, until: DrawnUntil, candidates: Sequence[Candidate], *, store: Store
+) -> Iterator[Verdict]:
+    """Every judge's verdict on each candidate that says something, and of whole replies that of who decided whether
+    to draw again: what turned a draw down is known where lessons are made.
+
+    A blocked or failed candidate is never judged, nor are the words of the house, which are given. A judge that both
+    name grades once; what it says by two profiles are two verdicts where they differ.
     """
     said = [one for one in candidates if one.finish in ("stop", "length") and not one.by_house]
-    drawn = [one for one in said if one.role == "taught" and not one.begun]
-    more = [judge for judge in until.judges if judge not in settings.judges or until.profile != settings.profile]
-    found = chain(
-        verdicts(settings.judges, _exchanges(said), store.tools, store=store, profile=settings.profile),
-        verdicts(more, _exchanges(drawn), store.tools, store=store, profile=until.profile),
-    )
-    total = len(said) * len(settings.judges) + len(drawn) * len(more)
-    yield from store.progress("grading replies", found, total=total)
+    drawn = {one.id for one in said if one.role == "taught" and not one.begun and one.teacher in until.teachers}
+    work = [(judge, said) for judge in settings.judges]
+    if until.judge not in settings.judges:
+        work.append((until.judge, [one for one in said if one.id in drawn]))
+    graded = chain.from_iterable(_graded(judge, some, store) for judge, some in work)
+    total = sum(len(some) for _, some in work)
+    for judge, one, verdict in store.progress("grading replies", graded, total=total):
+        profiles = [settings.profile] if judge in settings.judges else []
+        if judge == until.judge and one.id in drawn:
+            profiles.append(until.profile)
+        by_profile = [profile.applied(verdict, language=one.prompt.language) for profile in profiles]
+        yield from {found.harmful: found for found in by_profile}.values()
 
 
-def _exchanges(candidates: Sequence[Candidate]) -> list[Exchange]:
-    return [Exchange(one.id, one.prompt.text, one.reply, one.prompt.language) for one in candidates]
+def _graded(
+    judge: JudgeSpec, candidates: Sequence[Candidate], store: Store
+) -> Iterator[tuple[JudgeSpec, Candidate, Verdict]]:
+    """Each candidate with what the judge says of it by itself."""
+    exchanges = [Exchange(one.id, one.prompt.text, one.reply, one.prompt.language) for one in candidates]
+    for one, verdict in zip(candidates, verdicts([judge], exchanges, store.tools, store=store), strict=True):
+        yield judge, one, verdict

@@ -25,15 +25,16 @@ Compute: TypeAlias = Callable[[Sequence[Asked]], Iterator[Answer]]
 def ask(model: ChatModel, requests: Sequence[Request], store: Store, *, label: str | None) -> Iterator[Reply]:
     """The reply to each request, in order; those kept from before are not asked for again. Without a label no bar is
     shown."""
+    compute: Callable[[Sequence[Sequence[Request]]], Iterator[Reply]]
     if isinstance(model, SharedModel):
-        said = _answers(model.identity, model.reply_batches, model.replies_of, requests, store, label=label)
+        compute = model.replies_of
     elif isinstance(model, Batching):
-        one_by_one = partial(_in_turn, model.replies)
-        said = _answers(model.identity, model.reply_batches, one_by_one, requests, store, label=label)
+        compute = partial(_in_turn, model.replies)
     else:
-        # Who can takes several at a time.
-        at_once = partial(_at_once, model.replies)
-        said = _answers(model.identity, _alone, at_once, requests, store, label=label)
+        # A server takes several at a time, and each reply stands alone.
+        compute = partial(_at_once, model.replies)
+    batches_of = model.reply_batches if isinstance(model, Batching) else _alone
+    said = _answers(model.identity, batches_of, compute, requests, store, label=label)
     yield from map(Reply.read, said)
 
 
@@ -127,8 +128,7 @@ def _answers(
 ) -> Iterator[str]:
     """The kept line of each request's answer, in order, once what is missing has been computed.
 
-    A batch is kept when all of it has been answered: one that a kill tore is computed again as it was, and what was
-    kept is never computed again.
+    A batch is kept when all of it has been answered: one that a kill tore is computed as it was planned.
     """
     key_of = {request.id: _hash(identity, request.id) for request in requests}
     missing = _missing({key_of[request.id]: request for request in requests}, batches_of, store)
@@ -154,8 +154,8 @@ def _missing(
     The plan is kept: rounding hangs on who shares a batch, and a run that was stopped says what one left alone says.
     """
     unanswered = {key: by_key[key] for key in by_key if store.get(key) is None}
-    if not unanswered:
-        return []
+    if not unanswered or batches_of is _alone:
+        return _alone(list(unanswered.values()))
     key_of = {request.id: key for key, request in by_key.items()}
     plan = _hash("batches", store.key, *by_key)
     if store.get(plan) is None:

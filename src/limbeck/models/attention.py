@@ -63,12 +63,12 @@ def attend(
     if not _takes_products(module, query, key, attention_mask, asked):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **asked)
     rows, heads, queries, width = query.shape
-    if queries == 1 and attention_mask is not None:
+    seen = key.shape[2]
+    if queries == 1 and with_room(key).shape[2] > seen:
         # A product copies what is not contiguous: the room behind what a cache holds is read, too, and not seen.
         key, value = with_room(key), with_room(value)
-        attention_mask = _addend(attention_mask, query.dtype)
-        behind = key.shape[2] - attention_mask.shape[-1]
-        attention_mask = pad(attention_mask, (0, behind), value=torch.finfo(query.dtype).min)
+        addend = query.new_zeros(seen) if attention_mask is None else _addend(attention_mask, query.dtype)
+        attention_mask = pad(addend, (0, key.shape[2] - seen), value=torch.finfo(query.dtype).min)
     keys = key.shape[2]
     scaling = asked.get("scaling")
     query_NMD = query.reshape(rows * key.shape[1], -1, width)

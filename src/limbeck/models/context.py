@@ -163,28 +163,32 @@ class ContextModel:
 
     def reply_batches(self, requests: Sequence[Request]) -> list[list[Request]]:
         """The requests in batches of the model, that hold the policy, too."""
-        pairs = {pair.informed.id: pair for pair in map(self._with_policy, requests)}
+        pairs = self._pairs(requests)
         batches = self.model.reply_batches([pair.informed for pair in pairs.values()])
         return [[pairs[one.id].asked for one in batch] for batch in batches]
 
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """Replies of the model that knows the policy."""
-        pairs = {pair.informed.id: pair for pair in map(self._with_policy, requests)}
+        pairs = self._pairs(requests)
         inside = [pair.informed for pair in pairs.values()]
         for reply in thinking_first(self.model, inside) if self.think else self.model.replies(inside):
             yield reply.model_copy(update={"request_id": pairs[reply.request_id].asked.id})
 
     def score_batches(self, requests: Sequence[ChoiceRequest]) -> list[list[ChoiceRequest]]:
         """The requests in batches of the model, that hold the policy, too."""
-        pairs = {pair.informed.id: pair for pair in map(self._with_policy, requests)}
+        pairs = self._pairs(requests)
         batches = self.model.score_batches([pair.informed for pair in pairs.values()])
         return [[pairs[one.id].asked for one in batch] for batch in batches]
 
     def choice_scores(self, requests: Sequence[ChoiceRequest]) -> Iterator[ChoiceScores]:
         """Scores of the model that knows the policy; bare texts are no chat, and have none before them."""
-        pairs = {pair.informed.id: pair for pair in map(self._with_policy, requests)}
+        pairs = self._pairs(requests)
         for scores in self.model.choice_scores([pair.informed for pair in pairs.values()]):
             yield scores.model_copy(update={"request_id": pairs[scores.request_id].asked.id})
+
+    def _pairs(self, requests: Sequence[Asked]) -> dict[str, _Pair[Asked]]:
+        """Each request with the policy, beside the one as it was asked, by id of the former."""
+        return {pair.informed.id: pair for pair in map(self._with_policy, requests)}
 
     def _with_policy(self, request: Asked) -> _Pair[Asked]:
         if isinstance(request, ChoiceRequest) and request.bare:

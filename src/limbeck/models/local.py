@@ -238,7 +238,7 @@ class LocalModel:
         import torch
 
         from limbeck.models.head import logits_of
-        from limbeck.models.prefill import prefill
+        from limbeck.models.prefill import prefill, selects_rows
 
         ends = self._ends()
         device = self.weights.device
@@ -264,7 +264,7 @@ class LocalModel:
                 return
             open_rows = unfinished
             # Each time a row leaves, the cache is copied: more than a few idle rows cost.
-            if len(open_rows) <= OPEN_SHARE * len(rows):
+            if selects_rows(cache) and len(open_rows) <= OPEN_SHARE * len(rows):
                 kept_B = torch.tensor(open_rows, device=device)
                 cache.batch_select_indices(kept_B)
                 mask_BT = mask_BT[kept_B]

@@ -50,11 +50,15 @@ class Prefilled(NamedTuple):
 def prefill(decoder: nn.Module, prompts: Sequence[list[int]], *, pad: int) -> Prefilled:
     """The prompts, read. A beginning that all share (the system prompt) and a prompt that comes again (samples of one
     question) are computed once; prompts about as long are read together, and the shorter ones padded between that
-    beginning and their rest. With a sliding window nothing is shared, and all are read together."""
-    distinct = sorted(dict.fromkeys(map(tuple, prompts)), key=len, reverse=True)
+    beginning and their rest. In a cache of another kind (with a sliding window, say) nothing is shared, and all are
+    read together."""
     cache = _empty_cache(decoder)
     # Others count a window in places of the cache, and padding inside it would push tokens out.
     is_plain = all(type(layer) is GrowingLayer for layer in cache.layers)
+    asked = list(map(tuple, prompts))
+    distinct = list(dict.fromkeys(asked)) if selects_rows(cache) else asked
+    if is_plain:
+        distinct.sort(key=len, reverse=True)
     # At least one token of each is left, for its hidden state predicts the reply.
     shared = min(common(min(distinct), max(distinct)), len(distinct[-1]) - 1) if is_plain and len(distinct) > 1 else 0
     if shared:
@@ -65,11 +69,17 @@ def prefill(decoder: nn.Module, prompts: Sequence[list[int]], *, pad: int) -> Pr
         part = _repeated(decoder, cache, len(rows)) if shared else _empty_cache(decoder)
         parts.append(_read(decoder, part, rows, pad=pad, shared=shared))
     cache, mask_UT, hidden_UH = _joined(parts, shared=shared) if len(parts) > 1 else parts[0]
+    if distinct == asked:
+        return Prefilled(cache, mask_UT, hidden_UH)
     of_prompt = {prompt: at for at, prompt in enumerate(distinct)}
-    at_B = torch.tensor([of_prompt[tuple(prompt)] for prompt in prompts], device=hidden_UH.device)
-    if at_B.tolist() != list(range(len(distinct))):
-        cache.batch_select_indices(at_B)
+    at_B = torch.tensor([of_prompt[prompt] for prompt in asked], device=hidden_UH.device)
+    cache.batch_select_indices(at_B)
     return Prefilled(cache, mask_UT[at_B], hidden_UH[at_B])
+
+
+def selects_rows(cache: DynamicCache) -> bool:
+    """Whether some rows of it can be kept without the others: not so of what linear attention has read."""
+    return all(isinstance(layer, DynamicLayer) for layer in cache.layers)
 
 
 def _empty_cache(decoder: Any) -> DynamicCache:
@@ -106,12 +116,16 @@ def _joined(parts: Sequence[Prefilled], *, shared: int) -> Prefilled:
     width = max(part.mask_BT.shape[1] for part in parts)
     mask_UT = torch.cat([_widened(part.mask_BT, 1, width, shared=shared) for part in parts])
     cache = parts[0].cache
-    for layer, *others in zip(*(part.cache.layers for part in parts), strict=True):
-        every = [layer, *others]
-        layer.keys = torch.cat([_widened(one.keys, 2, width, shared=shared) for one in every])
-        layer.values = torch.cat([_widened(one.values, 2, width, shared=shared) for one in every])
-        for one in others:
-            del one.keys, one.values
+    for at in range(len(cache.layers)):
+        every = [part.cache.layers[at] for part in parts]
+        joined = GrowingLayer()
+        joined.update(
+            torch.cat([_widened(one.keys, 2, width, shared=shared) for one in every]),
+            torch.cat([_widened(one.values, 2, width, shared=shared) for one in every]),
+        )
+        # One layer at a time is in memory twice.
+        for part in parts:
+            part.cache.layers[at] = joined
     return Prefilled(cache, mask_UT, torch.cat([part.hidden_BH for part in parts]))
 
 

@@ -35,6 +35,7 @@ class Room:
 
 
 def with_room(states_BATD: Tensor) -> Tensor:
-    """The states with the room behind them, which is zero; as they are where they were not appended to."""
+    """The states with the room behind them, which is zero; as they are where they are not what was last appended to
+    (a selection, a cast)."""
     whole_BATD: Tensor = getattr(states_BATD, "with_room", states_BATD)
     return whole_BATD

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from limbeck.judges.spec import JudgeSpec
+from limbeck.judges.grade import DrawnUntil
 from limbeck.models.local import Local
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Store
@@ -64,7 +64,7 @@ def report(
     origins: Sequence[Origin],
     risks: tuple[Sequence[Risk], ...],
     taught_by: tuple[ModelSpec, ...],
-    accepted_by: JudgeSpec,
+    drawn_until: DrawnUntil,
     *,
     store: Store,
 ) -> Path:
@@ -97,7 +97,7 @@ def report(
         checkpoints=checkpoints,
         chosen=chosen,
         contexts=tuple(contexts(taught_by)),
-        accepted_by=accepted_by.kind,
+        drawn_until=drawn_until,
         gates=judged(gates, cards.get(name, _unmeasured(name))),
     )
     folder = store.folder("page")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from limbeck.judges.grade import DrawnUntil
 from limbeck.records import Checkpoint, Scorecard
 from limbeck.report.charts import (
     Picture,
@@ -71,7 +72,7 @@ class Story:
     chosen: Checkpoint
     gates: tuple[Gate, ...]
     contexts: tuple[str, ...]
-    accepted_by: str
+    drawn_until: DrawnUntil
 
     @property
     def headline(self) -> Headline:

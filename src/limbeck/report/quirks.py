@@ -189,9 +189,8 @@ def quirks(exam: Exam, cards: Sequence[Scorecard], origins: Iterable[Origin], *,
 def _all_faults(exam: Exam, base: str, teacher: str, student: str) -> Iterator[Faults]:
     """The teacher's faults in each group that has any items, tested together (Benjamini-Hochberg)."""
     found = [one for group in AS_WRITTEN if (one := _faults(exam, group, base, teacher, student)).crossed.kinds]
-    tested = [one for one in found if one.crossed.p_value is not None]
-    p_values = adjusted([one.crossed.p_value for one in tested if one.crossed.p_value is not None])
-    p_of = {one.group: p_value for one, p_value in zip(tested, p_values, strict=True)}
+    p_of = {one.group: one.crossed.p_value for one in found if one.crossed.p_value is not None}
+    p_of = dict(zip(p_of, adjusted(list(p_of.values())), strict=True))
     yield from (one._replace(p_adjusted=p_of.get(one.group)) for one in found)
 
 

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from limbeck.errors import InputError
 from limbeck.judges import AnyJudge, JudgeOfRefusal, PromptJudge
-from limbeck.judges.grade import GradeSettings
+from limbeck.judges.grade import DrawnUntil
 from limbeck.judges.profile import AS_JUDGED, AnyProfile
 from limbeck.judges.refusal import Refusal
 from limbeck.models import AnyModel
@@ -27,11 +27,6 @@ class Until(Spec):
     judge: AnyJudge = Refusal()
     profile: AnyProfile = AS_JUDGED
     at_least: float = Field(default=0.75, gt=0, le=1)
-
-    @property
-    def grading(self) -> GradeSettings:
-        """Who grades a draw, and what counts as harm."""
-        return GradeSettings(judges=(self.judge,), profile=self.profile)
 
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -194,6 +189,12 @@ class TeachSettings(Spec):
     def models(self) -> tuple[ModelSpec, ...]:
         """All models that say something: the teachers, and who gives soft labels."""
         return self.teachers + ((self.soft_labels,) if self.soft_labels is not None else ())
+
+    @property
+    def drawn_until(self) -> DrawnUntil:
+        """Who decides whether to draw again, and on whose draws: all where there is a second teacher to go to."""
+        decided = (one.name for one in self.teachers if self.second is not None or (one.redraws and self.draws > 1))
+        return DrawnUntil(judge=self.until.judge, profile=self.until.profile, teachers=tuple(decided))
 
     @property
     def mixed(self) -> tuple[ModelSpec, ...]:
