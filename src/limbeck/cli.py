@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 # Prompts without an answer that are told one by one.
 SHOWN_UNANSWERED = 5
-STOPPED = "stopped; nothing made so far is lost: the same command goes on from here"
+STOPPED = "stopped; what was kept is not made again: the same command goes on from there"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -562,9 +563,10 @@ def _shipped(name: str) -> Path:
 
 
 class _Bars:
-    """A bar with rate and time left for each piece of work over two seconds; plain lines where there is no terminal."""
+    """A bar with rate and time left for each piece of work over two seconds; where there is no terminal a line each
+    `line_s` seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, line_s: float = 60.0) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -582,6 +584,7 @@ class _Bars:
             def render(self, task: Task) -> Text:
                 return Text(f"{task.speed:.1f}/s" if task.speed is not None else "")
 
+        self.line_s = line_s
         self.console = Console()
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -608,9 +611,21 @@ class _Bars:
         if total == 0:
             yield from items
             return
-        if not self.console.is_terminal:
-            self.console.print(f"{label}: {total}")
-        yield from self.progress.track(items, total=total, description=label)
+        if self.console.is_terminal:
+            yield from self.progress.track(items, total=total, description=label)
+        else:
+            yield from self._told(label, items, total=total)
+
+    def _told(self, label: str, items: Iterable[Item], *, total: int) -> Iterator[Item]:
+        """The items, with a line at first and now and then one that says how many there were and how much longer."""
+        self.say(f"{label}: {total}")
+        began = last = time.monotonic()
+        for done, item in enumerate(items, start=1):
+            yield item
+            now = time.monotonic()
+            if now - last >= self.line_s and done < total:
+                last = now
+                self.say(f"{label}: {done} of {total}, {(now - began) / done * (total - done) / 60:.0f} min left")
 
     def say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -155,6 +155,11 @@ def test_a_technique_that_is_misspelt_is_told(said: str) -> None:
         Persuasion(techniques=(said,))
 
 
+def test_a_technique_that_is_named_twice_is_told() -> None:
+    with pytest.raises(ValidationError, match="'threats' is named 2 times; name it once"):
+        Persuasion(techniques=("threats", "favor", "threats"))
+
+
 @pytest.mark.parametrize("tokens", [5, 10, 20, 40])
 def test_a_reply_begins_with_so_many_tokens(tokens: int) -> None:
     beginning = Prefill(tokens=tokens).beginning  # type: ignore[arg-type]

@@ -170,11 +170,21 @@ def test_what_is_read_is_never_written_over(limbeck: Command, recipe: str, tiny_
 
 def test_ctrl_c_ends_with_what_to_do_next_and_exit_code_130() -> None:
     with (
-        pytest.raises(Stopped, match="nothing made so far is lost: the same command goes on from here") as stopped,
+        pytest.raises(Stopped, match="what was kept is not made again: the same command goes on from there") as stopped,
         _Bars(),
     ):
         raise KeyboardInterrupt
     assert stopped.value.exit_code == 130
+
+
+def test_without_a_terminal_lines_say_how_far_it_is_and_how_much_longer(capsys: pytest.CaptureFixture[str]) -> None:
+    with _Bars(line_s=0.0) as bars:
+        assert list(bars.track("steps", "abc", total=3)) == ["a", "b", "c"]
+    assert capsys.readouterr().out.splitlines() == [
+        "steps: 3",
+        "steps: 1 of 3, 0 min left",
+        "steps: 2 of 3, 0 min left",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,13 @@ def test_a_model_that_is_none_is_named_before_anything_is_asked() -> None:
         pass
     with pytest.raises(ValidationError, match="needs a kind"):
         JUDGES.read({"kind": "rubric", "model": {"name": "x"}})
+    served = {"kind": "endpoint", "model": "m", "base_url": "127.0.0.1:9/v1"}
+    with pytest.raises(InputError) as raised, JUDGES.read({"kind": "rubric", "model": served}).open(ModelTools()):
+        pass
+    assert str(raised.value) == (
+        "the judge's model (endpoint): base_url.0 is '127.0.0.1:9/v1'; use an address as http://HOST:PORT/v1 or "
+        "https://HOST/v1"
+    )
 
 
 def test_a_filled_in_text_is_not_filled_again(tmp_path: Path) -> None:

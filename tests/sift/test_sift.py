@@ -167,8 +167,13 @@ def test_where_no_reply_is_accepted_one_message_counts_what_was_drawn(store: Sta
     with pytest.raises(InputError) as raised:
         sifted(store, judge, *drawn)
     assert str(raised.value).startswith(
-        "no reply was accepted: of 3 draws on 2 prompts 2 were refusals and 1 blocked or failed; "
+        "no reply was accepted: of 3 draws on 2 prompts 2 were refusals, 0 harmful to a judge and 1 blocked or failed; "
     )
+
+
+def test_where_every_reply_is_harmful_the_message_counts_it(store: StageStore, toxicity_judge: JudgeSpec) -> None:
+    with pytest.raises(InputError, match=r"0 were refusals, 1 harmful to a judge .* a draw with harm is never learnt"):
+        sifted(store, toxicity_judge, said(HARMLESS, "0.9 Sure."))
 
 
 def test_the_words_of_the_house_are_learnt_unjudged_and_are_no_teachers_reply(
@@ -192,7 +197,7 @@ def test_where_every_reply_failed_it_is_not_the_threshold_that_is_to_be_lowered(
     with pytest.raises(InputError) as raised:
         sifted(store, judge, *silent)
     assert str(raised.value) == (
-        "no reply was accepted: of 2 draws on 2 prompts 0 were refusals and 2 blocked or failed; "
+        "no reply was accepted: of 2 draws on 2 prompts 0 were refusals, 0 harmful to a judge and 2 blocked or failed; "
         "mend why (of the first: no line matches), or choose another teacher"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -63,13 +64,24 @@ def known(technique: str) -> str:
     return technique
 
 
+def distinct(techniques: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The techniques. Raises ValueError where one is named twice."""
+    for technique, times in Counter(techniques or ()).items():
+        if times > 1:
+            raise ValueError(f"technique '{technique}' is named {times} times; name it once")
+    return techniques
+
+
+Technique = Annotated[str, AfterValidator(known)]
+
+
 class Persuasion(Attack):
     """Gives a reason to answer: `tries` of the `techniques`, drawn for each prompt by hash; None stands for all of the
     taxonomy. They are templates: weaker than the rewording of each prompt by a model in Zeng et al. 2024."""
 
     kind: Literal["persuasion"] = "persuasion"
     tries: int = Field(default=2, ge=1)
-    techniques: tuple[Annotated[str, AfterValidator(known)], ...] | None = Field(default=None, min_length=1)
+    techniques: Annotated[tuple[Technique, ...] | None, AfterValidator(distinct)] = Field(default=None, min_length=1)
 
     @property
     def name(self) -> str:

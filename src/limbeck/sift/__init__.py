@@ -174,15 +174,17 @@ def _nothing_accepted(
 ) -> str:
     taught = [one for drawn in by_prompt.values() for one in drawn if one.role == "taught" and not one.by_house]
     refused = sum(any(said.refused == "full" for said in graded[one.id]) for one in taught)
+    harmful = sum(any(said.harmful for said in graded[one.id]) for one in taught)
     failed = sum(one.finish in ("blocked", "failed") for one in taught)
     asked = len({one.prompt.id for one in taught})
     remedy = (
         f"mend why (of the first: {taught[0].why or taught[0].finish}), or choose another teacher"
         if taught and failed == len(taught)
         else "look at them with `limbeck show`, choose another teacher, or lower sift.downweight "
-        f"(now {settings.downweight})"
+        f"(now {settings.downweight}); a draw with harm is never learnt, by the thresholds of judges.profile and "
+        "teach.until.profile"
     )
     return (
-        f"no reply was accepted: of {len(taught)} draws on {asked} prompts {refused} were refusals and "
-        f"{failed} blocked or failed; {remedy}"
+        f"no reply was accepted: of {len(taught)} draws on {asked} prompts {refused} were refusals, "
+        f"{harmful} harmful to a judge and {failed} blocked or failed; {remedy}"
     )
