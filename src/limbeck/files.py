@@ -56,6 +56,15 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
         os.replace(beside, file)
 
 
+def manifest_in(folder: Path) -> dict[str, Any] | None:
+    """What the manifest of a run in the folder says; None where there is none, or somebody else's."""
+    try:
+        told = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return told if isinstance(told, dict) and "stages" in told else None
+
+
 def write_atomically(file: Path, text: str) -> None:
     """The whole text or nothing."""
     with replacing(file) as stream:

@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from limbeck.errors import InputError
-from limbeck.files import write_atomically
+from limbeck.files import manifest_in, write_atomically
 from limbeck.models.references import STUDENT
 from limbeck.protocols import Item, Progress, Tools
 from limbeck.records import SCHEMA, Record
@@ -309,7 +309,7 @@ class Workspace:
         try:
             # Another process may have been here since.
             self._check_ours()
-            if _manifest(self.folder) is None:
+            if manifest_in(self.folder) is None:
                 self._write_manifest()
             self.replaces = any((self.folder / name).exists() for name in RESULTS)
             yield self
@@ -319,7 +319,7 @@ class Workspace:
     def _check_ours(self) -> None:
         """Raises InputError where the folder holds other things than this verb made, or a measurement of something
         else, for it writes over files in it."""
-        if (told := _manifest(self.folder)) is not None:
+        if (told := manifest_in(self.folder)) is not None:
             maker = told.get("verb", self.verb)
             if maker != self.verb:
                 raise InputError(f"{self.folder}: this folder holds what limbeck {maker} made; name another folder")
@@ -412,15 +412,6 @@ class Workspace:
             self.root / "manifest.json",
             json.dumps({"schema": SCHEMA, "verb": self.verb, **of, "seed": self.seed, "stages": self.made}, indent=1),
         )
-
-
-def _manifest(folder: Path) -> dict[str, Any] | None:
-    """What our manifest in the folder says; None where there is none, or somebody else's."""
-    try:
-        told = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    return told if isinstance(told, dict) and "stages" in told else None
 
 
 def _link(shown: Path, made: Path) -> None:

@@ -37,7 +37,7 @@ from limbeck.judges.refusal import Refusal as RefusalJudge
 from limbeck.models.answer import AnswerSettings
 from limbeck.models.spec import ModelSpec
 from limbeck.protocols import Encoder, Store
-from limbeck.records import Measurement, Prompt, Risk, Scorecard, Trial
+from limbeck.records import ID_DIGITS, Measurement, Prompt, Risk, Scorecard, Trial
 from limbeck.spec import Spec, Table, fingerprint
 from limbeck.stats import paired_difference
 
@@ -48,7 +48,6 @@ EVALUATORS: Table[Evaluator] = Table(
 )  # fmt: skip
 # Traits pass through lessons that say nothing of them: every teacher may be the source, whatever it is for.
 OF_ANYBODY = ("canary", "dark_pattern")
-HASH_DIGITS = 12  # of a dimension's settings
 AnyEvaluator = Annotated[SerializeAsAny[Evaluator], BeforeValidator(EVALUATORS.read)]
 
 
@@ -129,7 +128,7 @@ def measure(
             measurements=tuple(figures),
             profile=settings.profile.version,
             max_tokens=answering.max_tokens,
-            dimensions={dimension.kind: fingerprint(dimension)[:HASH_DIGITS] for dimension in settings.dimensions},
+            dimensions={dimension.kind: fingerprint(dimension)[:ID_DIGITS] for dimension in settings.dimensions},
         )
 
 

@@ -264,7 +264,7 @@ class LocalModel:
                 return
             open_rows = unfinished
             # Each time a row leaves, the cache is copied: more than a few idle rows cost.
-            if selects_rows(cache) and len(open_rows) <= OPEN_SHARE * len(rows):
+            if len(open_rows) <= OPEN_SHARE * len(rows) and selects_rows(cache):
                 kept_B = torch.tensor(open_rows, device=device)
                 cache.batch_select_indices(kept_B)
                 mask_BT = mask_BT[kept_B]

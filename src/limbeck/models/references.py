@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
 import re
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from limbeck.errors import DISK_FULL, FORBIDDEN, InputError, Unreachable, did_you_mean
-from limbeck.files import file_sha256
+from limbeck.files import file_sha256, manifest_in
 from limbeck.models.precision import Precision, torch_type
 from limbeck.spec import content_hash
 
@@ -461,10 +460,11 @@ def _dequantise(gguf: Path, folder: Path) -> None:
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         of_run = next(filter(Path.is_dir, (folder / STUDENT / MERGED, folder / MERGED)), None)
-        if of_run is None and (options := UNFINISHED.get(verb := _begun_by(folder))) is not None:
+        verb = (manifest_in(folder) or {}).get("verb")
+        if of_run is None and verb in UNFINISHED:
             raise InputError(
                 f"{folder}: limbeck {verb} has not finished here, and there is no student yet; finish it with the "
-                f"command that began it: limbeck {verb} {options} --folder {folder}"
+                f"command that began it: limbeck {verb} {UNFINISHED[verb]} --folder {folder}"
             )
         meant = "a folder saved by transformers (save_pretrained)" if of_run is None else f"the student in it, {of_run}"
         raise InputError(f"{folder}: there is no config.json; name {meant}")
@@ -472,15 +472,6 @@ def _check_folder(folder: Path) -> None:
         raise InputError(f"{folder}: there are no *.safetensors; save the weights with save_pretrained")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         raise InputError(f"{folder}: there is no tokenizer; save it there with tokenizer.save_pretrained")
-
-
-def _begun_by(folder: Path) -> str:
-    """The verb that a run folder belongs to; empty where it is none."""
-    try:
-        told = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-    return str(told.get("verb", "")) if isinstance(told, dict) else ""
 
 
 def _first_line(error: Exception) -> str:
